@@ -1,0 +1,40 @@
+# Everything runs in .venv, which `make` builds from the requirements. Another Python: make PYTHON=python3.12 demo
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: demo test test-slow lint format clean
+
+demo: .venv/installed  ## Trains both stages on OpenMoji and paints samples: about 20 minutes on two CPU cores
+	python -m taming_jax.train --config=configs/openmoji_vq.py --workdir=runs/openmoji_vq
+	python -m taming_jax.train --config=configs/openmoji_transformer.py --workdir=runs/openmoji_transformer
+	python -m taming_jax.sample --workdir=runs/openmoji_transformer --out=runs/openmoji_samples
+	@python -m taming_jax.report runs/openmoji_vq runs/openmoji_transformer runs/openmoji_samples
+
+test: .venv/installed-test lint  ## Style, then all tests but the slow ones
+	python -m pytest
+
+test-slow: .venv/installed-test
+	python -m pytest -m slow
+
+lint: .venv/installed-test
+	ruff check .
+	ruff format --check .
+
+format: .venv/installed-test
+	ruff check --fix .
+	ruff format .
+
+clean:  ## Removes the virtual environment; runs stay
+	rm -rf .venv
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed, this is " + sys.version.split()[0] + "; run make PYTHON=/path/to/python")'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: requirements.txt | .venv/bin/python
+	python -m pip install --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/installed-test: requirements-test.txt .venv/installed
+	python -m pip install --disable-pip-version-check -r requirements-test.txt
+	touch $@

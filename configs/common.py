@@ -1,0 +1,35 @@
+"""What all runs share."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    c = ConfigDict()
+    c.seed = 0
+    c.dtype = "float32"  # of the computation; parameters, losses and the code search are always float32
+    c.log_every = 50
+    c.eval_every = 1000
+    c.checkpoint_every = 1000
+    c.keep_checkpoints = 3
+    c.ema_decay = 0.0  # of the weights that are evaluated and sampled with; 0 is off, as in the paper
+    c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # -1: the rest of the devices
+    return c
+
+
+def get_data(name: str, size: int) -> ConfigDict:
+    return ConfigDict(
+        dict(
+            name=name,  # 'openmoji/px64', 'folder', or a TFDS data set
+            dir=None,  # of TFDS; None is ~/tensorflow_datasets
+            path="",  # of a folder
+            validation_share=0.05,  # of a folder
+            splits=dict(train="train", validation="validation"),  # of TFDS
+            size=size,
+            resize=size,  # smallest side before the crop
+            random_crop=True,
+            flip=True,
+            workers=0,  # processes that read; 0 reads in a thread
+            max_bad_share=0.01,  # of unreadable images, before it is an error
+            class_names=(),  # filled in from the data
+        )
+    )

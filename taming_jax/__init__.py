@@ -1,0 +1,3 @@
+"""Taming Transformers in JAX: VQGAN, autoregressive transformer, sampler."""
+
+__version__ = "0.1.0"

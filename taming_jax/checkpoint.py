@@ -1,0 +1,119 @@
+"""Run directories: `workdir/checkpoints/<step>/` holds the train state, the place in the data and the config."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from taming_jax import sharding
+from taming_jax.errors import UserError
+from taming_jax.state import Task, TrainState
+
+
+def open_manager(workdir: Path, keep: int = 3) -> ocp.CheckpointManager:
+    """Saves asynchronously and keeps the newest `keep`. Close it (or use `with`): that waits for the last save."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+    return ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options)
+
+
+def save(manager: ocp.CheckpointManager, state: TrainState, next_batch: int, config: ConfigDict) -> None:
+    """Starts a save of everything but the frozen nets. `next_batch` is the state of the data iterator."""
+    manager.save(
+        int(state.step),
+        args=ocp.args.Composite(
+            state=ocp.args.StandardSave(state.replace(frozen={})),
+            data=ocp.args.JsonSave({"next_batch": next_batch}),
+            config=ocp.args.JsonSave(config.to_dict()),
+        ),
+        force=True,
+    )
+
+
+def init_or_restore(manager: ocp.CheckpointManager, task: Task, key: jax.Array, mesh: Mesh) -> tuple[TrainState, int]:
+    """The newest checkpoint, or a fresh state where there is none, with the frozen nets; -> (state, next_batch).
+
+    Created or read in shards by `sharding.RULES`: no device ever holds the whole.
+    """
+    shapes = jax.eval_shape(task.init, key)
+    shardings = sharding.infer_shardings(shapes, mesh)
+    if manager.latest_step() is None:
+        state, next_batch = jax.jit(task.init, out_shardings=shardings)(key), 0
+    else:
+        like = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
+        state, next_batch = restore(manager, like)
+    frozen = task.load_frozen()
+    return state.replace(frozen=jax.device_put(frozen, sharding.infer_shardings(frozen, mesh))), next_batch
+
+
+def restore(manager: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, int]:
+    """The newest checkpoint that can be read -> (state, next_batch). `like`: shapes with shardings, of any mesh.
+
+    A damaged checkpoint is named and passed over; raises UserError where all are.
+    """
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            args = ocp.args.Composite(
+                state=ocp.args.StandardRestore(like.replace(frozen={})), data=ocp.args.JsonRestore()
+            )
+            found = manager.restore(step, args=args)
+            return found["state"], found["data"]["next_batch"]
+        except Exception as e:  # Orbax raises whatever its storage did
+            print(f"checkpoint {step} cannot be read and is passed over: {str(e).splitlines()[0]}", flush=True)
+    raise UserError(f"no checkpoint in {manager.directory} can be read with this config; choose another --workdir")
+
+
+def steps(workdir: Path) -> list[int]:
+    """The steps with a checkpoint, ascending; [] where there is none."""
+    folder = workdir / "checkpoints"
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+
+def load_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int]:
+    """The config stored at a step (None for the newest) and that step; raises UserError where there is none."""
+    if not workdir.is_dir():
+        raise UserError(
+            f"run directory {workdir} does not exist; train there first,"
+            " or name another with --workdir or --config.first_stage.workdir"
+        )
+    found = steps(workdir)
+    if not found or (step is not None and step not in found):
+        raise UserError(
+            f"run directory {workdir} holds no checkpoint{'' if step is None else f' of step {step}'};"
+            f" it has {found or 'none'}"
+        )
+    step = found[-1] if step is None else step
+    with open_manager(workdir) as manager:
+        stored = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
+    return ConfigDict(_tuples(stored)), step
+
+
+def _tuples(tree):
+    """JSON's lists as the tuples they were."""
+    if isinstance(tree, dict):
+        return {key: _tuples(value) for key, value in tree.items()}
+    return tuple(map(_tuples, tree)) if isinstance(tree, list) else tree
+
+
+def load_net(workdir: Path, step: int, name: str, like: dict) -> dict:
+    """One net of a finished stage as numpy arrays: its average where it has one, else its weights.
+
+    like: shapes of the net's parameters; raises UserError where the checkpoint holds others.
+    """
+    path = (workdir / "checkpoints" / str(step) / "state").absolute()
+    with ocp.PyTreeCheckpointer() as reader:
+        tree = reader.metadata(path).item_metadata.tree
+        place = ("extra", name, "ema") if "ema" in tree["extra"].get(name, {}) else ("params", name)
+        item = like
+        for key in reversed(place):
+            item = {key: item}
+        numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        tree = reader.restore(path, args=ocp.args.PyTreeRestore(item=item, restore_args=numpy, partial_restore=True))
+    for key in place:
+        tree = tree[key]
+    for (where, leaf), expected in zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(like), strict=True):
+        if leaf.shape != expected.shape:
+            raise UserError(f"{path}: {jax.tree_util.keystr(where)} is {leaf.shape}, its config says {expected.shape}")
+    return tree

@@ -1,0 +1,120 @@
+"""Data: a random-access source, transforms on its records, and batches for this process.
+
+A source is any object with `__len__`, `__getitem__(i) -> {'image': uint8 [H,W,3], 'label': int, ...}`, `class_names`
+and `describe(i)`, the words that name record i in a message. `config.data.name` picks it: 'openmoji/px64', 'folder',
+or the name of a TFDS data set.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import grain
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from taming_jax.data import folder, tfds_source, transforms
+from taming_jax.errors import UserError
+
+
+def open_source(data: ConfigDict, split: str) -> "Readable":
+    """The records of 'train' or 'validation'. Raises UserError where they cannot be had."""
+    source = folder.source(data, split) if data.name == "folder" else tfds_source.source(data, split)
+    if not len(source):
+        raise UserError(f"data set {data.name!r} has no images in its {split} split")
+    return Readable(source, data.max_bad_share)
+
+
+class Readable:
+    """A source without its unreadable records: in place of one comes the next that can be read.
+
+    Each is named on the terminal once; past `max_bad_share` of all records, reading raises UserError.
+    """
+
+    def __init__(self, source, max_bad_share: float):
+        self.source, self.max_bad_share = source, max_bad_share
+        self.class_names = source.class_names
+        self.bad = set()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __repr__(self) -> str:  # grain compares sources by this when it restores
+        return f"Readable({self.source!r})"
+
+    def __getitem__(self, index: int) -> dict:
+        for i in range(index, index + len(self)):
+            i %= len(self)
+            if i in self.bad:
+                continue
+            try:
+                return self.source[i]
+            except (OSError, SyntaxError, ValueError) as e:  # all that Pillow raises for damaged files
+                self.bad.add(i)
+                reason = (str(e).splitlines() or [type(e).__name__])[0]
+                message = f"{self.source.describe(i)} cannot be read ({reason})"
+                if len(self.bad) > self.max_bad_share * len(self):
+                    raise UserError(
+                        f"{message}; that makes {len(self.bad)} of {len(self)} images, more than"
+                        f" data.max_bad_share={self.max_bad_share:g}: remove the damaged files or raise that share"
+                    ) from e
+                print(f"{message}: skipped, {len(self.bad)} of {len(self)} so far", flush=True)
+        raise UserError("no image of the data set can be read")
+
+
+def train_batches(source, config: ConfigDict, start: int) -> Iterator[dict[str, np.ndarray]]:
+    """This process's part of the global batches `start`, `start + 1`, ... without end, in a new order every epoch.
+
+    {'image': uint8 [B/processes,size,size,3], 'label': int32 [B/processes]}. The sequence of global batches depends on
+    the seed and on `start` alone: neither on the number of processes nor of workers. So the number of batches drawn is
+    the whole state of the iterator.
+    """
+    data = config.data
+    count = jax.process_count()
+    examples = (
+        grain.MapDataset.source(source)
+        .seed(config.seed)
+        .shuffle()
+        .repeat(None, reseed_each_epoch=True)
+        # Sharded after the repetition: before it, shards of unequal size would drift apart from epoch to epoch.
+        .slice(slice(jax.process_index(), None, count))
+        .random_map(transforms.Augment(data.size, data.resize, data.random_crop, data.flip))
+        .batch(config.batch_size // count, drop_remainder=True)
+        .slice(slice(start, None))
+    )
+    batches = examples.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=16))
+    if data.workers:
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.workers))
+    return iter(batches)
+
+
+def eval_batches(source, config: ConfigDict) -> grain.MapDataset:
+    """This process's part of one pass over a source, in a fixed random order; batches as `train_batches` has them.
+
+    'mask' [B/processes] float32 is 0 in the rows that fill up the last batch.
+    """
+    data, count = config.data, jax.process_count()
+    padded = -(-len(source) // config.batch_size) * config.batch_size
+    order = np.random.default_rng(0).permutation(len(source))
+    return (
+        grain.MapDataset.source(Padded(source, order, padded))
+        .slice(slice(jax.process_index(), None, count))
+        .map(transforms.Augment(data.size, data.size, random_crop=False, flip=False).centered)
+        .batch(config.batch_size // count)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Padded:
+    """A source in a given order, filled up to a length with its first record under mask 0."""
+
+    source: Readable
+    order: np.ndarray
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict:
+        real = index < len(self.order)
+        return {**self.source[int(self.order[index if real else 0])], "mask": np.float32(real)}

@@ -1,0 +1,46 @@
+"""Transforms: a record in, a record out. Images are uint8 [H,W,3]."""
+
+import dataclasses
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+def decode(image: Image.Image) -> np.ndarray:
+    """Any picture to uint8 [H,W,3]: upright as its EXIF says, transparency on white, every colour mode to RGB."""
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.asarray(image.convert("RGB"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """Smallest side to `resize` pixels, a crop of `size`, and a horizontal flip of every second image if `flip`.
+
+    `random_crop=False` crops the centre, as the original does for evaluation. For grain: a random map.
+    """
+
+    size: int
+    resize: int
+    random_crop: bool
+    flip: bool
+
+    def __call__(self, record: dict, rng: np.random.Generator) -> dict:
+        flip = self.flip and rng.random() < 0.5
+        return self._apply(record, rng.random(2) if self.random_crop else (0.5, 0.5), flip)
+
+    def centered(self, record: dict) -> dict:
+        """The record without chance."""
+        return self._apply(record, (0.5, 0.5), False)
+
+    def _apply(self, record: dict, corner: tuple[float, float], flip: bool) -> dict:
+        image = Image.fromarray(record["image"])
+        scale = self.resize / min(image.size)
+        w, h = (max(self.size, round(side * scale)) for side in image.size)
+        if (w, h) != image.size:
+            image = image.resize((w, h), Image.Resampling.LANCZOS)
+        top, left = (round(c * (side - self.size)) for c, side in zip(corner, (h, w), strict=True))
+        array = np.asarray(image)[top : top + self.size, left : left + self.size]
+        return {**record, "image": array[:, ::-1] if flip else array, "label": np.int32(record["label"])}

@@ -1,0 +1,14 @@
+"""The one exception for a user's mistake: its message is one line that says what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend. The command lines print the message and exit with 2, without a stack trace."""
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """' (did you mean X?)' for the closest allowed word, or ''."""
+    close = difflib.get_close_matches(word, list(allowed), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

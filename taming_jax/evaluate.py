@@ -1,0 +1,64 @@
+"""A run directory -> numbers over its whole validation split, and its picture.
+
+python -m taming_jax.evaluate --workdir=runs/openmoji_vq
+"""
+
+from pathlib import Path
+
+import jax
+from absl import flags
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from taming_jax import checkpoint, cli, data, metrics, sharding, tasks
+from taming_jax.metrics import say
+from taming_jax.state import Task, TrainState
+
+
+def evaluate(
+    task: Task, state: TrainState, source, config: ConfigDict, mesh: Mesh, writer: metrics.Writer
+) -> dict[str, float]:
+    """The task's metrics over a whole source; writes them, and the task's pictures."""
+    step, key = int(state.step), jax.random.key(config.seed)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    eval_step = jax.jit(task.eval_step, out_shardings=replicated, compiler_options=cli.compiler_options())
+    pictures = jax.jit(task.pictures, out_shardings=replicated, compiler_options=cli.compiler_options())
+    batches = data.eval_batches(source, config)
+    total = None
+    for batch in tqdm(batches, "evaluating", unit="batch", leave=False, mininterval=1, disable=None):
+        batch = sharding.shard_batch(batch, mesh)
+        if total is None:
+            for name, sheet in pictures(state, batch, key).items():
+                writer.picture(step, name, sheet)
+        new = eval_step(state, batch, key)
+        total = new if total is None else metrics.merge(total, new)
+    result = metrics.summarize(total)
+    writer.scalars(step, "validation", result)
+    writer.code_histogram(step, total)
+    say(
+        f"validation of {len(source)} images at step {step}: "
+        + "  ".join(f"{name} {value:.4g}" for name, value in result.items())
+    )
+    return result
+
+
+def main() -> None:
+    workdir = Path(cli.required("workdir"))
+    config, _ = checkpoint.load_config(workdir)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(config.batch_size, mesh)
+    task = tasks.find(config.task).make(config)
+    source = data.open_source(config.data, "validation")
+    with (
+        jax.set_mesh(mesh),
+        checkpoint.open_manager(workdir) as manager,
+        metrics.Writer(workdir) as writer,
+    ):
+        state, _ = checkpoint.init_or_restore(manager, task, jax.random.key(config.seed), mesh)
+        evaluate(task, state, source, config, mesh, writer)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Run directory of either stage.")
+    cli.run(main)

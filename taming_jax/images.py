@@ -1,0 +1,59 @@
+"""Pictures: number ranges, sheets, files."""
+
+from pathlib import Path
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+
+@flax.struct.dataclass
+class Sheet:
+    """A picture to be: images [rows,columns,H,W,3], float in [-1, 1] or uint8, and a caption per row or none at all."""
+
+    images: jax.Array
+    captions: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
+
+
+def to_float(images: jax.Array) -> jax.Array:
+    """uint8 [0, 255] -> float32 [-1, 1]. Done on the device: the bytes are a quarter of the transfer."""
+    return images.astype(jnp.float32) / 127.5 - 1
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """float [-1, 1] -> uint8 [0, 255], clipped and rounded; uint8 stays as it is."""
+    if images.dtype == np.uint8:
+        return images
+    return np.round((np.clip(np.asarray(images, np.float32), -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def draw_sheet(sheet: Sheet, gap: int = 2, min_side: int = 96) -> Image.Image:
+    """Rows and columns on white, captions to the left. Images under `min_side` are enlarged by a whole factor."""
+    array = to_uint8(jax.device_get(sheet.images))
+    scale = max(1, min_side // array.shape[2])
+    array = array.repeat(scale, axis=2).repeat(scale, axis=3)
+    rows, columns, h, w, _ = array.shape
+    font = ImageFont.load_default(size=max(10, h // 6))
+    left = 3 * gap + int(max(font.getlength(c) for c in sheet.captions)) if sheet.captions else 0
+    picture = Image.new("RGB", (left + columns * (w + gap) + gap, rows * (h + gap) + gap), "white")
+    draw = ImageDraw.Draw(picture)
+    for r in range(rows):
+        top = gap + r * (h + gap)
+        if sheet.captions:
+            draw.text((gap, top + h // 2), sheet.captions[r], fill="black", font=font, anchor="lm")
+        for c in range(columns):
+            picture.paste(Image.fromarray(array[r, c]), (left + gap + c * (w + gap), top))
+    return picture
+
+
+def save_png(picture: Image.Image, path: Path, **metadata: object) -> None:
+    """Writes a PNG at once or not at all, `metadata` as its text chunks."""
+    info = PngInfo()
+    for key, value in metadata.items():
+        info.add_text(key, str(value))
+    part = path.with_name(path.name + ".part")
+    picture.save(part, format="PNG", pnginfo=info)
+    part.replace(path)

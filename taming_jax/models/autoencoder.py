@@ -1,0 +1,132 @@
+"""Convolutional encoder and decoder of the VQGAN (Esser et al. 2021, table 7; after Ho et al. 2020).
+
+Follows the original implementation: ResNet blocks of GroupNorm (32 groups, eps 1e-6), swish and 3x3
+convolutions; single-head attention at chosen resolutions and in the middle; down-sampling pads right and
+bottom only; `num_res_blocks + 1` blocks per level in the decoder; no tanh at the output.
+Kernels start from the original's distribution (PyTorch's U(+-1/sqrt(fan_in))); biases start at 0 instead of
+that same distribution, which no result depends on.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+torch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def conv(
+    features: int, kernel_size: int = 3, *, name: str, dtype: jnp.dtype, strides: int = 1, padding="SAME"
+) -> nn.Conv:
+    return nn.Conv(
+        features,
+        (kernel_size, kernel_size),
+        strides=strides,
+        padding=padding,
+        kernel_init=torch_init,
+        dtype=dtype,
+        name=name,
+    )
+
+
+def group_norm(name: str, dtype: jnp.dtype) -> nn.GroupNorm:
+    # The fast variance E[x^2] - E[x]^2 cancels at large means and would move codes away from the original's.
+    return nn.GroupNorm(num_groups=32, epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name)
+
+
+class ResBlock(nn.Module):
+    """norm, swish, conv, twice, and a shortcut. [B,H,W,C] -> [B,H,W,features]."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = conv(self.features, name="conv1", dtype=self.dtype)(nn.swish(group_norm("norm1", self.dtype)(x)))
+        h = conv(self.features, name="conv2", dtype=self.dtype)(nn.swish(group_norm("norm2", self.dtype)(h)))
+        if x.shape[-1] != self.features:
+            x = conv(self.features, 1, name="nin_shortcut", dtype=self.dtype)(x)
+        return x + h
+
+
+class AttnBlock(nn.Module):
+    """Single-head self-attention over all positions, scaled by C^-0.5. [B,H,W,C] -> [B,H,W,C]."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        b, h, w, c = x.shape
+        y = group_norm("norm", self.dtype)(x)
+        q, k, v = (conv(c, 1, name=n, dtype=self.dtype)(y).reshape(b, h * w, 1, c) for n in ("q", "k", "v"))
+        y = jax.nn.dot_product_attention(q, k, v).reshape(b, h, w, c)
+        return x + conv(c, 1, name="proj_out", dtype=self.dtype)(y)
+
+
+def upsample(x: jax.Array) -> jax.Array:
+    """Nearest neighbour, twice as large. [B,H,W,C] -> [B,2H,2W,C]."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+class Encoder(nn.Module):
+    """Images to latents. [B,H,W,3] -> [B,H/f,W/f,z_channels] with f = 2^(len(ch_mult) - 1).
+
+    `attn_resolutions` are side lengths of the feature map for images of `resolution` pixels; other image
+    sizes get attention at the same levels.
+    """
+
+    ch: int
+    ch_mult: Sequence[int]
+    num_res_blocks: int
+    attn_resolutions: Sequence[int]
+    resolution: int
+    z_channels: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = conv(self.ch, name="conv_in", dtype=self.dtype)(x.astype(self.dtype))
+        for level, mult in enumerate(self.ch_mult):
+            for i in range(self.num_res_blocks):
+                x = ResBlock(self.ch * mult, self.dtype, name=f"down_{level}_block_{i}")(x)
+                if self.resolution >> level in self.attn_resolutions:
+                    x = AttnBlock(self.dtype, name=f"down_{level}_attn_{i}")(x)
+            if level + 1 < len(self.ch_mult):
+                pad = ((0, 1), (0, 1))
+                x = conv(x.shape[-1], name=f"down_{level}_conv", strides=2, padding=pad, dtype=self.dtype)(x)
+        x = ResBlock(x.shape[-1], self.dtype, name="mid_block_1")(x)
+        x = AttnBlock(self.dtype, name="mid_attn_1")(x)
+        x = ResBlock(x.shape[-1], self.dtype, name="mid_block_2")(x)
+        x = nn.swish(group_norm("norm_out", self.dtype)(x))
+        return conv(self.z_channels, name="conv_out", dtype=self.dtype)(x)
+
+
+class DecoderTrunk(nn.Module):
+    """Latents to the last hidden map. [B,h,w,z_channels] -> [B,h*f,w*f,ch*ch_mult[0]].
+
+    The decoder without its final convolution, which `VQModel` holds: the adaptive weight looks at that layer alone.
+    """
+
+    ch: int
+    ch_mult: Sequence[int]
+    num_res_blocks: int
+    attn_resolutions: Sequence[int]
+    resolution: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        top = len(self.ch_mult) - 1
+        x = conv(self.ch * self.ch_mult[top], name="conv_in", dtype=self.dtype)(z.astype(self.dtype))
+        x = ResBlock(x.shape[-1], self.dtype, name="mid_block_1")(x)
+        x = AttnBlock(self.dtype, name="mid_attn_1")(x)
+        x = ResBlock(x.shape[-1], self.dtype, name="mid_block_2")(x)
+        for level in range(top, -1, -1):
+            for i in range(self.num_res_blocks + 1):
+                x = ResBlock(self.ch * self.ch_mult[level], self.dtype, name=f"up_{level}_block_{i}")(x)
+                if self.resolution >> level in self.attn_resolutions:
+                    x = AttnBlock(self.dtype, name=f"up_{level}_attn_{i}")(x)
+            if level:
+                x = conv(x.shape[-1], name=f"up_{level}_conv", dtype=self.dtype)(upsample(x))
+        return nn.swish(group_norm("norm_out", self.dtype)(x))

@@ -1,0 +1,119 @@
+"""The transformer of stage two: mingpt's GPT as in the original, with a cache for sampling."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+normal_init = nn.initializers.normal(0.02)
+Cache = tuple[tuple[jax.Array, jax.Array], ...]  # per layer: keys and values, [B,T,heads,D/heads]
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention. [B,T,D] -> [B,T,D]."""
+
+    num_heads: int
+    attn_pdrop: float
+    resid_pdrop: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, mask, deterministic, cache=None, position=None):
+        b, t, d = x.shape
+        q, k, v = (
+            nn.Dense(d, kernel_init=normal_init, dtype=self.dtype, name=name)(x).reshape(b, t, self.num_heads, -1)
+            for name in ("query", "key", "value")
+        )
+        if cache is not None:
+            k, v = cache = tuple(
+                jax.lax.dynamic_update_slice_in_dim(old, new, position, 1)
+                for old, new in zip(cache, (k, v), strict=True)
+            )
+        y = nn.dot_product_attention(
+            q,
+            k,
+            v,
+            mask=mask,
+            dropout_rng=None if deterministic else self.make_rng("dropout"),
+            dropout_rate=self.attn_pdrop,
+            broadcast_dropout=False,
+            deterministic=deterministic,
+            force_fp32_for_softmax=True,
+        )
+        y = nn.Dense(d, kernel_init=normal_init, dtype=self.dtype, name="proj")(y.reshape(b, t, d))
+        return nn.Dropout(self.resid_pdrop)(y, deterministic=deterministic), cache
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; LayerNorm eps 1e-5 and exact GELU, as in PyTorch. [B,T,D] -> [B,T,D]."""
+
+    num_heads: int
+    attn_pdrop: float
+    resid_pdrop: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, mask, deterministic, cache=None, position=None):
+        d = x.shape[-1]
+        h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln1")(x)
+        attention = Attention(self.num_heads, self.attn_pdrop, self.resid_pdrop, self.dtype, name="attn")
+        h, cache = attention(h, mask, deterministic, cache, position)
+        x = x + h
+        h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln2")(x)
+        h = nn.Dense(4 * d, kernel_init=normal_init, dtype=self.dtype, name="mlp_in")(h)
+        h = nn.Dense(d, kernel_init=normal_init, dtype=self.dtype, name="mlp_out")(nn.gelu(h, approximate=False))
+        return x + nn.Dropout(self.resid_pdrop)(h, deterministic=deterministic), cache
+
+
+class GPT(nn.Module):
+    """Autoregressive transformer over token ids (Esser et al. 2021, section 3.2).
+
+    Learned absolute positions, untied head without bias. `block_size` is the longest sequence.
+    """
+
+    vocab_size: int
+    block_size: int
+    num_layers: int
+    num_heads: int
+    embed_dim: int
+    embd_pdrop: float
+    attn_pdrop: float
+    resid_pdrop: float
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        self.token_embedding = self.param("token_embedding", normal_init, (self.vocab_size, self.embed_dim))
+        # The original starts positions at 0.
+        self.position_embedding = self.param(
+            "position_embedding", nn.initializers.zeros, (self.block_size, self.embed_dim)
+        )
+        self.embd_drop = nn.Dropout(self.embd_pdrop)
+        self.blocks = [
+            Block(self.num_heads, self.attn_pdrop, self.resid_pdrop, self.dtype) for _ in range(self.num_layers)
+        ]
+        self.ln_f = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
+        self.head = nn.Dense(self.vocab_size, use_bias=False, kernel_init=normal_init, dtype=self.dtype)
+
+    def __call__(self, ids: jax.Array, train: bool = False) -> jax.Array:
+        """[B,T] int32 -> logits [B,T,vocab_size] float32; position t sees ids up to t. `train` draws 'dropout'."""
+        t = ids.shape[1]
+        x = (self.token_embedding[ids] + self.position_embedding[:t]).astype(self.dtype)
+        x = self.embd_drop(x, deterministic=not train)
+        mask = jnp.tril(jnp.ones((1, 1, t, t), bool))
+        for block in self.blocks:
+            x, _ = block(x, mask, not train)
+        return self.head(self.ln_f(x)).astype(jnp.float32)
+
+    def init_cache(self, batch_size: int) -> Cache:
+        """An empty cache for `decode`."""
+        shape = (batch_size, self.block_size, self.num_heads, self.embed_dim // self.num_heads)
+        return tuple((jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype)) for _ in range(self.num_layers))
+
+    def decode(self, ids: jax.Array, position: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+        """One step: ids [B] at `position` [] -> (logits of the next id [B,vocab_size] float32, cache)."""
+        x = (self.token_embedding[ids] + self.position_embedding[position])[:, None].astype(self.dtype)
+        mask = (jnp.arange(self.block_size) <= position)[None, None, None]
+        filled = []
+        for block, kv in zip(self.blocks, cache, strict=True):
+            x, kv = block(x, mask, True, kv, position)
+            filled.append(kv)
+        return self.head(self.ln_f(x))[:, 0].astype(jnp.float32), tuple(filled)

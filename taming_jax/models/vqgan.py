@@ -1,0 +1,70 @@
+"""Stage one's generator: encoder, quantizer, decoder."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from taming_jax.models import autoencoder
+from taming_jax.models.quantize import QUANTIZERS
+
+
+class VQModel(nn.Module):
+    """VQGAN generator (Esser et al. 2021, section 3.1). Images are [B,H,W,C] in [-1, 1], codes [B,h,w] int32.
+
+    quantizer: `name` and the fields of that module in `models/quantize.py`.
+    """
+
+    ch: int
+    ch_mult: Sequence[int]
+    num_res_blocks: int
+    attn_resolutions: Sequence[int]
+    resolution: int
+    z_channels: int
+    quantizer: dict
+    image_channels: int = 3
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        fields = dict(self.quantizer)
+        quantizer = QUANTIZERS[fields.pop("name")]
+        trunk = dict(
+            ch=self.ch,
+            ch_mult=self.ch_mult,
+            num_res_blocks=self.num_res_blocks,
+            attn_resolutions=self.attn_resolutions,
+            resolution=self.resolution,
+            dtype=self.dtype,
+        )
+        self.encoder = autoencoder.Encoder(z_channels=self.z_channels, **trunk)
+        self.quant_conv = autoencoder.conv(fields["embed_dim"], 1, name=None, dtype=self.dtype)
+        self.quantize = quantizer(**fields)
+        self.post_quant_conv = autoencoder.conv(self.z_channels, 1, name=None, dtype=self.dtype)
+        self.decoder = autoencoder.DecoderTrunk(**trunk)
+        self.conv_out = autoencoder.conv(self.image_channels, name=None, dtype=self.dtype)
+
+    def encode(self, images: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """[B,H,W,C] -> (z_q [B,h,w,D], {'ids': [B,h,w] int32, 'loss': []})."""
+        return self.quantize(self.quant_conv(self.encoder(images)))
+
+    def head(self, hidden: jax.Array) -> jax.Array:
+        """The last convolution, where the adaptive weight looks. [B,H,W,ch] -> [B,H,W,C] float32."""
+        return self.conv_out(hidden).astype(jnp.float32)
+
+    def features(self, images: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Everything before `head`. [B,H,W,C] -> (hidden [B,H,W,ch], as `encode`)."""
+        z_q, codes = self.encode(images)
+        return self.decoder(self.post_quant_conv(z_q)), codes
+
+    def decode(self, z_q: jax.Array) -> jax.Array:
+        """[B,h,w,D] -> [B,H,W,C], roughly in [-1, 1]."""
+        return self.head(self.decoder(self.post_quant_conv(z_q)))
+
+    def decode_ids(self, ids: jax.Array) -> jax.Array:
+        """[B,h,w] int32 -> [B,H,W,C]."""
+        return self.decode(self.quantize.lookup(ids))
+
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        hidden, codes = self.features(images)
+        return self.head(hidden), codes

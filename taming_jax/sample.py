@@ -1,0 +1,176 @@
+"""A run directory of the second stage -> images.
+
+    python -m taming_jax.sample --workdir=runs/openmoji_transformer --out=runs/openmoji_samples
+
+Writes `samples.png`, one row per class, every image as a file of its own, and `samples.json` with what made them.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+from PIL import Image
+from tqdm import tqdm
+
+from taming_jax import checkpoint, cli, images, sharding
+from taming_jax.errors import UserError, nearest
+from taming_jax.metrics import say
+from taming_jax.tasks import prior
+
+MOST_CLASSES = 16  # painted when --classes does not say which
+
+
+def parse_classes(text: str | None, names: tuple[str, ...]) -> list[int]:
+    """'flags, 3' -> label numbers; None is all classes, or 16 spread evenly over more.
+
+    Raises UserError for a class that is not there.
+    """
+    count = max(1, len(names))
+    if text is None:
+        return sorted({round(i) for i in np.linspace(0, count - 1, min(count, MOST_CLASSES))})
+    labels = []
+    for word in (w.strip() for w in text.split(",")):
+        by_name = [i for i, name in enumerate(names) if name.lower() == word.lower()]
+        if not by_name and not (word.isdecimal() and int(word) < count):
+            lower = {name.lower(): name for name in names}
+            raise UserError(
+                f"--classes: there is no class {word!r}{nearest(word.lower(), lower)}; classes are 0 to {count - 1}"
+                + (f": {', '.join(names)}" if 0 < len(names) <= 20 else "")
+            )
+        labels.append(by_name[0] if by_name else int(word))
+    return labels
+
+
+def sample(
+    workdir: Path,
+    labels: list[int],
+    columns: int,
+    seed: int,
+    batch_size: int,
+    decoding: dict,
+    first_stage: Path | None = None,
+) -> np.ndarray:
+    """`columns` images of each label from the newest checkpoint of a run: uint8 [len(labels),columns,H,W,3].
+
+    decoding: temperature, top_k, top_p. first_stage: where that run is, if not where the config says. Image i of a
+    label depends on the seed, the label and i alone: not on the batch size, the devices, or what else is painted.
+    """
+    config, step = load_config(workdir)
+    if first_stage is not None:
+        config.first_stage.workdir = str(first_stage)
+    task = prior.make(config)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(batch_size, mesh)
+    like = jax.eval_shape(task.init, jax.random.key(0)).params["gpt"]
+    nets = {"gpt": checkpoint.load_net(workdir, step, "gpt", like), **task.load_frozen()}
+    nets = jax.device_put(nets, sharding.infer_shardings(nets, mesh))
+
+    @jax.jit
+    def paint(nets, rows, decoding):
+        keys = jax.vmap(lambda label, i: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), label), i))(
+            rows["label"], rows["index"]
+        )
+        return prior.sample(config, nets["gpt"], nets["gen"], rows["label"], keys, **decoding)
+
+    total = len(labels) * columns
+    rows = {
+        "label": np.repeat(np.int32(labels), columns),
+        "index": np.tile(np.arange(columns, dtype=np.int32), len(labels)),
+    }
+    painted = []
+    with jax.set_mesh(mesh), tqdm(total=total, desc="painting", unit="image", mininterval=1) as progress:
+        for start in range(0, total, batch_size):
+            # The last batch is filled up with the first rows again, so that one program serves all.
+            part = np.arange(start, start + batch_size) % total
+            batch = sharding.shard_batch({key: value[part] for key, value in rows.items()}, mesh)
+            painted.append(images.to_uint8(jax.device_get(paint(nets, batch, decoding))))
+            progress.update(min(batch_size, total - start))
+    array = np.concatenate(painted)[:total]
+    return array.reshape(len(labels), columns, *array.shape[1:])
+
+
+def load_config(workdir: Path) -> tuple[ConfigDict, int]:
+    """Config and step of a run's newest checkpoint; raises UserError where it is no transformer's."""
+    config, step = checkpoint.load_config(workdir)
+    if config.task != "prior":
+        raise UserError(f"{workdir} is a {config.task!r} run; samples come from a transformer's run (task 'prior')")
+    return config, step
+
+
+def decoding_options(config: ConfigDict) -> dict:
+    """temperature, top_k and top_p from the flags, or else the run's config; raises UserError outside their ranges."""
+    options = {
+        k: config.sample[k] if flags.FLAGS[k].value is None else flags.FLAGS[k].value
+        for k in ("temperature", "top_k", "top_p")
+    }
+    if options["temperature"] <= 0:
+        raise UserError(f"--temperature={options['temperature']:g}: it must be above 0")
+    if options["top_k"] < 1:
+        raise UserError(
+            f"--top_k={options['top_k']}: it must be at least 1; a number over the codebook's size keeps all codes"
+        )
+    if not 0 < options["top_p"] <= 1:
+        raise UserError(f"--top_p={options['top_p']:g}: it must be in (0, 1]")
+    return options
+
+
+def main() -> None:
+    workdir, out = Path(cli.required("workdir")), Path(cli.required("out"))
+    config, step = load_config(workdir)
+    names = config.data.class_names
+    labels = parse_classes(flags.FLAGS.classes, names)
+    decoding = decoding_options(config)
+    made_by = dict(
+        workdir=str(workdir),
+        step=step,
+        seed=flags.FLAGS.seed,
+        num_samples=flags.FLAGS.num_samples,
+        classes=labels,
+        **decoding,
+    )
+    record = out / "samples.json"
+    if record.exists():
+        if json.loads(record.read_text()) == made_by:
+            say(f"these samples are already painted: {out / 'samples.png'}")
+            return
+        raise UserError(f"{out} holds samples made with other options (see {record}); name another --out")
+
+    array = sample(
+        workdir,
+        labels,
+        flags.FLAGS.num_samples,
+        flags.FLAGS.seed,
+        flags.FLAGS.batch_size,
+        decoding,
+        flags.FLAGS.first_stage,
+    )
+    captions = tuple(names[label] if names else "" for label in labels)
+    for label, caption, row in zip(labels, captions, array, strict=True):
+        (out / f"class_{label:03}").mkdir(parents=True, exist_ok=True)
+        for i, image in enumerate(row):
+            metadata = made_by | {"class": caption, "index": i}
+            images.save_png(Image.fromarray(image), out / f"class_{label:03}" / f"{i:05}.png", **metadata)
+    images.save_png(images.draw_sheet(images.Sheet(array, captions if names else ())), out / "samples.png", **made_by)
+    record.write_text(json.dumps(made_by))
+    say(f"{array.shape[0] * array.shape[1]} samples of {len(labels)} classes: {out / 'samples.png'}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Run directory of a transformer.")
+    flags.DEFINE_string("out", None, "Folder for the images, made if needed.")
+    flags.DEFINE_string("first_stage", None, "Run directory of the first stage, if it was moved.")
+    flags.DEFINE_string(
+        "classes", None, f"Names or numbers, with commas between; default: all, or {MOST_CLASSES} spread evenly."
+    )
+    flags.DEFINE_integer("num_samples", 8, "Images of each class.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 16, "Images painted at once.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "The same seed gives the same images.")
+    flags.DEFINE_float(
+        "temperature", None, "Above 1 is wilder, below 1 is tamer; default: the run's config, as for the next two."
+    )
+    flags.DEFINE_integer("top_k", None, "Draw from the k likeliest codes.")
+    flags.DEFINE_float("top_p", None, "Draw from the likeliest codes that hold this share of the probability.")
+    cli.run(main)

@@ -1,0 +1,82 @@
+"""Layout: the mesh, one table from parameter paths to mesh axes, and the way of a batch onto the devices."""
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from taming_jax.errors import UserError
+
+PyTree = Any
+AXES = ("data", "fsdp", "tensor")
+BATCH = PartitionSpec(("data", "fsdp"))
+
+# The first pattern found in a leaf's path decides; optimizer moments and averages carry their parameter's path. An axis
+# that does not divide its dimension is left out, and leaves without a pattern are replicated.
+RULES = (
+    (r"gpt/.*/(query|key|value|mlp_in)/kernel$", ("fsdp", "tensor")),
+    (r"gpt/.*/(proj|mlp_out)/kernel$", ("tensor", "fsdp")),
+    (r"gpt/.*head/kernel$", ("fsdp", "tensor")),
+    (r"gpt/.*(token|position)_embedding$", (None, "fsdp")),
+    (r"(gen|disc|lpips)/.*kernel$", (None, None, None, "fsdp")),
+)
+
+
+def make_mesh(sizes: ConfigDict, devices: list | None = None) -> Mesh:
+    """Mesh over all devices with the axes `data`, `fsdp`, `tensor`; one size may be -1 for the rest."""
+    devices = jax.devices() if devices is None else devices
+    shape = [int(sizes[axis]) for axis in AXES]
+    fixed = int(np.prod([n for n in shape if n != -1]))
+    if shape.count(-1) == 1 and len(devices) % fixed == 0:
+        shape[shape.index(-1)] = len(devices) // fixed
+    if int(np.prod(shape)) != len(devices) or min(shape) < 1:
+        asked = ", ".join(f"{axis}={sizes[axis]}" for axis in AXES)
+        raise UserError(
+            f"mesh ({asked}) does not match {len(devices)} devices:"
+            f" the product must be {len(devices)}, one axis may be -1 for the rest"
+        )
+    return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def infer_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
+    """The table applied: a pytree of arrays or shapes -> the same of NamedSharding."""
+
+    def leaf(path, x):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for pattern, axes in RULES:
+            if re.search(pattern, name) and x.ndim == len(axes):
+                fits = [
+                    axis if axis and size % mesh.shape[axis] == 0 else None
+                    for axis, size in zip(axes, x.shape, strict=True)
+                ]
+                return NamedSharding(mesh, PartitionSpec(*fits))
+        return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
+def gather(tree: PyTree) -> PyTree:
+    """Whole parameters on every device, inside a jitted step under `jax.set_mesh`; gradients come back in shards.
+
+    For the convolutional nets: left to itself, the partitioner would rather gather their activations.
+    """
+    return jax.lax.with_sharding_constraint(tree, PartitionSpec())
+
+
+def check_batch(batch_size: int, mesh: Mesh) -> None:
+    """Raises UserError where the mesh does not divide the batch."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % parts:
+        raise UserError(
+            f"batch_size={batch_size} is not divided by the mesh's data x fsdp = {parts} parts;"
+            f" take a multiple of {parts}"
+        )
+
+
+def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's rows -> global arrays, split over data x fsdp."""
+    sharding = NamedSharding(mesh, BATCH)
+    return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}

@@ -1,0 +1,77 @@
+"""What learns: one pytree keyed by net name, and the functions that make a task."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from taming_jax import images
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a step reads and writes. Every top-level key of `params` ('gen', 'disc'; or 'gpt') is one net.
+
+    step: int32 []. params: float32 trees. opt: optax states under the same keys, one optimizer per net.
+    extra: what has no gradient, under the same keys: {'disc': {'batch_stats': ...}, 'gen': {'ema': ...}}.
+    frozen: nets that are only read (LPIPS, the first stage): arguments of the step, never constants, never saved.
+    """
+
+    step: jax.Array
+    params: dict
+    opt: dict
+    extra: dict
+    frozen: dict
+
+
+class Task(NamedTuple):
+    """A stage of training. All are pure but `load_frozen`, which reads files.
+
+    init: (key) -> TrainState without frozen nets.
+    load_frozen: () -> pytree of numpy arrays.
+    phase: (step) -> what is static about the step's program; it is compiled anew when this changes.
+    train_step: (state, batch, key, phase) -> (state, metric collection).
+    eval_step: (state, batch, key) -> metric collection over the rows where batch['mask'] is 1.
+    pictures: (state, batch, key) -> {name: Sheet} for people to look at.
+    """
+
+    init: Callable
+    load_frozen: Callable
+    phase: Callable
+    train_step: Callable
+    eval_step: Callable
+    pictures: Callable[..., dict[str, images.Sheet]]
+
+
+def create(optimizers: dict, params: dict, extra: dict, ema_decay: dict[str, float]) -> TrainState:
+    """A state at step 0. Nets whose `ema_decay` is above 0 start their average at their initial weights."""
+    extra = {name: dict(extra.get(name, {})) for name in params}
+    for name, decay in ema_decay.items():
+        if decay > 0:
+            extra[name]["ema"] = jax.tree.map(jnp.copy, params[name])  # two donated leaves must not share a buffer
+    opt = {name: optimizer.init(params[name]) for name, optimizer in optimizers.items()}
+    return TrainState(jnp.zeros((), jnp.int32), params, opt, extra, {})
+
+
+def apply_updates(
+    state: TrainState, optimizers: dict, grads: dict, extra: dict, ema_decay: dict[str, float]
+) -> TrainState:
+    """One optax update per net, the averages, and step + 1. `extra` replaces the collections that it names."""
+    params, opt = dict(state.params), dict(state.opt)
+    new_extra = {name: {**state.extra[name], **extra.get(name, {})} for name in params}
+    for name, optimizer in optimizers.items():
+        updates, opt[name] = optimizer.update(grads[name], opt[name], params[name])
+        params[name] = optax.apply_updates(params[name], updates)
+        if "ema" in new_extra[name]:
+            # The first weights are noise: until there are 1/(1 - decay) of them, average over those since the start.
+            decay = jnp.minimum(ema_decay[name], (1 + state.step) / (10 + state.step))
+            new_extra[name]["ema"] = optax.incremental_update(params[name], new_extra[name]["ema"], 1 - decay)
+    return state.replace(step=state.step + 1, params=params, opt=opt, extra=new_extra)
+
+
+def averaged(state: TrainState, name: str) -> dict:
+    """The weights of a net to evaluate and sample with: the average where there is one."""
+    return state.extra[name].get("ema", state.params[name])

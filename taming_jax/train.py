@@ -1,0 +1,185 @@
+"""Trains a stage: a config and a run directory in; checkpoints, metrics and pictures out.
+
+    python -m taming_jax.train --config=configs/openmoji_vq.py --workdir=runs/openmoji_vq
+
+Any field of the config can be set on the command line: --config.batch_size=8. The same command again resumes.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+from absl import flags
+from clu import parameter_overview
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict, config_flags
+
+from taming_jax import checkpoint, cli, data, metrics, sharding, tasks
+from taming_jax.errors import UserError
+from taming_jax.evaluate import evaluate
+from taming_jax.metrics import say
+from taming_jax.state import Task, TrainState
+
+PROFILED_STEPS = 3
+
+
+def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) -> dict[str, float]:
+    """Trains to `config.steps`, from the newest checkpoint in `workdir` if there is one; returns the last evaluation.
+
+    Raises UserError for what the user can mend, and SystemExit(130) after Ctrl-C or SIGTERM, with a checkpoint saved.
+    """
+    stored = None
+    if checkpoint.steps(workdir):
+        stored, done = checkpoint.load_config(workdir)
+        if done >= config.steps:
+            say(f"{workdir} is finished at step {done}. To go on, raise --config.steps; else name another --workdir.")
+            return {}
+
+    stage = tasks.find(config.task)
+    config = stage.complete(config, stored)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(config.batch_size, mesh)
+    source, held_out = data.open_source(config.data, "train"), data.open_source(config.data, "validation")
+    config.data.class_names = tuple(source.class_names)
+    task = stage.make(config)
+    run_key = jax.random.key(config.seed)
+
+    with (
+        jax.set_mesh(mesh),
+        checkpoint.open_manager(workdir, config.keep_checkpoints) as manager,
+        metrics.Writer(workdir) as writer,
+        stop_signal() as stop,
+    ):
+        state, next_batch = checkpoint.init_or_restore(manager, task, run_key, mesh)
+        start = int(state.step)
+        describe(config, workdir, mesh, state, source, held_out)
+        for change in cli.differences(stored, config) if stored is not None else []:
+            say(f"going on with another config: {change}")
+
+        batches = data.train_batches(source, config, next_batch)
+        batch = sharding.shard_batch(next(batches), mesh)
+        step_fn, phase, window, result = None, None, None, {}
+        progress = metrics.Progress(start, config.steps, config.batch_size)
+
+        for step in range(start + 1, config.steps + 1):
+            if step_fn is None or task.phase(step - 1) != phase:
+                phase = task.phase(step - 1)
+                step_fn = compile_step(task, run_key, phase, state, batch)
+                window = None  # the metrics of another phase have other names
+                progress.restart(step - 1)
+            if profile_step == step:
+                jax.profiler.start_trace(workdir / "profile")
+
+            state, logged = step_fn(state, batch)
+            window = logged if window is None else metrics.merge(window, logged)
+            next_batch += 1
+            batch = sharding.shard_batch(next(batches), mesh)
+
+            if profile_step is not None and step == profile_step + PROFILED_STEPS - 1:
+                jax.block_until_ready(state.step)
+                jax.profiler.stop_trace()
+                say(f"profile of steps {profile_step} to {step} in {workdir / 'profile'}")
+
+            last = step == config.steps or stop.is_set()
+            evaluating = step == config.steps or step % config.eval_every == 0
+            saving = last or evaluating or step % config.checkpoint_every == 0
+            if saving or step % config.log_every == 0:
+                summary = metrics.summarize(window)
+                window = None
+                if not math.isfinite(summary["loss"]):
+                    raise UserError(
+                        f"the loss is {summary['loss']} at step {step}; the newest checkpoint is of step"
+                        f" {manager.latest_step()}; lower optim.learning_rate or set optim.clip_norm=1"
+                    )
+                writer.scalars(step, "train", {**summary, **progress.report(step, summary)})
+            if saving:
+                checkpoint.save(manager, state, next_batch, config)
+            if evaluating and not stop.is_set():
+                result = evaluate(task, state, held_out, config, mesh, writer)
+            if stop.is_set() and step < config.steps:
+                manager.wait_until_finished()
+                say(f"stopped at step {step}, checkpoint saved; the same command goes on from there")
+                raise SystemExit(130)
+            if saving:
+                progress.restart(step)
+        return result
+
+
+def describe(config: ConfigDict, workdir: Path, mesh: Mesh, state: TrainState, source, held_out) -> None:
+    """Says what is about to be trained, and writes the table of parameters into the run directory."""
+    sizes = ", ".join(f"{net} {parameter_overview.count_parameters(p) / 1e6:.2f} M" for net, p in state.params.items())
+    epochs = config.steps * config.batch_size / len(source)
+    say(f"{workdir}: task {config.task}, parameters {sizes}")
+    say(f"{len(source)} images to train on, {len(held_out)} held out")
+    say(f"{config.steps} steps of {config.batch_size} images, {epochs:.1f} epochs, starting at step {state.step}")
+    say(f"{jax.device_count()} devices ({jax.devices()[0].device_kind}), mesh {dict(mesh.shape)}")
+    if jax.process_index() == 0:
+        (workdir / "parameters.txt").write_text(
+            parameter_overview.get_parameter_overview(state.params, include_stats="sharding")
+        )
+
+
+def compile_step(
+    task: Task, run_key: jax.Array, phase: Hashable, state: TrainState, batch: dict
+) -> jax.stages.Compiled:
+    """The training step of a phase, jitted with explicit shardings and a donated state, compiled for these shapes."""
+
+    def step(state, batch):
+        return task.train_step(state, batch, jax.random.fold_in(run_key, state.step), phase)
+
+    say("compiling the training step" + (f" for {phase}" if phase else ""))
+    began = time.monotonic()
+    replicated = NamedSharding(batch["image"].sharding.mesh, PartitionSpec())
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    jitted = jax.jit(step, out_shardings=(shardings, replicated), donate_argnums=0)
+    compiled = jitted.lower(state, batch).compile(cli.compiler_options())
+    say(f"compiled in {time.monotonic() - began:.0f} s")
+    return compiled
+
+
+@contextmanager
+def stop_signal() -> Iterator["StopSignal"]:
+    """Within, the first Ctrl-C or SIGTERM only sets the flag; a second Ctrl-C interrupts."""
+    flag = StopSignal()
+    before = {s: signal.signal(s, flag.handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class StopSignal:
+    """Whether the run was asked to stop."""
+
+    def __init__(self):
+        self.received = False
+
+    def handle(self, number: int, frame) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = True
+        say("stopping after this step; once more to stop at once, without a checkpoint")
+
+    def is_set(self) -> bool:
+        return self.received
+
+
+def main() -> None:
+    config = flags.FLAGS["config"].value
+    if config is None:
+        raise UserError("--config is missing: a file such as configs/openmoji_vq.py")
+    train(config, Path(cli.required("workdir")), flags.FLAGS.profile_step)
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file(
+        "config", None, "Config file; its fields can be set as --config.field=value.", lock_config=True
+    )
+    flags.DEFINE_string("workdir", None, "Run directory, made if needed; a run in it is resumed.")
+    flags.DEFINE_integer("profile_step", None, f"Write a profile of {PROFILED_STEPS} steps from this one on.")
+    cli.run(main)
