@@ -8,6 +8,12 @@ class UserError(Exception):
     """Something the user can mend. The command lines print the message and exit with 2, without a stack trace."""
 
 
+def not_among(name: str, value: str, allowed: Iterable[str]) -> UserError:
+    """The error for a word that is not one of a few."""
+    allowed = list(allowed)
+    return UserError(f"{name}={value!r}: allowed are {', '.join(map(repr, allowed))}{nearest(value, allowed)}")
+
+
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """' (did you mean X?)' for the closest allowed word, or ''."""
     close = difflib.get_close_matches(word, list(allowed), 1)

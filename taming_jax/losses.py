@@ -16,13 +16,17 @@ def codebook_loss(z: jax.Array, z_q: jax.Array, commitment_weight: float, legacy
     return commitment + commitment_weight * codebook if legacy else codebook + commitment_weight * commitment
 
 
-def discriminator_loss(real: jax.Array, fake: jax.Array, kind: str) -> jax.Array:
-    """Half the sum over real and fake patch logits -> []; kind 'hinge' (Lim & Ye 2017) or 'vanilla'."""
-    if kind == "hinge":
-        return 0.5 * (jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake)))
-    if kind == "vanilla":
-        return 0.5 * (jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake)))
-    raise ValueError(f"discriminator loss {kind!r}: allowed are 'hinge' and 'vanilla'")
+def hinge_loss(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """Discriminator's hinge loss (Lim & Ye 2017), half the sum over real and fake patch logits. -> []."""
+    return 0.5 * (jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake)))
+
+
+def vanilla_loss(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """Discriminator's cross-entropy (Goodfellow et al. 2014), half the sum over real and fake patch logits. -> []."""
+    return 0.5 * (jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake)))
+
+
+DISCRIMINATOR_LOSSES = {"hinge": hinge_loss, "vanilla": vanilla_loss}
 
 
 def generator_loss(fake: jax.Array) -> jax.Array:

@@ -4,6 +4,8 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
+from taming_jax.errors import not_among
+
 
 def learning_rate(optim: ConfigDict, steps: int) -> optax.Schedule:
     """Linear warm-up over `warmup_steps`, then 'constant' (as the original) or 'cosine' to 1 % at the last step."""
@@ -12,7 +14,7 @@ def learning_rate(optim: ConfigDict, steps: int) -> optax.Schedule:
     elif optim.schedule == "cosine":
         after = optax.cosine_decay_schedule(optim.learning_rate, max(1, steps - optim.warmup_steps), alpha=0.01)
     else:
-        raise ValueError(f"optim.schedule={optim.schedule!r}: allowed are 'constant' and 'cosine'")
+        raise not_among("optim.schedule", optim.schedule, ("constant", "cosine"))
     warmup = optax.linear_schedule(0, optim.learning_rate, optim.warmup_steps)
     return optax.join_schedules([warmup, after], [optim.warmup_steps])
 

@@ -8,10 +8,11 @@ from ml_collections import ConfigDict
 
 from taming_jax import losses, metrics, optim, sharding
 from taming_jax import state as states
-from taming_jax.errors import UserError
+from taming_jax.errors import UserError, not_among
 from taming_jax.images import Sheet, to_float
 from taming_jax.models.discriminator import NLayerDiscriminator
 from taming_jax.models.perceptual import load_weights, lpips
+from taming_jax.models.quantize import QUANTIZERS
 from taming_jax.models.vqgan import VQModel
 
 
@@ -25,8 +26,12 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
         )
     if config.model.ch % 32:
         raise UserError(f"model.ch={config.model.ch}: GroupNorm has 32 groups, so take a multiple of 32")
-    if config.disc.loss not in ("hinge", "vanilla"):
-        raise UserError(f"disc.loss={config.disc.loss!r}: allowed are 'hinge' and 'vanilla'")
+    for name, value, allowed in (
+        ("disc.loss", config.disc.loss, losses.DISCRIMINATOR_LOSSES),
+        ("quantizer.name", config.quantizer.name, QUANTIZERS),
+    ):
+        if value not in allowed:
+            raise not_among(name, value, allowed)
     return config
 
 
@@ -43,6 +48,7 @@ def make(config: ConfigDict) -> states.Task:
     codebook_size = config.quantizer.codebook_size
     model = make_model(config)
     disc = NLayerDiscriminator(config.disc.ndf, config.disc.n_layers, dtype)
+    disc_loss = losses.DISCRIMINATOR_LOSSES[config.disc.loss]
     optimizers = {name: optim.make_optimizer(config.optim, config.steps) for name in ("gen", "disc")}
     ema_decay = {"gen": config.ema_decay}
 
@@ -69,7 +75,7 @@ def make(config: ConfigDict) -> states.Task:
         real, pull_real, stats = jax.vjp(lambda p: judge(p, stats, images), params, has_aux=True)
         fake, pull_fake, stats = jax.vjp(lambda p, r: judge(p, stats, r), params, recon, has_aux=True)
         g_loss, d_logits = jax.value_and_grad(losses.generator_loss)(fake)
-        d_loss, (d_real, d_fake) = jax.value_and_grad(losses.discriminator_loss, (0, 1))(real, fake, config.disc.loss)
+        d_loss, (d_real, d_fake) = jax.value_and_grad(disc_loss, (0, 1))(real, fake)
         grads = jax.tree.map(jnp.add, pull_real(d_real)[0], pull_fake(d_fake)[0])
         logged = dict(g_loss=g_loss, disc_loss=d_loss, logits_real=real.mean(), logits_fake=fake.mean())
         return Contest(g_loss, pull_fake(d_logits)[1], grads, stats, logged)

@@ -1,0 +1,92 @@
+"""Every test sees eight CPU devices, so that any of them can build a mesh; runs go to temporary folders."""
+
+import os
+import tempfile
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+# Tests compile the same small programs over and over, in this process and in those that they start.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jax_cache_")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl import flags
+from ml_collections import ConfigDict
+from PIL import Image, ImageDraw
+
+from configs import openmoji_transformer, openmoji_vq
+from taming_jax.train import train
+
+flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 coloured shapes of many sizes in three class folders."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name in ("circle", "cross", "square"):
+        (root / name).mkdir()
+        for i in range(16):
+            w, h = rng.integers(20, 40, 2)
+            image = Image.new("RGB", (int(w), int(h)), tuple(rng.integers(128, 256, 3).tolist()))
+            draw, ink = ImageDraw.Draw(image), tuple(rng.integers(0, 128, 3).tolist())
+            box = (4, 4, int(w) - 4, int(h) - 4)
+            if name == "circle":
+                draw.ellipse(box, fill=ink)
+            elif name == "square":
+                draw.rectangle(box, fill=ink)
+            else:
+                draw.line(box, fill=ink, width=3)
+                draw.line((box[0], box[3], box[2], box[1]), fill=ink, width=3)
+            image.save(root / name / f"{i}.png")
+    return root
+
+
+def changed(config: ConfigDict, **fields) -> ConfigDict:
+    """The config with some fields set: data__size=17 for config.data.size."""
+    with config.unlocked():
+        config.update_from_flattened_dict({key.replace("__", "."): value for key, value in fields.items()})
+    return config
+
+
+def tiny_vq(folder: Path) -> ConfigDict:
+    """The demo's first stage, small: 16 pixels, 8x8 codes, all losses on from step 2."""
+    c = openmoji_vq.get_config()
+    c.data.update(name="folder", path=str(folder), size=16, resize=18, validation_share=0.2)
+    c.model.update(ch_mult=(1, 1), num_res_blocks=1, z_channels=32)
+    c.quantizer.update(codebook_size=32, embed_dim=8)
+    c.loss.perceptual_start = 0
+    c.disc.update(ndf=8, n_layers=1, start=0, gen_start=2, ramp_steps=2)
+    c.update(batch_size=8, steps=4, log_every=1, eval_every=4, checkpoint_every=2)
+    c.optim.update(learning_rate=1e-3, warmup_steps=0, schedule="constant")
+    return c
+
+
+def tiny_prior(first_stage: Path) -> ConfigDict:
+    c = openmoji_transformer.get_config()
+    c.first_stage.workdir = str(first_stage)
+    c.gpt.update(num_layers=2, num_heads=2, embed_dim=32)
+    c.update(batch_size=8, steps=4, log_every=1, eval_every=4, checkpoint_every=2)
+    c.optim.update(warmup_steps=0, schedule="constant")
+    return c
+
+
+@pytest.fixture(scope="session")
+def vq_run(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished first stage."""
+    workdir = tmp_path_factory.mktemp("runs") / "vq"
+    train(tiny_vq(picture_folder), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def prior_run(vq_run: Path) -> Path:
+    """A finished second stage on top of `vq_run`."""
+    workdir = vq_run.parent / "prior"
+    train(tiny_prior(vq_run), workdir)
+    return workdir

@@ -1,0 +1,221 @@
+"""Data: what is read, in which order, and what happens to what cannot be read."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from taming_jax import data
+from taming_jax.data import folder, openmoji, tfds_source, transforms
+from taming_jax.errors import UserError
+from tests.conftest import tiny_vq
+
+
+@pytest.fixture(scope="module")
+def openmoji_dir(tmp_path_factory):
+    """The real data set, rendered once."""
+    return tmp_path_factory.mktemp("tfds")
+
+
+def config_for(folder_path, **fields):
+    config = tiny_vq(folder_path)
+    config.data.update(**fields)
+    return config
+
+
+def first_batches(config, count, start=0):
+    source = data.open_source(config.data, "train")
+    return list(itertools.islice(data.train_batches(source, config, start), count))
+
+
+def assert_batches_equal(a, b):
+    for x, y in zip(a, b, strict=True):
+        assert set(x) == set(y)
+        for key in x:
+            np.testing.assert_array_equal(x[key], y[key])
+
+
+def test_openmoji_through_tfds_and_array_record(picture_folder, openmoji_dir):
+    """All drawings with a Unicode group, as ArrayRecord; no skin tone across the splits; line art beside colours."""
+    config = config_for(picture_folder, name="openmoji/px64", dir=str(openmoji_dir))
+    sources = {split: tfds_source.source(config.data, split) for split in ("train", "validation")}
+    assert sum(map(len, sources.values())) == 3773
+    assert 0.05 < len(sources["validation"]) / 3773 < 0.15
+    assert sources["train"].class_names == list(openmoji.GROUPS)
+    assert list(openmoji_dir.rglob("*.array_record*"))
+
+    bases = openmoji.base_and_group()
+    seen = {
+        split: {bases[openmoji.without_selectors(r["hexcode"].decode())][0] for r in source.records}
+        for split, source in sources.items()
+    }
+    assert not seen["train"] & seen["validation"]
+    tones = [r for r in sources["train"].records if b"-1F3FE" in r["hexcode"]]
+    assert len(tones) > 200  # skin tones are there, on one side
+
+    record = sources["train"].records[0]
+    assert record["image"].shape == (64, 64, 3) and record["line"].shape == (64, 64, 1)
+    assert record["line"].min() < 64 and record["line"].max() == 255  # dark lines on white
+    labels = {source.records[i]["label"] for source in sources.values() for i in range(100)}
+    assert labels == set(range(9))
+    assert sources["train"][0]["image"].dtype == np.uint8
+
+
+def test_imagenet_through_tfds(picture_folder):
+    """The path of the paper's data set, on TFDS's mock of it: random sizes, 1000 classes."""
+    config = config_for(picture_folder, name="imagenet2012", size=32, resize=40)
+    with tfds.testing.mock_data(num_examples=9):
+        (batch,) = first_batches(config, 1)
+        assert len(data.open_source(config.data, "train").class_names) == 1000
+    assert batch["image"].shape == (8, 32, 32, 3) and batch["image"].dtype == np.uint8
+    assert batch["label"].dtype == np.int32 and batch["label"].max() < 1000
+
+
+def test_folder_finds_images_and_classes(picture_folder):
+    config = config_for(picture_folder)
+    train, held_out = (folder.source(config.data, split) for split in ("train", "validation"))
+    assert train.class_names == ["circle", "cross", "square"]
+    assert len(train) + len(held_out) == 48 and len(held_out) > 2
+    assert not set(train.files) & set(held_out.files)
+    for i in range(len(train)):
+        assert train.class_names[train[i]["label"]] == train.files[i].parent.name
+
+
+def test_folder_without_subfolders_has_no_classes(tmp_path):
+    for i in range(3):
+        Image.new("L", (9, 9), 100 * i).save(tmp_path / f"{i}.png")
+    source = folder.source(config_for(tmp_path).data, "train")
+    assert source.class_names == [] and source[0]["label"] == 0 and source[0]["image"].shape == (9, 9, 3)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
+def test_every_colour_mode_becomes_rgb(mode, tmp_path):
+    ending = "tif" if mode == "CMYK" else "png"
+    Image.new(mode, (5, 4)).save(tmp_path / f"x.{ending}")
+    with Image.open(tmp_path / f"x.{ending}") as image:
+        array = transforms.decode(image)
+    assert array.shape == (4, 5, 3) and array.dtype == np.uint8
+    assert (array == (255 if mode in ("RGBA", "LA", "CMYK") else 0)).all()  # transparent and no ink are white
+
+
+def test_crop_and_flip():
+    image = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
+    record = {"image": image, "label": 1}
+    centered = transforms.Augment(4, 6, random_crop=False, flip=False).centered(record)
+    np.testing.assert_array_equal(centered["image"], image[1:5, 2:6])
+    augment = transforms.Augment(4, 6, random_crop=True, flip=True)
+    crops = {augment(record, np.random.default_rng(i))["image"].tobytes() for i in range(300)}
+    possible = {
+        np.ascontiguousarray(crop).tobytes()
+        for i in range(3)
+        for j in range(5)
+        for crop in (image[i : i + 4, j : j + 4], image[i : i + 4, j : j + 4][:, ::-1])
+    }
+    assert crops == possible
+
+
+def test_batches_follow_from_seed_and_start_alone(picture_folder):
+    config = config_for(picture_folder)
+    whole = first_batches(config, 12)  # beyond the first epoch
+    assert_batches_equal(first_batches(config, 5, start=7), whole[7:])
+    config.seed = 1
+    assert not np.array_equal(first_batches(config, 1)[0]["image"], whole[0]["image"])
+
+
+def test_worker_processes_give_the_same_batches(picture_folder):
+    config = config_for(picture_folder)
+    whole = first_batches(config, 6)
+    config.data.workers = 2
+    source = data.open_source(config.data, "train")
+    batches = data.train_batches(source, config, 2)
+    assert_batches_equal([next(batches) for _ in range(4)], whole[2:])
+    batches.close()
+
+
+def test_processes_share_the_global_batches(picture_folder, monkeypatch):
+    """Two processes' halves together are the batches of one, epoch after epoch."""
+    config = config_for(picture_folder)
+    whole = first_batches(config, 12)
+    monkeypatch.setattr(data.jax, "process_count", lambda: 2)
+    halves = []
+    for index in (0, 1):
+        monkeypatch.setattr(data.jax, "process_index", lambda index=index: index)
+        halves.append(first_batches(config, 12))
+    for a, b, both in zip(*halves, whole, strict=True):
+        assert len(a["image"]) == 4
+        together = np.stack([a["image"], b["image"]], 1).reshape(both["image"].shape)
+        np.testing.assert_array_equal(together, both["image"])
+
+
+def test_every_epoch_has_every_image_once_and_another_order(picture_folder):
+    config = config_for(picture_folder, random_crop=False, flip=False)
+    source = data.open_source(config.data, "train")
+    config.batch_size = len(source)
+    epochs = list(itertools.islice(data.train_batches(source, config, 0), 2))
+    keys = [[image.tobytes() for image in epoch["image"]] for epoch in epochs]
+    assert sorted(keys[0]) == sorted(keys[1]) and len(set(keys[0])) == len(source)
+    assert keys[0] != keys[1]
+
+
+def test_evaluation_sees_every_image_once(picture_folder):
+    config = config_for(picture_folder)
+    source = data.open_source(config.data, "validation")
+    batches = list(data.eval_batches(source, config))
+    assert {len(b["image"]) for b in batches} == {config.batch_size}
+    mask = np.concatenate([b["mask"] for b in batches])
+    images = np.concatenate([b["image"] for b in batches])[mask > 0]
+    assert mask.sum() == len(source) == len({i.tobytes() for i in images})
+
+
+@pytest.fixture
+def damaged_folder(tmp_path):
+    for i in range(20):
+        Image.fromarray(np.full((24, 24, 3), i, np.uint8)).save(tmp_path / f"{i:02}.png")
+    good = (tmp_path / "07.png").read_bytes()
+    (tmp_path / "07.png").write_bytes(good[: len(good) // 2])  # cut off
+    return tmp_path
+
+
+def test_a_damaged_image_is_named_counted_and_skipped(damaged_folder, capfd):
+    config = config_for(damaged_folder, max_bad_share=0.1, random_crop=False, flip=False, validation_share=0.01)
+    config.batch_size = 4
+    batches = first_batches(config, 10)
+    assert all(b["image"].shape == (4, 16, 16, 3) for b in batches)
+    assert 7 not in {int(i) for b in batches for i in b["image"][:, 0, 0, 0]}
+    printed = capfd.readouterr().out
+    assert printed.count("07.png cannot be read") == 1 and "skipped, 1 of 19" in printed
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_too_many_damaged_images_are_an_error(damaged_folder, workers):
+    for i in range(5):
+        (damaged_folder / f"{i:02}.png").write_text("no picture")
+    config = config_for(damaged_folder, max_bad_share=0.1, workers=workers)
+    config.batch_size = 4
+    with pytest.raises(UserError, match=r"\.png cannot be read .* more than data\.max_bad_share=0\.1"):
+        first_batches(config, 10)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(path="/nowhere/at/all"), "data.path=/nowhere/at/all: there is no such folder"),
+        (dict(path=""), "data.path is empty"),
+        (dict(validation_share=1.0), "leaves no image to train on"),
+        (dict(name="imagnet2012"), "did you mean 'imagenet2012'"),
+        (dict(name="imagenet2012"), "data set imagenet2012 is not in"),
+        (dict(name="openmoji/px65"), "px64"),
+    ],
+)
+def test_what_bad_data_gets(fields, message, picture_folder, tmp_path):
+    config = config_for(picture_folder, **({"dir": str(tmp_path)} | fields))
+    with pytest.raises(UserError, match=message.replace(".", r"\.")) as caught:
+        data.open_source(config.data, "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_folder_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="0 images found"):
+        data.open_source(config_for(tmp_path).data, "train")

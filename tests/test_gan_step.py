@@ -1,0 +1,106 @@
+"""The one-forward training step against the literal form of the paper."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from taming_jax import losses, optim, sharding
+from taming_jax.models.perceptual import load_weights, lpips
+from taming_jax.tasks import vqgan
+from tests.conftest import tiny_vq
+
+
+@pytest.fixture(scope="module")
+def vgg():
+    return load_weights()
+
+
+def one_step(config, vgg, step, monkeypatch):
+    """State before, the gradients that the optimizers were given, state after, metrics; at a given step."""
+    # An optimizer whose state is the gradient itself.
+    monkeypatch.setattr(optim, "make_optimizer", lambda *_: optax.trace(decay=0.0))
+    batch = {"image": jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8))}
+    with jax.set_mesh(sharding.make_mesh(config.mesh, jax.devices()[:1])):
+        task = vqgan.make(config)
+        before = jax.jit(task.init)(jax.random.key(0)).replace(step=jnp.int32(step), frozen={"lpips": vgg})
+        train_step = jax.jit(task.train_step, static_argnums=3)
+        after, logged = train_step(before, batch, jax.random.key(1), task.phase(step))
+    return batch, before, {k: after.opt[k].trace for k in after.opt}, after, jax.device_get(logged.compute())
+
+
+@pytest.mark.parametrize("kind", ["hinge", "vanilla"])
+def test_equals_the_three_gradient_form(kind, picture_folder, vgg, monkeypatch):
+    """Generator: nll + lambda g_loss + codebook loss, lambda from two more gradients; discriminator: its own loss."""
+    config = tiny_vq(picture_folder)
+    config.disc.update(gen_start=0, ramp_steps=0, max_weight=1e4, loss=kind)
+    batch, before, grads, _, logged = one_step(config, vgg, 0, monkeypatch)
+
+    model = vqgan.make_model(config)
+    disc = vqgan.NLayerDiscriminator(config.disc.ndf, config.disc.n_layers)
+    images = batch["image"] / 127.5 - 1
+    stats, d0, g0 = before.extra["disc"]["batch_stats"], before.params["disc"], before.params["gen"]
+
+    def judge(d, x, stats):
+        logits, new = disc.apply({"params": d, "batch_stats": stats}, x, True, mutable=["batch_stats"])
+        return logits, new["batch_stats"]
+
+    def nll(g):
+        recon, _ = model.apply({"params": g}, images)
+        return jnp.mean(jnp.abs(images - recon)) + lpips(vgg, images, recon).mean()
+
+    def adv(g):
+        return -jnp.mean(judge(d0, model.apply({"params": g}, images)[0], stats)[0])
+
+    def last(grad):
+        return jnp.linalg.norm(grad["conv_out"]["kernel"].ravel())
+
+    weight = config.disc.weight * last(jax.grad(nll)(g0)) / (last(jax.grad(adv)(g0)) + 1e-4)
+
+    def total(g):
+        return nll(g) + weight * adv(g) + model.apply({"params": g}, images)[1]["loss"]
+
+    def d_loss(d):
+        real, after_real = judge(d, images, stats)
+        fake, _ = judge(d, model.apply({"params": g0}, images)[0], after_real)
+        return losses.DISCRIMINATOR_LOSSES[kind](real, fake)
+
+    np.testing.assert_allclose(logged["d_weight"], weight, rtol=1e-4)
+    np.testing.assert_allclose(logged["loss"], total(g0), rtol=1e-5)
+    np.testing.assert_allclose(logged["disc_loss"], d_loss(d0), rtol=1e-5)
+    for ours, literal in ((grads["gen"], jax.jit(jax.grad(total))(g0)), (grads["disc"], jax.jit(jax.grad(d_loss))(d0))):
+        largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(literal))
+        jax.tree.map(lambda a, b, m=largest: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5 * m), ours, literal)
+
+
+def test_switches_of_the_discriminator(picture_folder, vgg, monkeypatch):
+    """Nothing before `start`; learning unseen until `gen_start`; then a ramp; the cap on lambda holds."""
+    config = tiny_vq(picture_folder)
+    config.disc.update(start=1, gen_start=2, ramp_steps=2, max_weight=0.25, weight=0.8)
+    _, before, grads, after, logged = one_step(config, vgg, 0, monkeypatch)
+    assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(grads["disc"]))
+    assert "disc_loss" not in logged
+    jax.tree.map(np.testing.assert_array_equal, before.extra["disc"], after.extra["disc"])
+
+    factors = {}
+    for step in (1, 2, 3, 4):
+        _, before, grads, after, logged = one_step(config, vgg, step, monkeypatch)
+        assert optax.tree.norm(grads["disc"]) > 0
+        factors[step] = (float(logged["disc_factor"]), float(logged["d_weight"]))
+    assert {step: f for step, (f, _) in factors.items()} == {1: 0, 2: 0.5, 3: 1, 4: 1}
+    assert factors[1][1] == 0
+    np.testing.assert_allclose(factors[4][1], 0.8 * 0.25, rtol=1e-6)  # an untrained discriminator's lambda is larger
+    jax.tree.map(lambda a, b: np.testing.assert_(not np.array_equal(a, b)), before.extra["disc"], after.extra["disc"])
+
+
+def test_paper_setting_switches_in_one_step():
+    assert [float(vqgan.ramp(step, 100, 0)) for step in (98, 99, 100, 101)] == [0, 0, 1, 1]
+
+
+def test_perceptual_loss_starts_when_told(picture_folder, vgg, monkeypatch):
+    config = tiny_vq(picture_folder)
+    config.loss.perceptual_start = 1
+    config.disc.update(start=9, gen_start=9)
+    assert "p_loss" not in one_step(config, vgg, 0, monkeypatch)[-1]
+    assert one_step(config, vgg, 1, monkeypatch)[-1]["p_loss"] > 0

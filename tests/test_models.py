@@ -1,0 +1,189 @@
+"""The models: shapes, invariants, and numbers of other implementations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from lpips_j import lpips as lpips_j
+
+from taming_jax import losses
+from taming_jax.models import perceptual
+from taming_jax.models.gpt import GPT
+from taming_jax.models.quantize import VectorQuantizer
+from taming_jax.models.vqgan import VQModel
+
+GOLDEN = "tests/golden/dev_lpips_real.npz"
+
+
+def vq_model(**fields) -> VQModel:
+    quantizer = dict(name="vq", codebook_size=16, embed_dim=4, commitment_weight=0.25, legacy=False, l2_normalize=False)
+    return VQModel(
+        **(
+            dict(
+                ch=32,
+                ch_mult=(1, 2),
+                num_res_blocks=1,
+                attn_resolutions=(8,),
+                resolution=16,
+                z_channels=32,
+                quantizer=quantizer,
+            )
+            | fields
+        )
+    )
+
+
+def test_vqgan_shapes_and_decoding_of_its_own_codes():
+    """Any size that the factor divides; decode_ids(encode(x)) is the reconstruction."""
+    model = vq_model()
+    x = jax.random.uniform(jax.random.key(0), (2, 16, 24, 3), minval=-1)
+    params = jax.jit(model.init)(jax.random.key(1), x)
+    recon, codes = jax.jit(model.apply)(params, x)
+    assert recon.shape == x.shape and recon.dtype == jnp.float32
+    assert codes["ids"].shape == (2, 8, 12) and codes["ids"].dtype == jnp.int32
+    again = jax.jit(lambda p, ids: model.apply(p, ids, method="decode_ids"))(params, codes["ids"])
+    np.testing.assert_allclose(again, recon, atol=2e-5)
+
+
+def test_attention_sits_where_the_config_says():
+    names = lambda **fields: set(  # noqa: E731
+        jax.eval_shape(vq_model(**fields).init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]["encoder"]
+    )
+    assert names(attn_resolutions=()) ^ names(attn_resolutions=(8,)) == {"down_1_attn_0"}
+    assert names(attn_resolutions=()) ^ names(attn_resolutions=(16,)) == {"down_0_attn_0"}
+
+
+def test_bfloat16_computes_in_it_but_keeps_float32_parameters_and_outputs():
+    x = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3), minval=-1)
+    params = jax.jit(vq_model(dtype=jnp.bfloat16).init)(jax.random.key(1), x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    ids = jax.random.randint(jax.random.key(2), (1, 8, 8), 0, 16)
+    decode = jax.jit(lambda p, dtype: vq_model(dtype=dtype).apply(p, ids, method="decode_ids"), static_argnums=1)
+    recon, full = decode(params, jnp.bfloat16), decode(params, jnp.float32)
+    codes = jax.eval_shape(vq_model(dtype=jnp.bfloat16).apply, params, x)[1]
+    assert recon.dtype == codes["loss"].dtype == jnp.float32
+    assert 0 < jnp.abs(recon - full).mean() < 0.01
+
+
+@pytest.mark.parametrize("l2_normalize", [False, True])
+def test_quantizer_takes_the_nearest_code_and_passes_gradients_straight_through(l2_normalize):
+    vq = VectorQuantizer(16, 4, commitment_weight=0.25, legacy=False, l2_normalize=l2_normalize)
+    z = jax.random.normal(jax.random.key(0), (3, 5, 4))
+    params = vq.init(jax.random.key(1), z)
+    params = jax.tree.map(lambda e: e * 16, params)
+    z_q, aux = vq.apply(params, z)
+    book, points = np.asarray(params["params"]["embedding"], np.float64), np.asarray(z, np.float64)
+    if l2_normalize:
+        book, points = (a / np.linalg.norm(a, axis=-1, keepdims=True) for a in (book, points))
+    nearest = np.square(points[..., None, :] - book).sum(-1).argmin(-1)
+    np.testing.assert_array_equal(aux["ids"], nearest)
+    np.testing.assert_allclose(z_q, book[nearest], atol=1e-6)
+    np.testing.assert_allclose(vq.apply(params, aux["ids"], method="lookup"), book[nearest], atol=1e-6)
+    if not l2_normalize:
+        cotangent = jax.random.normal(jax.random.key(2), z.shape)
+        grad = jax.grad(lambda z: jnp.sum(cotangent * vq.apply(params, z)[0]))(z)
+        np.testing.assert_allclose(grad, cotangent, atol=1e-6)
+
+
+@pytest.mark.parametrize(("legacy", "on_z", "on_codes"), [(False, 0.25, 1), (True, 1, 0.25)])
+def test_commitment_weight_is_on_the_right_term(legacy, on_z, on_codes):
+    z, e = jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 4.0]])
+    to_z, to_e = jax.grad(losses.codebook_loss, (0, 1))(z, e, 0.25, legacy)
+    np.testing.assert_allclose(to_z, on_z * (z - e))  # the mean over two elements cancels the square's 2
+    np.testing.assert_allclose(to_e, on_codes * (e - z))
+
+
+def test_discriminator_losses_by_hand():
+    real, fake = jnp.array([2.0, 0.0]), jnp.array([-2.0, 1.0])
+    np.testing.assert_allclose(losses.hinge_loss(real, fake), 0.5 * (0.5 + 1.0))
+    soft = np.log1p(np.exp([-2.0, 0.0])).mean() + np.log1p(np.exp([-2.0, 1.0])).mean()
+    np.testing.assert_allclose(losses.vanilla_loss(real, fake), 0.5 * soft, rtol=1e-6)
+
+
+def test_psnr_by_hand():
+    x = jnp.zeros((1, 4, 4, 3))
+    np.testing.assert_allclose(losses.psnr(x, x + 0.2), [20.0], rtol=1e-5)  # 0.1 of a range of 1
+
+
+@pytest.fixture(scope="module")
+def lpips_weights():
+    return perceptual.load_weights()
+
+
+def test_lpips_equals_the_original(lpips_weights):
+    golden = np.load(GOLDEN)
+    for pair in ("pair0", "pair1", "pair2"):
+        a, b = (jnp.asarray(golden[f"in/{pair}/{k}"]).transpose(0, 2, 3, 1) for k in "ab")
+        np.testing.assert_allclose(perceptual.lpips(lpips_weights, a, b), golden[f"out/{pair}/lpips"], rtol=1e-5)
+        norms = [np.linalg.norm(tap) for tap in perceptual.vgg16(lpips_weights["vgg"], a, jnp.float32)]
+        np.testing.assert_allclose(norms, golden[f"out/{pair}/feat_norms"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("side", [32, 48])  # at 32 the last maps are smaller than their kernel
+def test_lpips_equals_lpips_j(side, lpips_weights, monkeypatch):
+    """The package's own module, given the same weights."""
+    x, y = jax.random.uniform(jax.random.key(0), (2, 2, side, side, 3), minval=-1)
+    files = {
+        "vgg16_weights.h5": {k: {"weight": v["kernel"], "bias": v["bias"]} for k, v in lpips_weights["vgg"].items()},
+        "lpips_lin.h5": {f"lin{i}": w.reshape(1, 1, -1, 1) for i, w in enumerate(lpips_weights["lins"])},
+    }
+    monkeypatch.setattr(lpips_j, "hf_hub_download", lambda repo_id, filename: filename)
+    monkeypatch.setattr(lpips_j.h5py, "File", lambda name, mode="r": files[name])
+    module = lpips_j.LPIPS()
+    theirs = module.apply(module.init(jax.random.key(0), x, y), x, y)
+    np.testing.assert_allclose(perceptual.lpips(lpips_weights, x, y), theirs.ravel(), rtol=1e-5)
+
+
+def test_lpips_has_a_finite_gradient_where_features_are_zero(lpips_weights):
+    dead = jax.tree.map(np.zeros_like, lpips_weights["vgg"])
+    x, y = jax.random.uniform(jax.random.key(0), (2, 1, 16, 16, 3), minval=-1)
+    grad = jax.grad(lambda y: perceptual.lpips({"vgg": dead, "lins": lpips_weights["lins"]}, x, y).sum())(y)
+    assert np.isfinite(grad).all()
+
+
+def test_no_arbitrary_unpickling(tmp_path):
+    import pickle
+
+    path = tmp_path / "evil.ckpt"
+    path.write_bytes(pickle.dumps(print))
+    with pytest.raises(pickle.UnpicklingError, match=r"builtins\.print is not an array"):
+        perceptual._from_package(path)
+
+
+def gpt(**fields) -> GPT:
+    rates = dict(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
+    return GPT(**(dict(vocab_size=11, block_size=8, num_layers=2, num_heads=2, embed_dim=16) | rates | fields))
+
+
+def test_gpt_is_causal():
+    """No position's logits move with a later token's embedding, and the last's do with every earlier one's."""
+    model, ids = gpt(), jnp.arange(8)[None]
+    params = model.init(jax.random.key(0), ids)["params"]
+
+    def logit_of(t):
+        return jax.grad(lambda p: jnp.square(model.apply({"params": p}, ids)[0, t]).sum())(params)["token_embedding"]
+
+    for t in (0, 3, 7):
+        seen = np.abs(logit_of(t)).sum(-1)[:8] > 0
+        np.testing.assert_array_equal(seen, np.arange(8) <= t)
+
+
+def test_cached_decoding_equals_the_full_pass():
+    model = gpt()
+    ids = jax.random.randint(jax.random.key(0), (3, 8), 0, 11)
+    params = model.init(jax.random.key(1), ids)
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), params)
+    full = model.apply(params, ids)
+    cache = model.init_cache(3)
+    for t in range(8):
+        logits, cache = model.apply(params, ids[:, t], t, cache, method="decode")
+        np.testing.assert_allclose(logits, full[:, t], atol=1e-5)
+
+
+def test_gpt_drops_only_in_training():
+    model = gpt(embd_pdrop=0.5, attn_pdrop=0.5, resid_pdrop=0.5)
+    ids = jnp.arange(8)[None]
+    params = model.init(jax.random.key(0), ids)
+    np.testing.assert_array_equal(model.apply(params, ids), model.apply(params, ids))
+    train = [model.apply(params, ids, True, rngs={"dropout": jax.random.key(k)}) for k in (1, 2)]
+    assert np.abs(train[0] - train[1]).max() > 1e-3

@@ -1,0 +1,134 @@
+"""Layout: the mesh, the table, and that eight devices compute what one does."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from taming_jax import checkpoint, data, sharding
+from taming_jax.errors import UserError
+from taming_jax.tasks import prior, vqgan
+from tests.conftest import tiny_prior, tiny_vq
+
+
+def mesh_of(**sizes):
+    return ConfigDict(dict(data=1, fsdp=1, tensor=1) | sizes)
+
+
+def test_rest_axis_takes_what_is_left():
+    assert dict(sharding.make_mesh(mesh_of(data=-1, fsdp=2)).shape) == {"data": 4, "fsdp": 2, "tensor": 1}
+
+
+@pytest.mark.parametrize("sizes", [dict(data=3), dict(data=-1, fsdp=3), dict(data=-1, fsdp=-1), dict(data=0), dict()])
+def test_a_mesh_that_does_not_match_is_refused_with_both_numbers(sizes):
+    with pytest.raises(UserError, match=r"mesh \(data=.*\) does not match 8 devices"):
+        sharding.make_mesh(mesh_of(**sizes))
+
+
+def test_a_batch_that_the_mesh_does_not_divide_is_refused_with_both_numbers():
+    with pytest.raises(UserError, match="batch_size=12 .* 8 parts; take a multiple of 8"):
+        sharding.check_batch(12, sharding.make_mesh(mesh_of(data=4, fsdp=2)))
+
+
+def states(task, mesh):
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    return shapes, sharding.infer_shardings(shapes, mesh)
+
+
+def test_every_rule_is_used_and_every_large_leaf_is_sharded(picture_folder, vq_run):
+    """A renamed layer would otherwise be replicated in silence. Moments and averages follow their parameter."""
+    mesh = sharding.make_mesh(mesh_of(data=2, fsdp=2, tensor=2))
+    vq_config = tiny_vq(picture_folder)
+    vq_config.data.class_names = ()
+    config = prior.complete(tiny_prior(vq_run), None)
+    used = set()
+    for task in (vqgan.make(vq_config), prior.make(config)):
+        shapes, shardings = states(task, mesh)
+        leaves = jax.tree_util.tree_leaves_with_path(shapes)
+        for (path, leaf), where in zip(leaves, jax.tree.leaves(shardings), strict=True):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            used |= {pattern for pattern, _ in sharding.RULES if __import__("re").search(pattern, name)}
+            assert where.spec != P() or leaf.size < 2048, f"{name} {leaf.shape} is on every device"
+    assert used == {pattern for pattern, _ in sharding.RULES}
+
+
+def losses_on(task, config, mesh_sizes, devices, steps=5):
+    """The loss of each step on a mesh, from the same start and batches."""
+    mesh = sharding.make_mesh(mesh_sizes, devices)
+    source = data.open_source(config.data, "train")
+    batches = itertools.islice(data.train_batches(source, config, 0), steps)
+    with jax.set_mesh(mesh):
+        shapes, shardings = states(task, mesh)
+        state = jax.jit(task.init, out_shardings=shardings)(jax.random.key(0))
+        frozen = task.load_frozen()
+        state = state.replace(frozen=jax.device_put(frozen, sharding.infer_shardings(frozen, mesh)))
+        step = jax.jit(task.train_step, static_argnums=3)
+        losses = []
+        for i, batch in enumerate(batches):
+            state, logged = step(state, sharding.shard_batch(batch, mesh), jax.random.key(i), task.phase(i))
+            losses.append({k: v for k, v in jax.device_get(logged.compute()).items() if k.endswith("loss")})
+    return losses
+
+
+@pytest.mark.parametrize("stage", ["vqgan", "prior"])
+def test_eight_devices_train_like_one(stage, picture_folder, vq_run):
+    if stage == "vqgan":
+        config = tiny_vq(picture_folder)
+        task = vqgan.make(config)
+    else:
+        config = prior.complete(tiny_prior(vq_run), None)
+        config.data.class_names = ("circle", "cross", "square")
+        task = prior.make(config)
+    alone = losses_on(task, config, mesh_of(), jax.devices()[:1])
+    for sizes in (mesh_of(data=8), mesh_of(data=2, fsdp=2, tensor=2)):
+        many = losses_on(task, config, sizes, jax.devices())
+        for a, b in zip(alone, many, strict=True):
+            for name in a:
+                np.testing.assert_allclose(a[name], b[name], rtol=2e-3, err_msg=f"{name} on {dict(sizes)}")
+        np.testing.assert_allclose(alone[0]["loss"], many[0]["loss"], rtol=1e-5)
+
+
+def test_gathered_parameters_leave_no_gathered_activations(picture_folder):
+    """With sharded kernels and nothing said, the partitioner moves activations instead."""
+    config = tiny_vq(picture_folder)
+    task, mesh = vqgan.make(config), sharding.make_mesh(mesh_of(data=2, fsdp=4))
+    with jax.set_mesh(mesh):
+        shapes, shardings = states(task, mesh)
+        as_arrays = lambda tree, where: jax.tree.map(  # noqa: E731
+            lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), tree, where
+        )
+        frozen = jax.eval_shape(task.load_frozen)
+        state = as_arrays(
+            shapes.replace(frozen=frozen), shardings.replace(frozen=sharding.infer_shardings(frozen, mesh))
+        )
+        where = jax.sharding.NamedSharding(mesh, sharding.BATCH)
+        batch = {"image": jax.ShapeDtypeStruct((8, 16, 16, 3), np.uint8, sharding=where)}
+        step = jax.jit(task.train_step, static_argnums=3)
+        text = step.lower(state, batch, jax.random.key(0), task.phase(0)).compile().as_text()
+    kernels = {tuple(leaf.shape) for leaf in jax.tree.leaves(state.params) + jax.tree.leaves(state.frozen)}
+    gathered = __import__("re").findall(r"= f32\[([\d,]+)\]\S* all-gather\(", text)
+    assert gathered
+    for shape in gathered:
+        dims = tuple(map(int, shape.split(",")))
+        assert len(dims) < 4 or dims in kernels, f"an activation of {dims} is gathered"
+    assert "all-to-all" not in text and "collective-permute" not in text
+
+
+def test_a_checkpoint_moves_to_another_mesh(picture_folder, tmp_path):
+    config = tiny_vq(picture_folder)
+    task = vqgan.make(config)
+    stored = None
+    for sizes, devices in ((mesh_of(data=2, fsdp=4), 8), (mesh_of(data=2, fsdp=2), 4), (mesh_of(), 1)):
+        mesh = sharding.make_mesh(sizes, jax.devices()[:devices])
+        with jax.set_mesh(mesh), checkpoint.open_manager(tmp_path) as manager:
+            state, next_batch = checkpoint.init_or_restore(manager, task, jax.random.key(0), mesh)
+            if stored is None:
+                checkpoint.save(manager, state.replace(step=state.step + 3), 3, config)
+                stored = jax.device_get(state.params)
+            else:
+                assert int(state.step) == next_batch == 3
+                jax.tree.map(np.testing.assert_array_equal, stored, jax.device_get(state.params))
+                assert {len(x.devices()) for x in jax.tree.leaves(state.params)} == {devices}

@@ -1,0 +1,291 @@
+"""The command lines, end to end: both stages, resuming, being killed, sampling, and every user's mistake."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from taming_jax import checkpoint
+from taming_jax.errors import UserError
+from taming_jax.sample import parse_classes, sample
+from taming_jax.train import train
+from tests.conftest import changed, tiny_prior, tiny_vq
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(module: str, *args: str) -> subprocess.CompletedProcess:
+    """A command as a user types it."""
+    command = [sys.executable, "-m", f"taming_jax.{module}", *args]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def state_of(workdir: Path) -> dict[str, np.ndarray]:
+    """Every array of the newest checkpoint by its path."""
+    step = checkpoint.steps(workdir)[-1]
+    with checkpoint.ocp.PyTreeCheckpointer() as reader:
+        path = workdir.absolute() / "checkpoints" / str(step) / "state"
+        shapes = reader.metadata(path).item_metadata.tree
+        numpy = jax.tree.map(lambda _: checkpoint.ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+        tree = reader.restore(path, restore_args=numpy)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def records(workdir: Path, split: str) -> list[dict]:
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [r for r in map(json.loads, lines) if r["split"] == split]
+
+
+def test_first_stage_leaves_a_directory_that_explains_itself(vq_run):
+    config, step = checkpoint.load_config(vq_run)
+    assert step == 4 and config.data.class_names == ("circle", "cross", "square")
+    assert config.model.ch_mult == (1, 1)
+    (last,) = records(vq_run, "validation")
+    assert {"psnr", "lpips", "code_use", "code_perplexity"} <= set(last)
+    assert 0 < last["code_use"] <= 1 and 1 <= last["code_perplexity"] <= 32
+    assert [r["step"] for r in records(vq_run, "train")] == [1, 2, 3, 4]
+    with Image.open(vq_run / "reconstructions.png") as picture:
+        assert picture.width > picture.height > 96
+    assert "conv_out" in (vq_run / "parameters.txt").read_text()
+
+
+def test_events_hold_scalars_pictures_and_code_histograms(vq_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(vq_run / "events"))
+    events.Reload()
+    tags = events.Tags()
+    assert {"train/loss", "validation/psnr"} <= set(tags["scalars"])
+    assert tags["images"] == ["reconstructions"]
+    (histogram,) = events.Histograms("codes")
+    assert histogram.histogram_value.num == sum(histogram.histogram_value.bucket) > 0
+
+
+def test_second_stage_takes_data_and_codes_from_the_first(vq_run, prior_run):
+    config, _ = checkpoint.load_config(prior_run)
+    first, step = checkpoint.load_config(vq_run)
+    assert config.first_stage.step == step and config.first_stage.config.quantizer == first.quantizer
+    assert config.data.path == first.data.path and config.data.size == 16
+    (last,) = records(prior_run, "validation")
+    assert 0 < last["code_entropy"] < np.log(32) and 0 < last["nll"] < 2 * np.log(32)
+    assert (prior_run / "samples.png").exists()
+
+
+def test_resumed_equals_undisturbed(picture_folder, vq_run, tmp_path):
+    """Stopped after two steps and begun again by the same config: bit for bit the state of four in one go."""
+    config = tiny_vq(picture_folder)
+    config.steps = 2
+    train(config, tmp_path)
+    config.steps = 4
+    train(config, tmp_path)
+    resumed, whole = state_of(tmp_path), state_of(vq_run)
+    assert set(resumed) == set(whole) and len(whole) > 100
+    for name, leaf in whole.items():
+        np.testing.assert_array_equal(resumed[name], leaf, err_msg=name)
+
+
+def test_a_finished_run_is_left_alone(vq_run, picture_folder, capfd):
+    before = {p: p.stat().st_mtime_ns for p in vq_run.rglob("*")}
+    train(tiny_vq(picture_folder), vq_run)
+    assert "is finished at step 4" in capfd.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in vq_run.rglob("*")} == before
+
+
+def test_a_damaged_checkpoint_is_passed_over(picture_folder, vq_run, tmp_path, capfd):
+    shutil.copytree(vq_run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4" / "state")
+    config = tiny_vq(picture_folder)
+    config.steps = 5
+    train(config, tmp_path / "run")
+    printed = capfd.readouterr().out
+    assert "checkpoint 4 cannot be read and is passed over" in printed and "starting at step 2" in printed
+
+
+def test_a_changed_config_is_said(picture_folder, vq_run, tmp_path, capfd):
+    shutil.copytree(vq_run, tmp_path / "run")
+    config = tiny_vq(picture_folder)
+    config.steps = 5
+    config.optim.learning_rate = 5e-4
+    train(config, tmp_path / "run")
+    printed = capfd.readouterr().out
+    assert "optim.learning_rate 0.001 -> 0.0005" in printed and "steps 4 -> 5" in printed
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(picture_folder, tmp_path):
+    config = tiny_vq(picture_folder)
+    config.optim.update(learning_rate=1e30, clip_norm=0.0)
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+"):
+        train(config, tmp_path)
+    assert checkpoint.steps(tmp_path) in ([], [2])
+
+
+def start_training(workdir: Path, folder: Path, *more: str) -> subprocess.Popen:
+    """A long run of a tiny first stage in a process of its own, once it has printed its first step."""
+    settings = dict(
+        [("data.name", "folder"), ("data.path", folder), ("data.size", 16), ("data.resize", 18)]
+        + [("model.ch_mult", "(1,1)"), ("model.z_channels", 32), ("quantizer.codebook_size", 32), ("batch_size", 8)]
+        + [("disc.ndf", 8), ("disc.n_layers", 1), ("log_every", 1), ("steps", 100000), ("eval_every", 100000)]
+        + [("loss.perceptual_start", 100000), ("disc.start", 100000), ("disc.gen_start", 100000)]
+    )
+    flags = [f"--config.{key}={value}" for key, value in settings.items()]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "taming_jax.train", "--config=configs/openmoji_vq.py", f"--workdir={workdir}", *flags]
+        + list(more),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("step "):
+            return process
+    raise AssertionError(f"the run ended with {process.wait()} before its first step")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_says_how_to_go_on(number, picture_folder, tmp_path):
+    process = start_training(tmp_path, picture_folder)
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in printed
+    (step,) = re.findall(r"stopped at step (\d+), checkpoint saved; the same command goes on from there", printed)
+    assert checkpoint.steps(tmp_path) == [int(step)]
+    if number == signal.SIGINT:
+        again = start_training(tmp_path, picture_folder)
+        again.kill()
+        assert f"step {int(step) + 1}" in {f"step {r['step']}" for r in records(tmp_path, "train")}
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(picture_folder, tmp_path):
+    process = start_training(tmp_path, picture_folder, "--config.checkpoint_every=3")
+    for line in process.stdout:
+        if len(checkpoint.steps(tmp_path)) > 1 and line.startswith("step "):
+            break
+    process.kill()
+    process.wait()
+    saved = checkpoint.steps(tmp_path)
+    again = start_training(tmp_path, picture_folder)
+    again.kill()
+    steps = [r["step"] for r in records(tmp_path, "train")]
+    assert steps[-1] > max(saved) - 1
+    assert any(s - 1 in saved for s in steps[-3:])
+
+
+def test_profile_is_written(picture_folder, tmp_path):
+    train(tiny_vq(picture_folder), tmp_path, profile_step=2)
+    assert list(tmp_path.rglob("*.xplane.pb"))
+
+
+def test_evaluate_repeats_the_numbers_of_training(vq_run, tmp_path):
+    shutil.copytree(vq_run, tmp_path / "run")
+    done = run("evaluate", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    first, second = records(tmp_path / "run", "validation")
+    assert first.keys() == second.keys()
+    for name in first:
+        if name != "split":
+            np.testing.assert_allclose(first[name], second[name], rtol=1e-4, err_msg=name)
+
+
+def test_sample_command_writes_what_made_it_and_overwrites_nothing(prior_run, tmp_path):
+    args = (f"--workdir={prior_run}", f"--out={tmp_path}", "--num_samples=3", "--batch_size=8", "--seed=3")
+    done = run("sample", *args)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in tmp_path.glob("class_*")) == ["class_000", "class_001", "class_002"]
+    with Image.open(tmp_path / "class_001" / "00002.png") as picture:
+        assert picture.size == (16, 16) and picture.text["seed"] == "3" and picture.text["class"] == "cross"
+    before = (tmp_path / "samples.png").read_bytes()
+    assert "already painted" in run("sample", *args).stdout
+    refused = run("sample", *args, "--temperature=0.5")
+    assert refused.returncode == 2 and "samples made with other options" in refused.stderr
+    assert (tmp_path / "samples.png").read_bytes() == before
+
+
+def test_a_sample_depends_on_seed_class_and_number_alone(prior_run):
+    decoding = dict(temperature=1.0, top_k=32, top_p=1.0)
+    many = sample(prior_run, [0, 2], columns=4, seed=0, batch_size=8, decoding=decoding)
+    one = sample(prior_run, [2], columns=3, seed=0, batch_size=8, decoding=decoding)
+    other = sample(prior_run, [2], columns=3, seed=1, batch_size=8, decoding=decoding)
+    assert many.shape == (2, 4, 16, 16, 3)
+    np.testing.assert_array_equal(many[1, :3], one[0])
+    assert (one != other).any()
+
+
+def test_classes_by_name_and_number():
+    names = ("Cats", "Dogs", "Food & Drink")
+    assert parse_classes(None, names) == [0, 1, 2]
+    assert parse_classes("dogs, 2", names) == [1, 2]
+    assert parse_classes(None, ()) == [0]
+    assert len(parse_classes(None, tuple(map(str, range(1000))))) == 16
+    for text, message in (("3", "no class '3'"), ("-1", "no class '-1'"), ("Catz", "did you mean 'cats'")):
+        with pytest.raises(UserError, match=message):
+            parse_classes(text, names)
+
+
+MISTAKES = {
+    "no config": (["train", "--workdir=x"], "--config is missing"),
+    "no workdir": (["train", "--config=configs/openmoji_vq.py"], "--workdir is missing"),
+    "config file": (["train", "--config=configs/nothing.py", "--workdir=x"], "configs/nothing.py"),
+    "misspelt field": (
+        ["train", "--config=configs/openmoji_vq.py", "--workdir=x", "--config.batch_sise=8"],
+        "batch_size",
+    ),
+    "misspelt flag": (["train", "--config=configs/openmoji_vq.py", "--workdri=x"], "did you mean 'workdir'"),
+    "bad value": (["train", "--config=configs/openmoji_vq.py", "--workdir=x", "--config.batch_size=many"], "many"),
+    "sample of nothing": (["sample", "--workdir=/nowhere", "--out=x"], "/nowhere does not exist"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_on_the_command_line_gets_one_line(mistake):
+    args, message = MISTAKES[mistake]
+    done = run(*args)
+    assert done.returncode == 2, done.stderr
+    (line,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
+    assert message in line
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(task="vqgam"), "did you mean 'vqgan'"),
+        (dict(data__size=17), r"data.size=17: the encoder halves .* multiple of 2"),
+        (dict(model__ch=48), "model.ch=48: .* multiple of 32"),
+        (dict(disc__loss="hingy"), "'hinge' and 'vanilla'"),
+        (dict(optim__schedule="cosin"), "did you mean 'cosine'"),
+        (dict(batch_size=12), "batch_size=12 .* 8 parts"),
+        (dict(mesh__data=3), "does not match 8 devices"),
+        (dict(quantizer__name="vqq"), "did you mean 'vq'"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused_before_anything_is_written(fields, message, picture_folder, tmp_path):
+    with pytest.raises(UserError, match=message) as caught:
+        train(changed(tiny_vq(picture_folder), **fields), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_first_stage_that_is_not_there_is_refused(prior_run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for workdir, message in (
+        (tmp_path / "nothing", "nothing does not exist"),
+        (tmp_path / "empty", "holds no checkpoint"),
+        (prior_run, "holds a 'prior' run; a first stage is a 'vqgan' run"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train(tiny_prior(workdir), tmp_path / "run")
+
+
+def test_another_image_size_than_the_first_stage_is_refused(vq_run, tmp_path):
+    with pytest.raises(UserError, match=r"data.size=32: the first stage was trained at 16"):
+        train(changed(tiny_prior(vq_run), data__size=32), tmp_path / "run")
