@@ -27,7 +27,15 @@ def get_config() -> ConfigDict:
     )
     # legacy=True would weight the codebook loss as the original's code does, against the paper's eq. 4.
     c.quantizer = ConfigDict(
-        dict(name="vq", codebook_size=1024, embed_dim=256, commitment_weight=0.25, legacy=False, l2_normalize=False)
+        dict(
+            name="vq",
+            codebook_size=1024,
+            embed_dim=256,
+            commitment_weight=0.25,
+            legacy=False,
+            l2_normalize=False,
+            entropy_weight=0.0,
+        )
     )
     c.loss = ConfigDict(dict(l1_weight=1.0, perceptual_weight=1.0, perceptual_start=0, codebook_weight=1.0))
     # The paper's hard switch: the discriminator starts to learn and to be felt at full weight in the same step.

@@ -17,7 +17,15 @@ def get_config() -> ConfigDict:
     c.ema_decay = 0.99
     c.model = ConfigDict(dict(ch=32, ch_mult=(1, 2, 2), num_res_blocks=1, attn_resolutions=(), z_channels=64))
     c.quantizer = ConfigDict(
-        dict(name="vq", codebook_size=512, embed_dim=16, commitment_weight=0.25, legacy=False, l2_normalize=True)
+        dict(
+            name="vq",
+            codebook_size=512,
+            embed_dim=16,
+            commitment_weight=0.25,
+            legacy=False,
+            l2_normalize=True,
+            entropy_weight=0.0,
+        )
     )
     c.loss = ConfigDict(dict(l1_weight=1.0, perceptual_weight=1.0, perceptual_start=600, codebook_weight=1.0))
     c.disc = ConfigDict(

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import jax
 import pytest
+import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from taming_jax import tasks
+from taming_jax.train import train
+from tests.conftest import changed
 
 # Parameters of each net. The paper's generator and discriminator were counted in the original's code as well.
 PARAMETERS = {
@@ -43,3 +46,38 @@ def test_config_builds_with_its_exact_size(name):
     shapes = jax.eval_shape(tasks.find(config.task).make(config).init, jax.random.key(0))
     counts = {net: sum(leaf.size for leaf in jax.tree.leaves(p)) for net, p in shapes.params.items()}
     assert counts == PARAMETERS[name]
+
+
+SMALL_VQ = dict(
+    batch_size=8,
+    steps=2,
+    eval_every=2,
+    data__size=16,
+    data__resize=16,
+    data__workers=0,
+    model__ch=32,
+    model__ch_mult=(1, 1),
+    model__num_res_blocks=1,
+    disc__ndf=8,
+    disc__n_layers=1,
+    quantizer__codebook_size=16,
+)
+
+
+@pytest.mark.parametrize("name", ["imagenet_vq", "custom_vq", "openmoji_vq"])
+def test_first_stages_run_small(name, picture_folder, tmp_path):
+    """The paper's config on TFDS's mock of ImageNet, the others on a folder; with all losses on."""
+    config = changed(load(name), **SMALL_VQ, loss__perceptual_start=0, disc__start=0, disc__gen_start=0)
+    if name == "imagenet_vq":
+        with tfds.testing.mock_data(num_examples=16):
+            assert train(config, tmp_path)["psnr"] > 0
+    else:
+        config = changed(config, data__name="folder", data__path=str(picture_folder), data__validation_share=0.2)
+        assert train(config, tmp_path)["psnr"] > 0
+
+
+@pytest.mark.parametrize("name", ["custom_transformer", "openmoji_transformer"])
+def test_second_stages_run_small(name, vq_run, tmp_path):
+    small = dict(batch_size=8, steps=2, eval_every=2, gpt__num_layers=1, gpt__num_heads=2, gpt__embed_dim=16)
+    config = changed(load(name), first_stage__workdir=str(vq_run), **small)
+    assert 0 < train(config, tmp_path)["nll"] < 10

@@ -16,7 +16,15 @@ GOLDEN = "tests/golden/dev_lpips_real.npz"
 
 
 def vq_model(**fields) -> VQModel:
-    quantizer = dict(name="vq", codebook_size=16, embed_dim=4, commitment_weight=0.25, legacy=False, l2_normalize=False)
+    quantizer = dict(
+        name="vq",
+        codebook_size=16,
+        embed_dim=4,
+        commitment_weight=0.25,
+        legacy=False,
+        l2_normalize=False,
+        entropy_weight=0.0,
+    )
     return VQModel(
         **(
             dict(
@@ -67,7 +75,7 @@ def test_bfloat16_computes_in_it_but_keeps_float32_parameters_and_outputs():
 
 @pytest.mark.parametrize("l2_normalize", [False, True])
 def test_quantizer_takes_the_nearest_code_and_passes_gradients_straight_through(l2_normalize):
-    vq = VectorQuantizer(16, 4, commitment_weight=0.25, legacy=False, l2_normalize=l2_normalize)
+    vq = VectorQuantizer(16, 4, commitment_weight=0.25, legacy=False, l2_normalize=l2_normalize, entropy_weight=0.0)
     z = jax.random.normal(jax.random.key(0), (3, 5, 4))
     params = vq.init(jax.random.key(1), z)
     params = jax.tree.map(lambda e: e * 16, params)

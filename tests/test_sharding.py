@@ -1,6 +1,7 @@
 """Layout: the mesh, the table, and that eight devices compute what one does."""
 
 import itertools
+import re
 
 import jax
 import numpy as np
@@ -29,7 +30,7 @@ def test_a_mesh_that_does_not_match_is_refused_with_both_numbers(sizes):
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused_with_both_numbers():
-    with pytest.raises(UserError, match="batch_size=12 .* 8 parts; take a multiple of 8"):
+    with pytest.raises(UserError, match=r"batch_size=12 .* 8 parts; take a multiple of 8"):
         sharding.check_batch(12, sharding.make_mesh(mesh_of(data=4, fsdp=2)))
 
 
@@ -50,7 +51,7 @@ def test_every_rule_is_used_and_every_large_leaf_is_sharded(picture_folder, vq_r
         leaves = jax.tree_util.tree_leaves_with_path(shapes)
         for (path, leaf), where in zip(leaves, jax.tree.leaves(shardings), strict=True):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
-            used |= {pattern for pattern, _ in sharding.RULES if __import__("re").search(pattern, name)}
+            used |= {pattern for pattern, _ in sharding.RULES if re.search(pattern, name)}
             assert where.spec != P() or leaf.size < 2048, f"{name} {leaf.shape} is on every device"
     assert used == {pattern for pattern, _ in sharding.RULES}
 
@@ -61,7 +62,7 @@ def losses_on(task, config, mesh_sizes, devices, steps=5):
     source = data.open_source(config.data, "train")
     batches = itertools.islice(data.train_batches(source, config, 0), steps)
     with jax.set_mesh(mesh):
-        shapes, shardings = states(task, mesh)
+        _, shardings = states(task, mesh)
         state = jax.jit(task.init, out_shardings=shardings)(jax.random.key(0))
         frozen = task.load_frozen()
         state = state.replace(frozen=jax.device_put(frozen, sharding.infer_shardings(frozen, mesh)))
@@ -109,7 +110,7 @@ def test_gathered_parameters_leave_no_gathered_activations(picture_folder):
         step = jax.jit(task.train_step, static_argnums=3)
         text = step.lower(state, batch, jax.random.key(0), task.phase(0)).compile().as_text()
     kernels = {tuple(leaf.shape) for leaf in jax.tree.leaves(state.params) + jax.tree.leaves(state.frozen)}
-    gathered = __import__("re").findall(r"= f32\[([\d,]+)\]\S* all-gather\(", text)
+    gathered = re.findall(r"= f32\[([\d,]+)\]\S* all-gather\(", text)
     assert gathered
     for shape in gathered:
         dims = tuple(map(int, shape.split(",")))

@@ -129,16 +129,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(picture_fold
 
 def start_training(workdir: Path, folder: Path, *more: str) -> subprocess.Popen:
     """A long run of a tiny first stage in a process of its own, once it has printed its first step."""
-    settings = dict(
-        [("data.name", "folder"), ("data.path", folder), ("data.size", 16), ("data.resize", 18)]
-        + [("model.ch_mult", "(1,1)"), ("model.z_channels", 32), ("quantizer.codebook_size", 32), ("batch_size", 8)]
-        + [("disc.ndf", 8), ("disc.n_layers", 1), ("log_every", 1), ("steps", 100000), ("eval_every", 100000)]
-        + [("loss.perceptual_start", 100000), ("disc.start", 100000), ("disc.gen_start", 100000)]
-    )
-    flags = [f"--config.{key}={value}" for key, value in settings.items()]
+    small = "data.name=folder data.size=16 data.resize=18 model.ch_mult=(1,1) model.z_channels=32 batch_size=8"
+    late = "steps=100000 eval_every=100000 loss.perceptual_start=100000 disc.start=100000 disc.gen_start=100000"
+    flags = [f"--config.{setting}" for setting in f"{small} {late} log_every=1 data.path={folder}".split()]
     process = subprocess.Popen(
-        [sys.executable, "-m", "taming_jax.train", "--config=configs/openmoji_vq.py", f"--workdir={workdir}", *flags]
-        + list(more),
+        [
+            sys.executable,
+            "-m",
+            "taming_jax.train",
+            "--config=configs/openmoji_vq.py",
+            f"--workdir={workdir}",
+            *flags,
+            *more,
+        ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -23,6 +23,7 @@ class VectorQuantizer(nn.Module):
         for its checkpoints.
     l2_normalize: latents and codes are compared and passed on at unit length (Yu et al. 2022, ViT-VQGAN, sec. 3.2),
         which keeps a small codebook in use. The original has no such option.
+    entropy_weight: of `losses.code_entropy_loss`, which keeps all codes in use; 0 in the original.
 
     The search runs in float32 at highest precision whatever the compute type is: a TPU's default would pick
     other codes.
@@ -33,6 +34,7 @@ class VectorQuantizer(nn.Module):
     commitment_weight: float
     legacy: bool
     l2_normalize: bool
+    entropy_weight: float
 
     def setup(self) -> None:
         k = self.codebook_size
@@ -55,6 +57,8 @@ class VectorQuantizer(nn.Module):
         ids = jnp.argmin(distance, -1).astype(jnp.int32)
         z_q = codes[ids]
         loss = losses.codebook_loss(z, z_q, self.commitment_weight, self.legacy)
+        if self.entropy_weight > 0:
+            loss += self.entropy_weight * losses.code_entropy_loss(distance)
         return z + jax.lax.stop_gradient(z_q - z), {"ids": ids, "loss": loss}
 
     def lookup(self, ids: jax.Array) -> jax.Array:
