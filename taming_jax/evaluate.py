@@ -6,6 +6,7 @@ python -m taming_jax.evaluate --workdir=runs/openmoji_vq
 from pathlib import Path
 
 import jax
+import numpy as np
 from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
@@ -14,6 +15,8 @@ from tqdm import tqdm
 from taming_jax import checkpoint, cli, data, metrics, sharding, tasks
 from taming_jax.metrics import say
 from taming_jax.state import Task, TrainState
+
+PICTURED = 24  # images at least, where there are so many
 
 
 def evaluate(
@@ -25,13 +28,13 @@ def evaluate(
     eval_step = jax.jit(task.eval_step, out_shardings=replicated, compiler_options=cli.compiler_options())
     pictures = jax.jit(task.pictures, out_shardings=replicated, compiler_options=cli.compiler_options())
     batches = data.eval_batches(source, config)
+    shown = [batches[i] for i in range(min(len(batches), -(-PICTURED // config.batch_size)))]
+    shown = {name: np.concatenate([batch[name] for batch in shown]) for name in shown[0]}
+    for name, sheet in pictures(state, sharding.shard_batch(shown, mesh), key).items():
+        writer.picture(step, name, sheet)
     total = None
-    for batch in tqdm(batches, "evaluating", unit="batch", leave=False, mininterval=1, disable=None):
-        batch = sharding.shard_batch(batch, mesh)
-        if total is None:
-            for name, sheet in pictures(state, batch, key).items():
-                writer.picture(step, name, sheet)
-        new = eval_step(state, batch, key)
+    for batch in tqdm(batches, "evaluating", unit="batch", leave=False, mininterval=1):
+        new = eval_step(state, sharding.shard_batch(batch, mesh), key)
         total = new if total is None else metrics.merge(total, new)
     result = metrics.summarize(total)
     writer.scalars(step, "validation", result)
