@@ -31,6 +31,9 @@ def run(main: Callable[[], None]) -> None:
             main()
         except UserError as e:
             fail(str(e))
+        except KeyboardInterrupt:
+            print("interrupted; the same command begins again where it can", file=sys.stderr)
+            sys.exit(130)
 
     app.run(guarded, flags_parser=parse)
 

@@ -76,9 +76,9 @@ def train_batches(source, config: ConfigDict, start: int) -> Iterator[dict[str, 
         .seed(config.seed)
         .shuffle()
         .repeat(None, reseed_each_epoch=True)
-        # Sharded after the repetition: before it, shards of unequal size would drift apart from epoch to epoch.
-        .slice(slice(jax.process_index(), None, count))
         .random_map(transforms.Augment(data.size, data.resize, data.random_crop, data.flip))
+        # Sharded last: before the repetition, shards of unequal size would drift apart; before the map, chance would.
+        .slice(slice(jax.process_index(), None, count))
         .batch(config.batch_size // count, drop_remainder=True)
         .slice(slice(start, None))
     )

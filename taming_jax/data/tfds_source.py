@@ -1,10 +1,15 @@
 """TFDS data sets by random access, without TensorFlow."""
 
+import logging
+
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from taming_jax.data.openmoji import Openmoji
-from taming_jax.errors import UserError, nearest
+from taming_jax.errors import UserError, nearest, not_among
+
+# TFDS recommends OpenCV to whoever decodes with Pillow.
+logging.getLogger("absl").addFilter(lambda record: "OpenCV" not in record.getMessage())
 
 
 class TfdsSource:
@@ -34,14 +39,18 @@ def source(data: ConfigDict, split: str) -> TfdsSource:
 
     Prepares the data set, as ArrayRecord, where it is not yet prepared and can be. `data.splits` names its splits.
     """
-    if data.name.split("/")[0] != "openmoji" and data.name.split("/")[0] not in tfds.list_builders():
-        names = ["folder", "openmoji", *tfds.list_builders()]
-        raise UserError(f"data.name={data.name!r} is neither 'folder' nor a TFDS data set{nearest(data.name, names)}")
     kind, _, variant = data.name.partition("/")
-    if kind == "openmoji":
-        builder = Openmoji(config=variant or None, data_dir=data.dir, file_format="array_record")
-    else:
-        builder = tfds.builder(data.name, data_dir=data.dir, file_format="array_record")
+    try:
+        if kind == "openmoji":
+            builder = Openmoji(config=variant or None, data_dir=data.dir, file_format="array_record")
+        else:
+            builder = tfds.builder(data.name, data_dir=data.dir, file_format="array_record")
+    except tfds.core.DatasetNotFoundError as e:
+        names = ["folder", "openmoji", *tfds.list_builders(with_community_datasets=False)]
+        raise UserError(f"data.name={data.name!r} is neither 'folder' nor a TFDS data set{nearest(kind, names)}") from e
+    except ValueError as e:  # no such variant
+        variants = [f"{kind}/{v}" for v in (Openmoji if kind == "openmoji" else tfds.builder_cls(kind)).builder_configs]
+        raise not_among("data.name", data.name, variants) from e
     if not builder.data_path.exists():
         print(f"preparing {data.name} in {builder.data_path}", flush=True)
     try:
