@@ -32,9 +32,9 @@ def get_config() -> ConfigDict:
             commitment_weight=0.25,
             legacy=False,
             l2_normalize=False,
-            entropy_weight=0.0,
         )
     )
+    c.restart_codes_after = 0  # steps without use
     c.loss = ConfigDict(dict(l1_weight=1.0, perceptual_weight=1.0, perceptual_start=0, codebook_weight=1.0))
     c.disc = ConfigDict(
         dict(

@@ -34,9 +34,9 @@ def get_config() -> ConfigDict:
             commitment_weight=0.25,
             legacy=False,
             l2_normalize=False,
-            entropy_weight=0.0,
         )
     )
+    c.restart_codes_after = 0  # steps without use
     c.loss = ConfigDict(dict(l1_weight=1.0, perceptual_weight=1.0, perceptual_start=0, codebook_weight=1.0))
     # The paper's hard switch: the discriminator starts to learn and to be felt at full weight in the same step.
     c.disc = ConfigDict(

@@ -24,9 +24,9 @@ def get_config() -> ConfigDict:
             commitment_weight=0.25,
             legacy=False,
             l2_normalize=True,
-            entropy_weight=0.0,
         )
     )
+    c.restart_codes_after = 20  # steps without use
     c.loss = ConfigDict(dict(l1_weight=1.0, perceptual_weight=1.0, perceptual_start=600, codebook_weight=1.0))
     c.disc = ConfigDict(
         dict(ndf=32, n_layers=2, loss="hinge", start=700, gen_start=800, ramp_steps=200, weight=0.8, max_weight=1.0)

@@ -16,18 +16,6 @@ def codebook_loss(z: jax.Array, z_q: jax.Array, commitment_weight: float, legacy
     return commitment + commitment_weight * codebook if legacy else codebook + commitment_weight * commitment
 
 
-def code_entropy_loss(distance: jax.Array, temperature: float = 0.01) -> jax.Array:
-    """Entropy of one latent's choice minus entropy of all latents' choices: each sure, all spread out. -> [].
-
-    distance: [...,K] squared, up to a constant for each latent. After Chang et al. 2022 (MaskGIT's code); the
-    temperature is theirs and suits codes of unit length.
-    """
-    log_p = jax.nn.log_softmax(-distance.reshape(-1, distance.shape[-1]) / temperature, -1)
-    p = jnp.exp(log_p)
-    mean = p.mean(0)
-    return jnp.sum(mean * jnp.log(mean + 1e-10)) - jnp.mean(jnp.sum(p * log_p, -1))
-
-
 def hinge_loss(real: jax.Array, fake: jax.Array) -> jax.Array:
     """Discriminator's hinge loss (Lim & Ye 2017), half the sum over real and fake patch logits. -> []."""
     return 0.5 * (jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake)))

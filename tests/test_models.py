@@ -9,7 +9,7 @@ from lpips_j import lpips as lpips_j
 from taming_jax import losses
 from taming_jax.models import perceptual
 from taming_jax.models.gpt import GPT
-from taming_jax.models.quantize import VectorQuantizer
+from taming_jax.models.quantize import VectorQuantizer, restart_dead_codes
 from taming_jax.models.vqgan import VQModel
 
 GOLDEN = "tests/golden/dev_lpips_real.npz"
@@ -23,7 +23,6 @@ def vq_model(**fields) -> VQModel:
         commitment_weight=0.25,
         legacy=False,
         l2_normalize=False,
-        entropy_weight=0.0,
     )
     return VQModel(
         **(
@@ -75,7 +74,7 @@ def test_bfloat16_computes_in_it_but_keeps_float32_parameters_and_outputs():
 
 @pytest.mark.parametrize("l2_normalize", [False, True])
 def test_quantizer_takes_the_nearest_code_and_passes_gradients_straight_through(l2_normalize):
-    vq = VectorQuantizer(16, 4, commitment_weight=0.25, legacy=False, l2_normalize=l2_normalize, entropy_weight=0.0)
+    vq = VectorQuantizer(16, 4, commitment_weight=0.25, legacy=False, l2_normalize=l2_normalize)
     z = jax.random.normal(jax.random.key(0), (3, 5, 4))
     params = vq.init(jax.random.key(1), z)
     params = jax.tree.map(lambda e: e * 16, params)
@@ -91,6 +90,16 @@ def test_quantizer_takes_the_nearest_code_and_passes_gradients_straight_through(
         cotangent = jax.random.normal(jax.random.key(2), z.shape)
         grad = jax.grad(lambda z: jnp.sum(cotangent * vq.apply(params, z)[0]))(z)
         np.testing.assert_allclose(grad, cotangent, atol=1e-6)
+
+
+def test_only_codes_idle_for_long_move_onto_latents():
+    embedding, latents = jnp.arange(8.0).reshape(4, 2), 100 + jnp.arange(10.0).reshape(5, 2)
+    idle, counts = jnp.array([0, 2, 1, 5]), jnp.array([3.0, 0.0, 0.0, 1.0])
+    move, after = restart_dead_codes(idle, counts, latents, 3, jax.random.key(0))
+    moved = move(embedding)
+    np.testing.assert_array_equal(after, [0, 0, 2, 0])
+    np.testing.assert_array_equal(moved[np.array([0, 2, 3])], embedding[np.array([0, 2, 3])])
+    assert moved[1].tolist() in latents.tolist()
 
 
 @pytest.mark.parametrize(("legacy", "on_z", "on_codes"), [(False, 0.25, 1), (True, 1, 0.25)])

@@ -1,8 +1,11 @@
 """Quantizers: latents to codes and back.
 
-The contract: `(z [...,D]) -> (z_q [...,D], {'ids': [...] int32, 'loss': [] float32})` with straight-through
-gradients in `z_q`, and `lookup(ids [...]) -> [...,D]`. A new quantizer is a module below and a line in `QUANTIZERS`.
+The contract: `(z [...,D]) -> (z_q [...,D], {'ids': [...] int32, 'loss': [] float32, 'latents': [...,D]})` with
+straight-through gradients in `z_q` and the latents as they were compared with the codes, and `lookup(ids [...]) ->
+[...,D]`. A new quantizer is a module below and a line in `QUANTIZERS`.
 """
+
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -23,7 +26,6 @@ class VectorQuantizer(nn.Module):
         for its checkpoints.
     l2_normalize: latents and codes are compared and passed on at unit length (Yu et al. 2022, ViT-VQGAN, sec. 3.2),
         which keeps a small codebook in use. The original has no such option.
-    entropy_weight: of `losses.code_entropy_loss`, which keeps all codes in use; 0 in the original.
 
     The search runs in float32 at highest precision whatever the compute type is: a TPU's default would pick
     other codes.
@@ -34,7 +36,6 @@ class VectorQuantizer(nn.Module):
     commitment_weight: float
     legacy: bool
     l2_normalize: bool
-    entropy_weight: float
 
     def setup(self) -> None:
         k = self.codebook_size
@@ -57,12 +58,26 @@ class VectorQuantizer(nn.Module):
         ids = jnp.argmin(distance, -1).astype(jnp.int32)
         z_q = codes[ids]
         loss = losses.codebook_loss(z, z_q, self.commitment_weight, self.legacy)
-        if self.entropy_weight > 0:
-            loss += self.entropy_weight * losses.code_entropy_loss(distance)
-        return z + jax.lax.stop_gradient(z_q - z), {"ids": ids, "loss": loss}
+        return z + jax.lax.stop_gradient(z_q - z), {"ids": ids, "loss": loss, "latents": z}
 
     def lookup(self, ids: jax.Array) -> jax.Array:
         return self.codebook()[ids]
+
+
+def restart_dead_codes(
+    idle: jax.Array, counts: jax.Array, latents: jax.Array, restart_after: int, key: jax.Array
+) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
+    """Codes that nothing chose for `restart_after` steps move onto latents of this batch, drawn at random.
+
+    counts [K]: choices in this batch; idle [K] int32: steps without a choice before it; latents [...,D].
+    -> (what moves the dead rows of any codebook [K,D], idle). After Dhariwal et al. 2020 (Jukebox, section 3.1); the
+    original lets such codes lie.
+    """
+    idle = jnp.where(counts > 0, 0, idle + 1)
+    dead = idle >= restart_after
+    latents = latents.reshape(-1, latents.shape[-1])
+    drawn = latents[jax.random.randint(key, idle.shape, 0, len(latents))]
+    return lambda codebook: jnp.where(dead[:, None], drawn, codebook), jnp.where(dead, 0, idle)
 
 
 QUANTIZERS = {"vq": VectorQuantizer}

@@ -1,5 +1,6 @@
 """Stage one: the VQGAN. Generator and discriminator learn from one forward pass each step."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from taming_jax.errors import UserError, not_among
 from taming_jax.images import Sheet, to_float
 from taming_jax.models.discriminator import NLayerDiscriminator
 from taming_jax.models.perceptual import load_weights, lpips
-from taming_jax.models.quantize import QUANTIZERS
+from taming_jax.models.quantize import QUANTIZERS, restart_dead_codes
 from taming_jax.models.vqgan import VQModel
 
 
@@ -57,7 +58,8 @@ def make(config: ConfigDict) -> states.Task:
         x = jnp.zeros((1, config.data.size, config.data.size, 3))
         d = disc.init(disc_key, x, True)
         params = {"gen": model.init(gen_key, x)["params"], "disc": d["params"]}
-        return states.create(optimizers, params, {"disc": {"batch_stats": d["batch_stats"]}}, ema_decay)
+        extra = {"disc": {"batch_stats": d["batch_stats"]}, "gen": {"idle": jnp.zeros(codebook_size, jnp.int32)}}
+        return states.create(optimizers, params, extra, ema_decay)
 
     def load_frozen() -> dict:
         return {"lpips": load_weights()}
@@ -95,12 +97,12 @@ def make(config: ConfigDict) -> states.Task:
 
         def features(params):
             hidden, codes = model.apply({"params": params}, images, method="features")
-            return (hidden, codes["loss"]), codes["ids"]
+            return (hidden, codes["loss"]), (codes["ids"], codes["latents"])
 
         def head(params, hidden):
             return model.apply({"params": {"conv_out": params}}, hidden, method="head")
 
-        (hidden, quant_loss), pull_trunk, ids = jax.vjp(features, gen, has_aux=True)
+        (hidden, quant_loss), pull_trunk, (ids, latents) = jax.vjp(features, gen, has_aux=True)
         recon, pull_head = jax.vjp(head, gen["conv_out"], hidden)
 
         l1_loss, d_l1 = jax.value_and_grad(lambda r: jnp.abs(images - r).mean())(recon)
@@ -129,9 +131,17 @@ def make(config: ConfigDict) -> states.Task:
         g_head, d_hidden = pull_head(d_recon)
         (g_trunk,) = pull_trunk((d_hidden, jnp.asarray(config.loss.codebook_weight)))
         grads = {"gen": {**g_trunk, "conv_out": g_head}, "disc": disc_grads}
+        counts = metrics.count_codes(ids, codebook_size)
         new = states.apply_updates(state, optimizers, grads, extra, ema_decay)
-        codes = metrics.CodeUse(metrics.count_codes(ids, codebook_size))
-        return new, metrics.collection({"loss": loss, **logged}, codes=codes)
+        if config.restart_codes_after > 0:
+            idle = state.extra["gen"]["idle"]
+            move, idle = restart_dead_codes(idle, counts, latents, config.restart_codes_after, key)
+            averages = {"ema": on_codebook(move, new.extra["gen"]["ema"])} if "ema" in new.extra["gen"] else {}
+            new = new.replace(
+                params={**new.params, "gen": on_codebook(move, new.params["gen"])},
+                extra={**new.extra, "gen": {**new.extra["gen"], **averages, "idle": idle}},
+            )
+        return new, metrics.collection({"loss": loss, **logged}, codes=metrics.CodeUse(counts))
 
     def eval_step(state: states.TrainState, batch: dict, key: jax.Array):
         images = to_float(batch["image"])
@@ -169,6 +179,11 @@ class Phase(NamedTuple):
 
     perceptual: bool
     adversarial: bool
+
+
+def on_codebook(fn: Callable[[jax.Array], jax.Array], params: dict) -> dict:
+    """The generator's parameters with `fn` applied to the codebook [K,D]."""
+    return {**params, "quantize": {"embedding": fn(params["quantize"]["embedding"])}}
 
 
 def ramp(step: jax.Array, start: int, ramp_steps: int) -> jax.Array:
