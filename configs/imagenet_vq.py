@@ -26,18 +26,9 @@ def get_config() -> ConfigDict:
         dict(ch=128, ch_mult=(1, 1, 2, 2, 4), num_res_blocks=2, attn_resolutions=(16,), z_channels=256)
     )
     # legacy=True would weight the codebook loss as the original's code does, against the paper's eq. 4.
-    c.quantizer = ConfigDict(
-        dict(
-            name="vq",
-            codebook_size=1024,
-            embed_dim=256,
-            commitment_weight=0.25,
-            legacy=False,
-            l2_normalize=False,
-        )
-    )
+    c.quantizer = ConfigDict(dict(name="vq", codebook_size=1024, embed_dim=256, commitment_weight=0.25, legacy=False))
     c.restart_codes_after = 0  # steps without use
-    c.loss = ConfigDict(dict(l1_weight=1.0, perceptual_weight=1.0, perceptual_start=0, codebook_weight=1.0))
+    c.loss = ConfigDict(dict(perceptual_weight=1.0, perceptual_start=0, codebook_weight=1.0))
     # The paper's hard switch: the discriminator starts to learn and to be felt at full weight in the same step.
     c.disc = ConfigDict(
         dict(

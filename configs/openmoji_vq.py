@@ -16,18 +16,9 @@ def get_config() -> ConfigDict:
     c.eval_every = 400
     c.ema_decay = 0.99
     c.model = ConfigDict(dict(ch=32, ch_mult=(1, 2, 2), num_res_blocks=1, attn_resolutions=(), z_channels=64))
-    c.quantizer = ConfigDict(
-        dict(
-            name="vq",
-            codebook_size=512,
-            embed_dim=16,
-            commitment_weight=0.25,
-            legacy=False,
-            l2_normalize=True,
-        )
-    )
+    c.quantizer = ConfigDict(dict(name="vq", codebook_size=512, embed_dim=16, commitment_weight=0.25, legacy=False))
     c.restart_codes_after = 20  # steps without use
-    c.loss = ConfigDict(dict(l1_weight=1.0, perceptual_weight=1.0, perceptual_start=600, codebook_weight=1.0))
+    c.loss = ConfigDict(dict(perceptual_weight=1.0, perceptual_start=600, codebook_weight=1.0))
     c.disc = ConfigDict(
         dict(ndf=32, n_layers=2, loss="hinge", start=700, gen_start=800, ramp_steps=200, weight=0.8, max_weight=1.0)
     )

@@ -14,18 +14,11 @@ import jax.numpy as jnp
 from taming_jax import losses
 
 
-def normalize(x: jax.Array) -> jax.Array:
-    """Unit length along the last axis; the gradient at 0 is finite."""
-    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), -1, keepdims=True) + 1e-12)
-
-
 class VectorQuantizer(nn.Module):
     """Nearest-neighbour vector quantizer (van den Oord et al. 2017; Esser et al. 2021, eq. 2 and 4).
 
     commitment_weight: beta of eq. 4. The original put it on the codebook term by mistake; `legacy` does the same,
         for its checkpoints.
-    l2_normalize: latents and codes are compared and passed on at unit length (Yu et al. 2022, ViT-VQGAN, sec. 3.2),
-        which keeps a small codebook in use. The original has no such option.
 
     The search runs in float32 at highest precision whatever the compute type is: a TPU's default would pick
     other codes.
@@ -35,7 +28,6 @@ class VectorQuantizer(nn.Module):
     embed_dim: int
     commitment_weight: float
     legacy: bool
-    l2_normalize: bool
 
     def setup(self) -> None:
         k = self.codebook_size
@@ -45,23 +37,17 @@ class VectorQuantizer(nn.Module):
             (k, self.embed_dim),
         )
 
-    def codebook(self) -> jax.Array:
-        return normalize(self.embedding) if self.l2_normalize else self.embedding
-
     def __call__(self, z: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         z = z.astype(jnp.float32)
-        if self.l2_normalize:
-            z = normalize(z)
-        codes = self.codebook()
         # |z - e|^2 without |z|^2, which is the same for all codes.
-        distance = jnp.sum(jnp.square(codes), -1) - 2 * jnp.einsum("...d,kd->...k", z, codes, precision="highest")
-        ids = jnp.argmin(distance, -1).astype(jnp.int32)
-        z_q = codes[ids]
+        products = jnp.einsum("...d,kd->...k", z, self.embedding, precision="highest")
+        ids = jnp.argmin(jnp.sum(jnp.square(self.embedding), -1) - 2 * products, -1).astype(jnp.int32)
+        z_q = self.embedding[ids]
         loss = losses.codebook_loss(z, z_q, self.commitment_weight, self.legacy)
         return z + jax.lax.stop_gradient(z_q - z), {"ids": ids, "loss": loss, "latents": z}
 
     def lookup(self, ids: jax.Array) -> jax.Array:
-        return self.codebook()[ids]
+        return self.embedding[ids]
 
 
 def restart_dead_codes(

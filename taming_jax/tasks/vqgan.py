@@ -1,6 +1,5 @@
 """Stage one: the VQGAN. Generator and discriminator learn from one forward pass each step."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -106,12 +105,12 @@ def make(config: ConfigDict) -> states.Task:
         recon, pull_head = jax.vjp(head, gen["conv_out"], hidden)
 
         l1_loss, d_l1 = jax.value_and_grad(lambda r: jnp.abs(images - r).mean())(recon)
-        d_recon = config.loss.l1_weight * d_l1
+        d_recon = d_l1
         logged = {"l1_loss": l1_loss, "quant_loss": quant_loss}
-        loss = config.loss.l1_weight * l1_loss + config.loss.codebook_weight * quant_loss
+        loss = l1_loss + config.loss.codebook_weight * quant_loss
         if phase.perceptual:
             p_loss, d_p = perceive(vgg, images, recon)
-            d_recon += config.loss.perceptual_weight * d_p
+            d_recon = d_recon + config.loss.perceptual_weight * d_p
             loss += config.loss.perceptual_weight * p_loss
             logged["p_loss"] = p_loss
 
@@ -123,7 +122,7 @@ def make(config: ConfigDict) -> states.Task:
             )
             disc_factor = ramp(state.step, config.disc.gen_start, config.disc.ramp_steps)
             d_weight = config.disc.weight * disc_factor * ratio
-            d_recon += d_weight * contest.d_adv
+            d_recon = d_recon + d_weight * contest.d_adv
             loss += d_weight * contest.g_loss
             disc_grads, extra = contest.grads, {"disc": {"batch_stats": contest.stats}}
             logged |= {"disc_factor": disc_factor, "d_weight": d_weight, **contest.logged}
@@ -134,13 +133,7 @@ def make(config: ConfigDict) -> states.Task:
         counts = metrics.count_codes(ids, codebook_size)
         new = states.apply_updates(state, optimizers, grads, extra, ema_decay)
         if config.restart_codes_after > 0:
-            idle = state.extra["gen"]["idle"]
-            move, idle = restart_dead_codes(idle, counts, latents, config.restart_codes_after, key)
-            averages = {"ema": on_codebook(move, new.extra["gen"]["ema"])} if "ema" in new.extra["gen"] else {}
-            new = new.replace(
-                params={**new.params, "gen": on_codebook(move, new.params["gen"])},
-                extra={**new.extra, "gen": {**new.extra["gen"], **averages, "idle": idle}},
-            )
+            new = restart_codes(new, counts, latents, config.restart_codes_after, key)
         return new, metrics.collection({"loss": loss, **logged}, codes=metrics.CodeUse(counts))
 
     def eval_step(state: states.TrainState, batch: dict, key: jax.Array):
@@ -181,9 +174,19 @@ class Phase(NamedTuple):
     adversarial: bool
 
 
-def on_codebook(fn: Callable[[jax.Array], jax.Array], params: dict) -> dict:
-    """The generator's parameters with `fn` applied to the codebook [K,D]."""
-    return {**params, "quantize": {"embedding": fn(params["quantize"]["embedding"])}}
+def restart_codes(
+    state: states.TrainState, counts: jax.Array, latents: jax.Array, restart_after: int, key: jax.Array
+) -> states.TrainState:
+    """The state with its dead codes moved, in the codebook and in its average; see `quantize.restart_dead_codes`."""
+    gen, extra = state.params["gen"], dict(state.extra["gen"])
+    move, extra["idle"] = restart_dead_codes(extra["idle"], counts, latents, restart_after, key)
+
+    def moved(params):
+        return {**params, "quantize": {"embedding": move(params["quantize"]["embedding"])}}
+
+    if "ema" in extra:
+        extra["ema"] = moved(extra["ema"])
+    return state.replace(params={**state.params, "gen": moved(gen)}, extra={**state.extra, "gen": extra})
 
 
 def ramp(step: jax.Array, start: int, ramp_steps: int) -> jax.Array:
