@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     )
     # legacy=True would weight the codebook loss as the original's code does, against the paper's eq. 4.
     c.quantizer = ConfigDict(dict(name="vq", codebook_size=1024, embed_dim=256, commitment_weight=0.25, legacy=False))
-    c.restart_codes_after = 0  # steps without use
+    c.restart_codes_after = 0  # steps without use; the paper lets unused codes lie
     c.loss = ConfigDict(dict(perceptual_weight=1.0, perceptual_start=0, codebook_weight=1.0))
     # The paper's hard switch: the discriminator starts to learn and to be felt at full weight in the same step.
     c.disc = ConfigDict(

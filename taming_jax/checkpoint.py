@@ -1,5 +1,6 @@
 """Run directories: `workdir/checkpoints/<step>/` holds the train state, the place in the data and the config."""
 
+import time
 from pathlib import Path
 
 import jax
@@ -51,17 +52,26 @@ def init_or_restore(manager: ocp.CheckpointManager, task: Task, key: jax.Array, 
 def restore(manager: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, int]:
     """The newest checkpoint that can be read -> (state, next_batch). `like`: shapes with shardings, of any mesh.
 
-    A damaged checkpoint is named and passed over; raises UserError where all are.
+    Damaged ones are named and moved out of the way, into `damaged/` beside them; raises UserError where all are.
     """
+    damaged = []
     for step in sorted(manager.all_steps(), reverse=True):
         try:
             args = ocp.args.Composite(
                 state=ocp.args.StandardRestore(like.replace(frozen={})), data=ocp.args.JsonRestore()
             )
             found = manager.restore(step, args=args)
-            return found["state"], found["data"]["next_batch"]
         except Exception as e:  # Orbax raises whatever its storage did
             print(f"checkpoint {step} cannot be read and is passed over: {str(e).splitlines()[0]}", flush=True)
+            damaged.append(step)
+            continue
+        aside = manager.directory.parent / "damaged"
+        for bad in damaged if jax.process_index() == 0 else ():
+            aside.mkdir(exist_ok=True)
+            (manager.directory / str(bad)).rename(aside / f"{bad}-{time.time_ns()}")
+        if damaged:
+            manager.reload()
+        return found["state"], found["data"]["next_batch"]
     raise UserError(f"no checkpoint in {manager.directory} can be read with this config; choose another --workdir")
 
 

@@ -84,9 +84,9 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
                 jax.profiler.stop_trace()
                 say(f"profile of steps {profile_step} to {step} in {workdir / 'profile'}")
 
-            last = step == config.steps or stop.is_set()
-            evaluating = step == config.steps or step % config.eval_every == 0
-            saving = last or evaluating or step % config.checkpoint_every == 0
+            stopping = stop.is_set()  # read once: a signal that comes later waits for the next step
+            evaluating = not stopping and (step == config.steps or step % config.eval_every == 0)
+            saving = stopping or evaluating or step % config.checkpoint_every == 0
             if saving or step % config.log_every == 0:
                 summary = metrics.summarize(window)
                 window = None
@@ -98,9 +98,9 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
                 writer.scalars(step, "train", {**summary, **progress.report(step, summary)})
             if saving:
                 checkpoint.save(manager, state, next_batch, config)
-            if evaluating and not stop.is_set():
+            if evaluating:
                 result = evaluate(task, state, held_out, config, mesh, writer)
-            if stop.is_set() and step < config.steps:
+            if stopping:
                 manager.wait_until_finished()
                 say(f"stopped at step {step}, checkpoint saved; the same command goes on from there")
                 raise SystemExit(130)
@@ -173,6 +173,10 @@ def main() -> None:
     config = flags.FLAGS["config"].value
     if config is None:
         raise UserError("--config is missing: a file such as configs/openmoji_vq.py")
+    try:
+        config.lock()
+    except OSError as e:  # a file that cannot be loaded says so at its first use
+        raise UserError(f"--config: {' '.join(str(e).split())}") from e
     train(config, Path(cli.required("workdir")), flags.FLAGS.profile_step)
 
 

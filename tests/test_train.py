@@ -107,6 +107,8 @@ def test_a_damaged_checkpoint_is_passed_over(picture_folder, vq_run, tmp_path, c
     train(config, tmp_path / "run")
     printed = capfd.readouterr().out
     assert "checkpoint 4 cannot be read and is passed over" in printed and "starting at step 2" in printed
+    assert checkpoint.steps(tmp_path / "run")[-1] == 5
+    assert next((tmp_path / "run" / "damaged").glob("4-*/config")).exists()  # moved, not lost
 
 
 def test_a_changed_config_is_said(picture_folder, vq_run, tmp_path, capfd):
@@ -127,8 +129,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(picture_fold
     assert checkpoint.steps(tmp_path) in ([], [2])
 
 
-def start_training(workdir: Path, folder: Path, *more: str) -> subprocess.Popen:
-    """A long run of a tiny first stage in a process of its own, once it has printed its first step."""
+def start_training(workdir: Path, folder: Path, *more: str) -> tuple[subprocess.Popen, int]:
+    """A long run of a tiny first stage in a process of its own, and the first step that it has printed."""
     small = "data.name=folder data.size=16 data.resize=18 model.ch_mult=(1,1) model.z_channels=32 batch_size=8"
     late = "steps=100000 eval_every=100000 loss.perceptual_start=100000 disc.start=100000 disc.gen_start=100000"
     flags = [f"--config.{setting}" for setting in f"{small} {late} log_every=1 data.path={folder}".split()]
@@ -149,13 +151,13 @@ def start_training(workdir: Path, folder: Path, *more: str) -> subprocess.Popen:
     )
     for line in process.stdout:
         if line.startswith("step "):
-            return process
+            return process, int(line.split()[1].split("/")[0])
     raise AssertionError(f"the run ended with {process.wait()} before its first step")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_and_says_how_to_go_on(number, picture_folder, tmp_path):
-    process = start_training(tmp_path, picture_folder)
+    process, _ = start_training(tmp_path, picture_folder)
     process.send_signal(number)
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 130
@@ -163,24 +165,22 @@ def test_ctrl_c_saves_and_says_how_to_go_on(number, picture_folder, tmp_path):
     (step,) = re.findall(r"stopped at step (\d+), checkpoint saved; the same command goes on from there", printed)
     assert checkpoint.steps(tmp_path) == [int(step)]
     if number == signal.SIGINT:
-        again = start_training(tmp_path, picture_folder)
+        again, first = start_training(tmp_path, picture_folder)
         again.kill()
-        assert f"step {int(step) + 1}" in {f"step {r['step']}" for r in records(tmp_path, "train")}
+        assert first == int(step) + 1
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(picture_folder, tmp_path):
-    process = start_training(tmp_path, picture_folder, "--config.checkpoint_every=3")
+    process, _ = start_training(tmp_path, picture_folder, "--config.checkpoint_every=3")
     for line in process.stdout:
         if len(checkpoint.steps(tmp_path)) > 1 and line.startswith("step "):
             break
     process.kill()
     process.wait()
     saved = checkpoint.steps(tmp_path)
-    again = start_training(tmp_path, picture_folder)
+    again, first = start_training(tmp_path, picture_folder)
     again.kill()
-    steps = [r["step"] for r in records(tmp_path, "train")]
-    assert steps[-1] > max(saved) - 1
-    assert any(s - 1 in saved for s in steps[-3:])
+    assert first == saved[-1] + 1 and len(saved) > 1
 
 
 def test_profile_is_written(picture_folder, tmp_path):
@@ -264,7 +264,7 @@ def test_a_mistake_on_the_command_line_gets_one_line(mistake):
         (dict(task="vqgam"), "did you mean 'vqgan'"),
         (dict(data__size=17), r"data.size=17: the encoder halves .* multiple of 2"),
         (dict(model__ch=48), "model.ch=48: .* multiple of 32"),
-        (dict(disc__loss="hingy"), "'hinge' and 'vanilla'"),
+        (dict(disc__loss="hingy"), "did you mean 'hinge'"),
         (dict(optim__schedule="cosin"), "did you mean 'cosine'"),
         (dict(batch_size=12), "batch_size=12 .* 8 parts"),
         (dict(mesh__data=3), "does not match 8 devices"),
