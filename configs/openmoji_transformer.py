@@ -1,4 +1,9 @@
-"""Transformer on the codes of openmoji_vq."""
+"""Transformer on the codes of openmoji_vq, conditioned on the Unicode group. The second stage of `make demo`.
+
+    python -m taming_jax.train --config=configs/openmoji_transformer.py --workdir=runs/openmoji_transformer
+
+The first stage is found by its run directory; model and data come from there.
+"""
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -10,13 +15,13 @@ def get_config() -> ConfigDict:
     c = common.get_config()
     c.task = "prior"
     c.first_stage = ConfigDict(dict(workdir="runs/openmoji_vq", step=placeholder(int)))
-    c.data = ConfigDict(dict(flip=True))
-    c.batch_size = 32
-    c.steps = 1000
-    c.log_every = 25
-    c.eval_every = 250
+    c.data = ConfigDict()  # the first stage's
+    c.batch_size = 16
+    c.steps = 1300
+    c.log_every = 100
+    c.eval_every = 650
     c.ema_decay = 0.99
-    c.gpt = ConfigDict(dict(num_layers=6, num_heads=8, embed_dim=256, embd_pdrop=0.1, attn_pdrop=0.1, resid_pdrop=0.1))
+    c.gpt = ConfigDict(dict(num_layers=4, num_heads=8, embed_dim=256, embd_pdrop=0.1, attn_pdrop=0.1, resid_pdrop=0.1))
     c.sample = ConfigDict(dict(temperature=1.0, top_k=100, top_p=0.95))
     c.optim = ConfigDict(
         dict(learning_rate=1e-3, schedule="cosine", warmup_steps=50, b1=0.9, b2=0.95, weight_decay=0.01, clip_norm=1.0)

@@ -26,7 +26,7 @@ def run(main: Callable[[], None]) -> None:
         return rest
 
     def guarded(_: list[str]) -> None:
-        logging.set_verbosity(logging.WARNING)
+        logging.set_verbosity(logging.ERROR)  # the libraries warn of what is no news to the user
         try:
             main()
         except UserError as e:

@@ -12,13 +12,13 @@ from taming_jax import tasks
 from taming_jax.train import train
 from tests.conftest import changed
 
-# Parameters of each net. The paper's generator and discriminator were counted in the original's code as well.
+# Parameters of each net.
 PARAMETERS = {
-    "custom_vq": {"gen": 72_142_467, "disc": 2_765_633},
-    "imagenet_vq": {"gen": 72_142_467, "disc": 2_765_633},
-    "openmoji_vq": {"gen": 0, "disc": 0},
-    "custom_transformer": {"gpt": 0},
-    "openmoji_transformer": {"gpt": 0},
+    "custom_vq": {"gen": 72_141_699, "disc": 2_765_633},
+    "imagenet_vq": {"gen": 72_141_699, "disc": 2_765_633},
+    "openmoji_vq": {"gen": 809_843, "disc": 167_841},
+    "custom_transformer": {"gpt": 304_670_720},
+    "openmoji_transformer": {"gpt": 3_438_080},
 }
 
 

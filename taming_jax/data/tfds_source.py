@@ -1,15 +1,10 @@
 """TFDS data sets by random access, without TensorFlow."""
 
-import logging
-
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from taming_jax.data.openmoji import Openmoji
 from taming_jax.errors import UserError, nearest, not_among
-
-# TFDS recommends OpenCV to whoever decodes with Pillow.
-logging.getLogger("absl").addFilter(lambda record: "OpenCV" not in record.getMessage())
 
 
 class TfdsSource:
