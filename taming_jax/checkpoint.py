@@ -82,7 +82,10 @@ def steps(workdir: Path) -> list[int]:
 
 
 def load_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int]:
-    """The config stored at a step (None for the newest) and that step; raises UserError where there is none."""
+    """The config stored at a step (None for the newest that can be read) and that step.
+
+    Raises UserError where there is none.
+    """
     if not workdir.is_dir():
         raise UserError(
             f"run directory {workdir} does not exist; train there first,"
@@ -94,10 +97,14 @@ def load_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int
             f"run directory {workdir} holds no checkpoint{'' if step is None else f' of step {step}'};"
             f" it has {found or 'none'}"
         )
-    step = found[-1] if step is None else step
     with open_manager(workdir) as manager:
-        stored = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
-    return ConfigDict(_tuples(stored)), step
+        for candidate in reversed(found) if step is None else [step]:
+            try:
+                stored = manager.restore(candidate, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
+            except Exception:  # cut off while it was written, say: Orbax raises whatever its storage did
+                continue
+            return ConfigDict(_tuples(stored)), candidate
+    raise UserError(f"run directory {workdir}: no config can be read in its checkpoints {found}")
 
 
 def _tuples(tree):

@@ -99,16 +99,18 @@ def test_a_finished_run_is_left_alone(vq_run, picture_folder, capfd):
     assert {p: p.stat().st_mtime_ns for p in vq_run.rglob("*")} == before
 
 
-def test_a_damaged_checkpoint_is_passed_over(picture_folder, vq_run, tmp_path, capfd):
+@pytest.mark.parametrize("lost", ["state", "."])
+def test_a_damaged_checkpoint_is_passed_over(lost, picture_folder, vq_run, tmp_path, capfd):
     shutil.copytree(vq_run, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4" / "state")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4" / lost)
+    (tmp_path / "run" / "checkpoints" / "4").mkdir(exist_ok=True)
     config = tiny_vq(picture_folder)
     config.steps = 5
     train(config, tmp_path / "run")
     printed = capfd.readouterr().out
     assert "checkpoint 4 cannot be read and is passed over" in printed and "starting at step 2" in printed
     assert checkpoint.steps(tmp_path / "run")[-1] == 5
-    assert next((tmp_path / "run" / "damaged").glob("4-*/config")).exists()  # moved, not lost
+    assert list((tmp_path / "run" / "damaged").glob("4-*"))  # moved, not lost
 
 
 def test_a_changed_config_is_said(picture_folder, vq_run, tmp_path, capfd):

@@ -37,6 +37,7 @@ def source(data: ConfigDict, split: str) -> TfdsSource:
     kind, _, variant = data.name.partition("/")
     try:
         if kind == "openmoji":
+            tfds.disable_progress_bar()  # it shows one with the time left
             builder = Openmoji(config=variant or None, data_dir=data.dir, file_format="array_record")
         else:
             builder = tfds.builder(data.name, data_dir=data.dir, file_format="array_record")
