@@ -9,7 +9,7 @@ import math
 import signal
 import time
 from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import jax
@@ -46,21 +46,22 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
     source, held_out = data.open_source(config.data, "train"), data.open_source(config.data, "validation")
     config.data.class_names = tuple(source.class_names)
     task = stage.make(config)
-    run_key = jax.random.key(config.seed)
+    init_key, run_key = jax.random.split(jax.random.key(config.seed))
 
     with (
         jax.set_mesh(mesh),
         checkpoint.open_manager(workdir, config.keep_checkpoints) as manager,
         metrics.Writer(workdir) as writer,
+        ExitStack() as exits,
         stop_signal() as stop,
     ):
-        state, next_batch = checkpoint.init_or_restore(manager, task, run_key, mesh)
+        state, next_batch = checkpoint.init_or_restore(manager, task, init_key, mesh)
         start = int(state.step)
         describe(config, workdir, mesh, state, source, held_out)
         for change in cli.differences(stored, config) if stored is not None else []:
             say(f"going on with another config: {change}")
 
-        batches = data.train_batches(source, config, next_batch)
+        batches = exits.enter_context(closing(data.train_batches(source, config, next_batch)))
         batch = sharding.shard_batch(next(batches), mesh)
         step_fn, phase, window, result = None, None, None, {}
         progress = metrics.Progress(start, config.steps, config.batch_size)

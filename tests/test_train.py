@@ -1,6 +1,7 @@
 """The command lines, end to end: both stages, resuming, being killed, sampling, and every user's mistake."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -150,6 +151,7 @@ def start_training(workdir: Path, folder: Path, *more: str) -> tuple[subprocess.
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
     for line in process.stdout:
         if line.startswith("step "):
@@ -157,10 +159,10 @@ def start_training(workdir: Path, folder: Path, *more: str) -> tuple[subprocess.
     raise AssertionError(f"the run ended with {process.wait()} before its first step")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_saves_and_says_how_to_go_on(number, picture_folder, tmp_path):
-    process, _ = start_training(tmp_path, picture_folder)
-    process.send_signal(number)
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 2), (signal.SIGTERM, 0)])
+def test_ctrl_c_saves_and_says_how_to_go_on(number, workers, picture_folder, tmp_path):
+    process, _ = start_training(tmp_path, picture_folder, f"--config.data.workers={workers}")
+    os.killpg(process.pid, number)  # a terminal's Ctrl-C reaches the workers too
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in printed
@@ -266,6 +268,8 @@ def test_a_mistake_on_the_command_line_gets_one_line(mistake):
         (dict(task="vqgam"), "did you mean 'vqgan'"),
         (dict(data__size=17), r"data.size=17: the encoder halves .* multiple of 2"),
         (dict(model__ch=48), "model.ch=48: .* multiple of 32"),
+        (dict(data__size=8), "data.size=8: .* at least 16"),
+        (dict(disc__n_layers=3), "disc.n_layers=3 .* at most 2"),
         (dict(disc__loss="hingy"), "did you mean 'hinge'"),
         (dict(optim__schedule="cosin"), "did you mean 'cosine'"),
         (dict(batch_size=12), "batch_size=12 .* 8 parts"),

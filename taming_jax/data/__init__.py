@@ -6,7 +6,7 @@ or the name of a TFDS data set.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import signal
 
 import grain
 import jax
@@ -62,12 +62,12 @@ class Readable:
         raise UserError("no image of the data set can be read")
 
 
-def train_batches(source, config: ConfigDict, start: int) -> Iterator[dict[str, np.ndarray]]:
+def train_batches(source, config: ConfigDict, start: int) -> grain.DatasetIterator:
     """This process's part of the global batches `start`, `start + 1`, ... without end, in a new order every epoch.
 
     {'image': uint8 [B/processes,size,size,3], 'label': int32 [B/processes]}. The sequence of global batches depends on
     the seed and on `start` alone: neither on the number of processes nor of workers. So the number of batches drawn is
-    the whole state of the iterator.
+    the whole state of the iterator. Close it: it may own processes.
     """
     data = config.data
     count = jax.process_count()
@@ -84,8 +84,13 @@ def train_batches(source, config: ConfigDict, start: int) -> Iterator[dict[str, 
     )
     batches = examples.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=16))
     if data.workers:
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.workers))
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.workers), ignore_interrupt)
     return iter(batches)
+
+
+def ignore_interrupt(*_) -> None:
+    """Leaves Ctrl-C to the training process, which saves before it ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def eval_batches(source, config: ConfigDict) -> grain.MapDataset:

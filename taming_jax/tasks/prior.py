@@ -32,6 +32,8 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
     with config.unlocked():
         config.first_stage.update(step=step, config=first)
         config.data = ConfigDict({**first.data, **config.data})
+    if config.gpt.embed_dim % config.gpt.num_heads:
+        raise UserError(f"gpt.embed_dim={config.gpt.embed_dim} is not divided by gpt.num_heads={config.gpt.num_heads}")
     if config.data.size != first.data.size:
         raise UserError(f"data.size={config.data.size}: the first stage was trained at {first.data.size}")
     return config

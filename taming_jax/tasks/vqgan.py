@@ -24,6 +24,13 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
             f"data.size={config.data.size}: the encoder halves the image {len(config.model.ch_mult) - 1} times"
             f" (model.ch_mult={tuple(config.model.ch_mult)}), so take a multiple of {factor}"
         )
+    if config.data.size < 16:
+        raise UserError(f"data.size={config.data.size}: LPIPS halves the image four times, so take at least 16")
+    if config.data.size >> config.disc.n_layers < 3:
+        raise UserError(
+            f"disc.n_layers={config.disc.n_layers} leaves no patch of {config.data.size} pixels to judge; take"
+            f" at most {(config.data.size // 3).bit_length() - 1}"
+        )
     if config.model.ch % 32:
         raise UserError(f"model.ch={config.model.ch}: GroupNorm has 32 groups, so take a multiple of 32")
     for name, value, allowed in (
