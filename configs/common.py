@@ -1,6 +1,7 @@
 """What all runs share."""
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
@@ -16,16 +17,21 @@ def get_config() -> ConfigDict:
     return c
 
 
+def get_moved_data() -> ConfigDict:
+    """For a second stage: what may differ from the first stage's data, where it is set."""
+    return ConfigDict(dict(path=placeholder(str), dir=placeholder(str), workers=placeholder(int)))
+
+
 def get_data(name: str, size: int) -> ConfigDict:
     return ConfigDict(
         dict(
             name=name,  # 'openmoji/px64', 'folder', or a TFDS data set
-            dir=None,  # of TFDS; None is ~/tensorflow_datasets
+            dir="",  # of TFDS; empty is ~/tensorflow_datasets
             path="",  # of a folder
             validation_share=0.05,  # of a folder
             splits=dict(train="train", validation="validation"),  # of TFDS
             size=size,
-            resize=size,  # smallest side before the crop
+            resize_factor=1.0,  # smallest side before the crop, in sizes
             random_crop=True,
             flip=True,
             workers=0,  # processes that read; 0 reads in a thread

@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     c = common.get_config()
     c.task = "prior"
     c.first_stage = ConfigDict(dict(workdir="runs/custom_vq", step=placeholder(int)))
-    c.data = ConfigDict()  # the first stage's
+    c.data = common.get_moved_data()
     c.batch_size = 8
     c.steps = 200_000
     c.eval_every = 5_000

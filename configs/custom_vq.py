@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     c = common.get_config()
     c.task = "vqgan"
     c.data = common.get_data("folder", size=256)
-    c.data.resize = 288
+    c.data.resize_factor = 1.125
     c.batch_size = 8
     c.steps = 200_000
     c.eval_every = 5_000

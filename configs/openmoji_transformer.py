@@ -15,11 +15,11 @@ def get_config() -> ConfigDict:
     c = common.get_config()
     c.task = "prior"
     c.first_stage = ConfigDict(dict(workdir="runs/openmoji_vq", step=placeholder(int)))
-    c.data = ConfigDict()  # the first stage's
+    c.data = common.get_moved_data()
     c.batch_size = 16
-    c.steps = 1300
+    c.steps = 1100
     c.log_every = 100
-    c.eval_every = 650
+    c.eval_every = 550
     c.ema_decay = 0.99
     c.gpt = ConfigDict(dict(num_layers=4, num_heads=8, embed_dim=256, embd_pdrop=0.1, attn_pdrop=0.1, resid_pdrop=0.1))
     c.sample = ConfigDict(dict(temperature=1.0, top_k=100, top_p=0.95))

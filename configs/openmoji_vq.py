@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     c.task = "vqgan"
     # The drawings keep to one template: without jitter, the same stroke falls into the same cell of the grid.
     c.data = common.get_data("openmoji/px64", size=32)
-    c.data.resize = 36
+    c.data.resize_factor = 1.125  # the template leaves a margin
     c.data.random_crop = False
     c.data.flip = False
     c.batch_size = 8

@@ -57,7 +57,7 @@ def changed(config: ConfigDict, **fields) -> ConfigDict:
 def tiny_vq(folder: Path) -> ConfigDict:
     """The demo's first stage, small: 16 pixels, 8x8 codes, all losses on from step 2."""
     c = openmoji_vq.get_config()
-    c.data.update(name="folder", path=str(folder), size=16, resize=18, validation_share=0.2)
+    c.data.update(name="folder", path=str(folder), size=16, resize_factor=1.125, validation_share=0.2)
     c.model.update(ch_mult=(1, 1), num_res_blocks=1, z_channels=32)
     c.quantizer.update(codebook_size=32, embed_dim=8)
     c.loss.perceptual_start = 0

@@ -53,7 +53,6 @@ SMALL_VQ = dict(
     steps=2,
     eval_every=2,
     data__size=16,
-    data__resize=16,
     data__workers=0,
     model__ch=32,
     model__ch_mult=(1, 1),

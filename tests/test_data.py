@@ -47,6 +47,8 @@ def test_openmoji_through_tfds_and_array_record(picture_folder, openmoji_dir):
     assert list(openmoji_dir.rglob("*.array_record*"))
 
     bases = openmoji.base_and_group()
+    pixels = {split: {r["image"].tobytes() for r in source.records} for split, source in sources.items()}
+    assert not pixels["train"] & pixels["validation"]
     seen = {
         split: {bases[openmoji.without_selectors(r["hexcode"].decode())][0] for r in source.records}
         for split, source in sources.items()
@@ -65,7 +67,7 @@ def test_openmoji_through_tfds_and_array_record(picture_folder, openmoji_dir):
 
 def test_imagenet_through_tfds(picture_folder):
     """The path of the paper's data set, on TFDS's mock of it: random sizes, 1000 classes."""
-    config = config_for(picture_folder, name="imagenet2012", size=32, resize=40)
+    config = config_for(picture_folder, name="imagenet2012", size=32, resize_factor=1.25)
     with tfds.testing.mock_data(num_examples=9):
         (batch,) = first_batches(config, 1)
         assert len(data.open_source(config.data, "train").class_names) == 1000
@@ -100,12 +102,28 @@ def test_every_colour_mode_becomes_rgb(mode, tmp_path):
     assert (array == (255 if mode in ("RGBA", "LA", "CMYK") else 0)).all()  # transparent and no ink are white
 
 
+def test_sixteen_bits_keep_their_range(tmp_path):
+    ramp = np.array([[0, 256, 32768, 65535]], np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as image:
+        np.testing.assert_array_equal(transforms.decode(image)[0, :, 0], [0, 1, 128, 255])
+
+
+def test_training_and_evaluation_see_the_same_scale(picture_folder):
+    """Without chance, a picture is the same to both."""
+    config = config_for(picture_folder, random_crop=False, flip=False)
+    source = data.open_source(config.data, "train")
+    config.batch_size = len(source)
+    (trained,), evaluated = first_batches(config, 1), data.eval_batches(source, config)[0]
+    assert {i.tobytes() for i in trained["image"]} == {i.tobytes() for i in evaluated["image"]}
+
+
 def test_crop_and_flip():
     image = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
     record = {"image": image, "label": 1}
-    centered = transforms.Augment(4, 6, random_crop=False, flip=False).centered(record)
+    centered = transforms.Augment(4, 1.5, random_crop=False, flip=False).centered(record)
     np.testing.assert_array_equal(centered["image"], image[1:5, 2:6])
-    augment = transforms.Augment(4, 6, random_crop=True, flip=True)
+    augment = transforms.Augment(4, 1.5, random_crop=True, flip=True)
     crops = {augment(record, np.random.default_rng(i))["image"].tobytes() for i in range(300)}
     possible = {
         np.ascontiguousarray(crop).tobytes()
@@ -203,6 +221,7 @@ def test_too_many_damaged_images_are_an_error(damaged_folder, workers):
     [
         (dict(path="/nowhere/at/all"), "data.path=/nowhere/at/all: there is no such folder"),
         (dict(path=""), "data.path is empty"),
+        (dict(resize_factor=0.5), "data.resize_factor=0.5: below 1"),
         (dict(validation_share=1.0), "leaves no image to train on"),
         (dict(name="imagnet2012"), "did you mean 'imagenet2012'"),
         (dict(name="imagenet2012"), "data set imagenet2012 is not in"),

@@ -134,7 +134,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(picture_fold
 
 def start_training(workdir: Path, folder: Path, *more: str) -> tuple[subprocess.Popen, int]:
     """A long run of a tiny first stage in a process of its own, and the first step that it has printed."""
-    small = "data.name=folder data.size=16 data.resize=18 model.ch_mult=(1,1) model.z_channels=32 batch_size=8"
+    small = "data.name=folder data.size=16 model.ch_mult=(1,1) model.z_channels=32 batch_size=8"
     late = "steps=100000 eval_every=100000 loss.perceptual_start=100000 disc.start=100000 disc.gen_start=100000"
     flags = [f"--config.{setting}" for setting in f"{small} {late} log_every=1 data.path={folder}".split()]
     process = subprocess.Popen(

