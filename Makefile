@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test lint format clean
 
 demo: .venv/installed  ## Trains both stages on OpenMoji and paints samples: about 20 minutes on two CPU cores
 	python -m taming_jax.train --config=configs/openmoji_vq.py --workdir=runs/openmoji_vq
@@ -10,11 +10,8 @@ demo: .venv/installed  ## Trains both stages on OpenMoji and paints samples: abo
 	python -m taming_jax.sample --workdir=runs/openmoji_transformer --out=runs/openmoji_samples
 	@python -m taming_jax.report runs/openmoji_vq runs/openmoji_transformer runs/openmoji_samples
 
-test: .venv/installed-test lint  ## Style, then all tests but the slow ones
+test: .venv/installed-test lint  ## Style, then all tests
 	python -m pytest
-
-test-slow: .venv/installed-test
-	python -m pytest -m slow
 
 lint: .venv/installed-test
 	ruff check .

@@ -120,6 +120,8 @@ def load_net(workdir: Path, step: int, name: str, like: dict) -> dict:
     like: shapes of the net's parameters; raises UserError where the checkpoint holds others.
     """
     path = (workdir / "checkpoints" / str(step) / "state").absolute()
+    if not (path / "_METADATA").exists():
+        raise UserError(f"run directory {workdir} holds no readable checkpoint of step {step}; it has {steps(workdir)}")
     with ocp.PyTreeCheckpointer() as reader:
         tree = reader.metadata(path).item_metadata.tree
         place = ("extra", name, "ema") if "ema" in tree["extra"].get(name, {}) else ("params", name)

@@ -34,7 +34,7 @@ def evaluate(
         writer.picture(step, name, sheet)
     total = None
     for batch in tqdm(batches, "evaluating", unit="batch", leave=False, mininterval=1):
-        new = eval_step(state, sharding.shard_batch(batch, mesh), key)
+        new = eval_step(state, sharding.shard_batch(batch, mesh))
         total = new if total is None else metrics.merge(total, new)
     result = metrics.summarize(total)
     writer.scalars(step, "validation", result)

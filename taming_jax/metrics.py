@@ -147,10 +147,11 @@ class Progress:
 
     def report(self, step: int, values: dict[str, float]) -> dict[str, float]:
         """Says the line for the steps since the last one; returns the rates."""
-        rate = (step - self.step) / max(time.monotonic() - self.time, 1e-9)
+        seconds = max(time.monotonic() - self.time, 1e-9)
+        rate = (step - self.step) / seconds
         numbers = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)
         place = f"step {step:>{len(str(self.steps))}}/{self.steps}"
         speed = f"{rate:.2f} steps/s  {rate * self.batch_size:.0f} images/s"
         say(f"{place}  {speed}  {duration((self.steps - step) / rate)} left  {numbers}")
         self.restart(step)
-        return {"steps_per_second": rate, "images_per_second": rate * self.batch_size}
+        return {"steps_per_second": rate, "images_per_second": rate * self.batch_size, "seconds": seconds}

@@ -45,22 +45,20 @@ def parse_classes(text: str | None, names: tuple[str, ...]) -> list[int]:
 
 
 def sample(
+    config: ConfigDict,
     workdir: Path,
+    step: int,
     labels: list[int],
     columns: int,
     seed: int,
     batch_size: int,
     decoding: dict,
-    first_stage: Path | None = None,
 ) -> np.ndarray:
-    """`columns` images of each label from the newest checkpoint of a run: uint8 [len(labels),columns,H,W,3].
+    """`columns` images of each label from a run's checkpoint: uint8 [len(labels),columns,H,W,3].
 
-    decoding: temperature, top_k, top_p. first_stage: where that run is, if not where the config says. Image i of a
-    label depends on the seed, the label and i alone: not on the batch size, the devices, or what else is painted.
+    config, step: as `load_config` gives them; decoding: temperature, top_k, top_p. Image i of a label is drawn from the
+    seed, the label and i alone, whatever else is painted beside it.
     """
-    config, step = load_config(workdir)
-    if first_stage is not None:
-        config.first_stage.workdir = str(first_stage)
     task = prior.make(config)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(batch_size, mesh)
@@ -100,37 +98,27 @@ def load_config(workdir: Path) -> tuple[ConfigDict, int]:
     return config, step
 
 
-def decoding_options(config: ConfigDict) -> dict:
-    """temperature, top_k and top_p from the flags, or else the run's config; raises UserError outside their ranges."""
-    options = {
-        k: config.sample[k] if flags.FLAGS[k].value is None else flags.FLAGS[k].value
-        for k in ("temperature", "top_k", "top_p")
-    }
-    if options["temperature"] <= 0:
-        raise UserError(f"--temperature={options['temperature']:g}: it must be above 0")
-    if options["top_k"] < 1:
-        raise UserError(
-            f"--top_k={options['top_k']}: it must be at least 1; a number over the codebook's size keeps all codes"
-        )
-    if not 0 < options["top_p"] <= 1:
-        raise UserError(f"--top_p={options['top_p']:g}: it must be in (0, 1]")
-    return options
-
-
 def main() -> None:
     workdir, out = Path(cli.required("workdir")), Path(cli.required("out"))
     config, step = load_config(workdir)
+    if flags.FLAGS.first_stage is not None:
+        config.first_stage.workdir = flags.FLAGS.first_stage
     names = config.data.class_names
     labels = parse_classes(flags.FLAGS.classes, names)
-    decoding = decoding_options(config)
+    given = {name: flags.FLAGS[name].value for name in config.sample}
+    decoding = {name: config.sample[name] if value is None else value for name, value in given.items()}
+    prior.check_decoding(decoding)
     made_by = dict(
         workdir=str(workdir),
         step=step,
+        first_stage=config.first_stage.workdir,
         seed=flags.FLAGS.seed,
         num_samples=flags.FLAGS.num_samples,
         classes=labels,
         **decoding,
     )
+    if (out / "checkpoints").exists():
+        raise UserError(f"--out={out} is a run directory, whose pictures would be written over; name another")
     record = out / "samples.json"
     if record.exists():
         if json.loads(record.read_text()) == made_by:
@@ -138,15 +126,8 @@ def main() -> None:
             return
         raise UserError(f"{out} holds samples made with other options (see {record}); name another --out")
 
-    array = sample(
-        workdir,
-        labels,
-        flags.FLAGS.num_samples,
-        flags.FLAGS.seed,
-        flags.FLAGS.batch_size,
-        decoding,
-        flags.FLAGS.first_stage,
-    )
+    num_samples, seed = flags.FLAGS.num_samples, flags.FLAGS.seed
+    array = sample(config, workdir, step, labels, num_samples, seed, flags.FLAGS.batch_size, decoding)
     captions = tuple(names[label] if names else "" for label in labels)
     for label, caption, row in zip(labels, captions, array, strict=True):
         (out / f"class_{label:03}").mkdir(parents=True, exist_ok=True)

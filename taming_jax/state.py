@@ -34,7 +34,7 @@ class Task(NamedTuple):
     load_frozen: () -> pytree of numpy arrays.
     phase: (step) -> what is static about the step's program; it is compiled anew when this changes.
     train_step: (state, batch, key, phase) -> (state, metric collection).
-    eval_step: (state, batch, key) -> metric collection over the rows where batch['mask'] is 1.
+    eval_step: (state, batch) -> metric collection over the rows where batch['mask'] is 1.
     pictures: (state, batch, key) -> {name: Sheet} for people to look at.
     """
 
@@ -59,11 +59,14 @@ def create(optimizers: dict, params: dict, extra: dict, ema_decay: dict[str, flo
 def apply_updates(
     state: TrainState, optimizers: dict, grads: dict, extra: dict, ema_decay: dict[str, float]
 ) -> TrainState:
-    """One optax update per net, the averages, and step + 1. `extra` replaces the collections that it names."""
+    """One optax update per net that has gradients, the averages, and step + 1.
+
+    `extra` replaces the collections that it names.
+    """
     params, opt = dict(state.params), dict(state.opt)
     new_extra = {name: {**state.extra[name], **extra.get(name, {})} for name in params}
-    for name, optimizer in optimizers.items():
-        updates, opt[name] = optimizer.update(grads[name], opt[name], params[name])
+    for name in grads:
+        updates, opt[name] = optimizers[name].update(grads[name], opt[name], params[name])
         params[name] = optax.apply_updates(params[name], updates)
         if "ema" in new_extra[name]:
             # The first weights are noise: until there are 1/(1 - decay) of them, average over those since the start.

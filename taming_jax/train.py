@@ -13,13 +13,14 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import jax
+import optax
 from absl import flags
 from clu import parameter_overview
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict, config_flags
 
 from taming_jax import checkpoint, cli, data, metrics, sharding, tasks
-from taming_jax.errors import UserError
+from taming_jax.errors import UserError, not_among
 from taming_jax.evaluate import evaluate
 from taming_jax.metrics import say
 from taming_jax.state import Task, TrainState
@@ -32,14 +33,19 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
 
     Raises UserError for what the user can mend, and SystemExit(130) after Ctrl-C or SIGTERM, with a checkpoint saved.
     """
-    stored = None
+    check(config)
+    stage, stored = tasks.find(config.task), None
     if checkpoint.steps(workdir):
         stored, done = checkpoint.load_config(workdir)
+        if stored.task != config.task:
+            raise UserError(
+                f"{workdir} holds a {stored.task!r} run, the config is for {config.task!r}: name another --workdir"
+            )
         if done >= config.steps:
             say(f"{workdir} is finished at step {done}. To go on, raise --config.steps; else name another --workdir.")
+            say(f"Its figures and pictures again: python -m taming_jax.evaluate --workdir={workdir}")
             return {}
 
-    stage = tasks.find(config.task)
     config = stage.complete(config, stored)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size, mesh)
@@ -63,39 +69,38 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
 
         batches = exits.enter_context(closing(data.train_batches(source, config, next_batch)))
         batch = sharding.shard_batch(next(batches), mesh)
+        if profile_step is not None and not start < profile_step <= config.steps:
+            say(f"--profile_step={profile_step} is not among the steps {start + 1} to {config.steps}: no profile")
         step_fn, phase, window, result = None, None, None, {}
         progress = metrics.Progress(start, config.steps, config.batch_size)
 
         for step in range(start + 1, config.steps + 1):
-            if step_fn is None or task.phase(step - 1) != phase:
+            if task.phase(step - 1) != phase or step_fn is None:
                 phase = task.phase(step - 1)
                 step_fn = compile_step(task, run_key, phase, state, batch)
                 window = None  # the metrics of another phase have other names
                 progress.restart(step - 1)
-            if profile_step == step:
-                jax.profiler.start_trace(workdir / "profile")
+            if step == profile_step:
+                profile = exits.enter_context(ExitStack())
+                profile.enter_context(jax.profiler.trace(str(workdir / "profile")))
 
             state, logged = step_fn(state, batch)
             window = logged if window is None else metrics.merge(window, logged)
             next_batch += 1
-            batch = sharding.shard_batch(next(batches), mesh)
 
+            stopping = stop.is_set() and step < config.steps  # read once: a later signal waits for the next step
+            if step < config.steps and not stopping:
+                batch = sharding.shard_batch(next(batches), mesh)
             if profile_step is not None and step == profile_step + PROFILED_STEPS - 1:
                 jax.block_until_ready(state.step)
-                jax.profiler.stop_trace()
+                profile.close()
                 say(f"profile of steps {profile_step} to {step} in {workdir / 'profile'}")
 
-            stopping = stop.is_set()  # read once: a signal that comes later waits for the next step
             evaluating = not stopping and (step == config.steps or step % config.eval_every == 0)
             saving = stopping or evaluating or step % config.checkpoint_every == 0
             if saving or step % config.log_every == 0:
-                summary = metrics.summarize(window)
-                window = None
-                if not math.isfinite(summary["loss"]):
-                    raise UserError(
-                        f"the loss is {summary['loss']} at step {step}; the newest checkpoint is of step"
-                        f" {manager.latest_step()}; lower optim.learning_rate or set optim.clip_norm=1"
-                    )
+                summary, window = metrics.summarize(window), None
+                check_finite(summary["loss"], state, step, manager.latest_step())
                 writer.scalars(step, "train", {**summary, **progress.report(step, summary)})
             if saving:
                 checkpoint.save(manager, state, next_batch, config)
@@ -108,6 +113,24 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
             if saving:
                 progress.restart(step)
         return result
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError for values that no task can train with."""
+    if config.dtype not in ("float32", "bfloat16"):
+        raise not_among("dtype", config.dtype, ("float32", "bfloat16"))
+    for name in ("batch_size", "steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"):
+        if config[name] < 1:
+            raise UserError(f"{name}={config[name]}: it must be at least 1; a number over steps means never")
+
+
+def check_finite(loss: float, state: TrainState, step: int, saved: int | None) -> None:
+    """Raises UserError where the loss or the weights are not finite, before they are saved."""
+    if not (math.isfinite(loss) and math.isfinite(optax.tree.norm(state.params))):
+        raise UserError(
+            f"the loss is {loss:g} and the norm of the weights {optax.tree.norm(state.params):g} at step {step};"
+            f" the newest checkpoint is of step {saved}. Lower optim.learning_rate or set optim.clip_norm=1"
+        )
 
 
 def describe(config: ConfigDict, workdir: Path, mesh: Mesh, state: TrainState, source, held_out) -> None:

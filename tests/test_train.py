@@ -16,7 +16,7 @@ from PIL import Image
 
 from taming_jax import checkpoint
 from taming_jax.errors import UserError
-from taming_jax.sample import parse_classes, sample
+from taming_jax.sample import load_config, parse_classes, sample
 from taming_jax.train import train
 from tests.conftest import changed, tiny_prior, tiny_vq
 
@@ -127,9 +127,9 @@ def test_a_changed_config_is_said(picture_folder, vq_run, tmp_path, capfd):
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(picture_folder, tmp_path):
     config = tiny_vq(picture_folder)
     config.optim.update(learning_rate=1e30, clip_norm=0.0)
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+"):
+    with pytest.raises(UserError, match=r"the loss is .* and the norm of the weights (nan|inf) at step \d+"):
         train(config, tmp_path)
-    assert checkpoint.steps(tmp_path) in ([], [2])
+    assert checkpoint.steps(tmp_path) == []
 
 
 def start_training(workdir: Path, folder: Path, *more: str) -> tuple[subprocess.Popen, int]:
@@ -219,11 +219,13 @@ def test_sample_command_writes_what_made_it_and_overwrites_nothing(prior_run, tm
 
 def test_a_sample_depends_on_seed_class_and_number_alone(prior_run):
     decoding = dict(temperature=1.0, top_k=32, top_p=1.0)
-    many = sample(prior_run, [0, 2], columns=4, seed=0, batch_size=8, decoding=decoding)
-    one = sample(prior_run, [2], columns=3, seed=0, batch_size=8, decoding=decoding)
-    other = sample(prior_run, [2], columns=3, seed=1, batch_size=8, decoding=decoding)
+    config, step = load_config(prior_run)
+    many = sample(config, prior_run, step, [0, 2], columns=4, seed=0, batch_size=8, decoding=decoding)
+    one = sample(config, prior_run, step, [2], columns=3, seed=0, batch_size=16, decoding=decoding)
+    other = sample(config, prior_run, step, [2], columns=3, seed=1, batch_size=8, decoding=decoding)
     assert many.shape == (2, 4, 16, 16, 3)
-    np.testing.assert_array_equal(many[1, :3], one[0])
+    # The codes are the same; their decoding may round otherwise in a batch of another size.
+    np.testing.assert_allclose(many[1, :3].astype(int), one[0], atol=1)
     assert (one != other).any()
 
 
@@ -275,6 +277,9 @@ def test_a_mistake_on_the_command_line_gets_one_line(mistake):
         (dict(batch_size=12), "batch_size=12 .* 8 parts"),
         (dict(mesh__data=3), "does not match 8 devices"),
         (dict(quantizer__name="vqq"), "did you mean 'vq'"),
+        (dict(dtype="bfloat"), "did you mean 'bfloat16'"),
+        (dict(log_every=0), "log_every=0: it must be at least 1"),
+        (dict(batch_size=0), "batch_size=0: it must be at least 1"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused_before_anything_is_written(fields, message, picture_folder, tmp_path):
@@ -293,6 +298,31 @@ def test_a_first_stage_that_is_not_there_is_refused(prior_run, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             train(tiny_prior(workdir), tmp_path / "run")
+
+
+def test_a_run_of_the_other_task_is_left_alone(vq_run, prior_run):
+    with pytest.raises(UserError, match="holds a 'vqgan' run, the config is for 'prior'"):
+        train(tiny_prior(vq_run), vq_run)
+
+
+def test_sampling_names_a_first_stage_that_was_moved(prior_run, tmp_path):
+    done = run("sample", f"--workdir={prior_run}", f"--out={tmp_path / 'out'}", f"--first_stage={tmp_path}")
+    assert done.returncode == 2 and "holds no readable checkpoint of step 4" in done.stderr
+    refused = run("sample", f"--workdir={prior_run}", f"--out={prior_run}")
+    assert refused.returncode == 2 and "is a run directory" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(gpt__num_heads=3), "gpt.embed_dim=32 is not divided by gpt.num_heads=3"),
+        (dict(sample__top_p=0.0), r"top_p=0: it must be in \(0, 1\]"),
+        (dict(sample__temperature=0.0), "temperature=0: it must be above 0"),
+    ],
+)
+def test_a_transformer_that_does_not_fit_is_refused(fields, message, vq_run, tmp_path):
+    with pytest.raises(UserError, match=message):
+        train(changed(tiny_prior(vq_run), **fields), tmp_path / "run")
 
 
 def test_another_image_size_than_the_first_stage_is_refused(vq_run, tmp_path):

@@ -23,7 +23,6 @@ class VQModel(nn.Module):
     resolution: int
     z_channels: int
     quantizer: dict
-    image_channels: int = 3
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
@@ -42,7 +41,7 @@ class VQModel(nn.Module):
         self.quantize = quantizer(**fields)
         self.post_quant_conv = autoencoder.conv(self.z_channels, 1, name=None, dtype=self.dtype)
         self.decoder = autoencoder.DecoderTrunk(**trunk)
-        self.conv_out = autoencoder.conv(self.image_channels, name=None, dtype=self.dtype)
+        self.conv_out = autoencoder.conv(3, name=None, dtype=self.dtype)
 
     def encode(self, images: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """[B,H,W,C] -> (z_q [B,h,w,D], {'ids': [B,h,w] int32, 'loss': []})."""

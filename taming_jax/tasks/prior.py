@@ -1,12 +1,13 @@
 """Stage two: the transformer over the first stage's codes, after a class token."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from taming_jax import checkpoint, losses, metrics, optim, sampling
+from taming_jax import checkpoint, losses, metrics, optim, sampling, sharding
 from taming_jax import state as states
 from taming_jax.errors import UserError
 from taming_jax.images import Sheet, to_float
@@ -31,12 +32,23 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
         )
     with config.unlocked():
         config.first_stage.update(step=step, config=first)
-        config.data = ConfigDict({**first.data, **config.data})
+        config.data = ConfigDict({**first.data, **{k: v for k, v in config.data.items() if v is not None}})
+    check_decoding(config.sample)
     if config.gpt.embed_dim % config.gpt.num_heads:
         raise UserError(f"gpt.embed_dim={config.gpt.embed_dim} is not divided by gpt.num_heads={config.gpt.num_heads}")
     if config.data.size != first.data.size:
         raise UserError(f"data.size={config.data.size}: the first stage was trained at {first.data.size}")
     return config
+
+
+def check_decoding(options: Mapping[str, float]) -> None:
+    """Raises UserError for a temperature, top_k or top_p outside its range."""
+    if options["temperature"] <= 0:
+        raise UserError(f"temperature={options['temperature']:g}: it must be above 0")
+    if options["top_k"] < 1:
+        raise UserError(f"top_k={options['top_k']}: it must be at least 1; over the codebook's size it keeps all codes")
+    if not 0 < options["top_p"] <= 1:
+        raise UserError(f"top_p={options['top_p']:g}: it must be in (0, 1]")
 
 
 def num_classes(config: ConfigDict) -> int:
@@ -74,7 +86,7 @@ def make(config: ConfigDict) -> states.Task:
 
     def tokens(state: states.TrainState, batch: dict) -> tuple[jax.Array, jax.Array]:
         """-> inputs (class and all codes but the last) and targets (all codes), both [B,T] int32."""
-        _, codes = vq.apply({"params": state.frozen["gen"]}, to_float(batch["image"]), method="encode")
+        _, codes = vq.apply({"params": sharding.gather(state.frozen["gen"])}, to_float(batch["image"]), method="encode")
         ids = codes["ids"].reshape(len(batch["image"]), -1)
         return jnp.concatenate([batch["label"][:, None], ids[:, :-1]], 1), ids
 
@@ -95,7 +107,7 @@ def make(config: ConfigDict) -> states.Task:
             dict(loss=loss), codes=metrics.CodeUse(metrics.count_codes(targets, codebook_size))
         )
 
-    def eval_step(state: states.TrainState, batch: dict, key: jax.Array):
+    def eval_step(state: states.TrainState, batch: dict):
         inputs, targets = tokens(state, batch)
         logits = gpt.apply({"params": states.averaged(state, "gpt")}, inputs)
         return metrics.collection(
@@ -148,4 +160,4 @@ def sample(
     cache = gpt.init_cache(len(labels))
     ids = sampling.sample_full(decode, cache, labels[:, None], gpt.block_size, keys, temperature, top_k, top_p)
     side = round(gpt.block_size**0.5)
-    return vq.apply({"params": first_stage}, ids.reshape(-1, side, side), method="decode_ids")
+    return vq.apply({"params": sharding.gather(first_stage)}, ids.reshape(-1, side, side), method="decode_ids")

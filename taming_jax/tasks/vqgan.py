@@ -56,7 +56,10 @@ def make(config: ConfigDict) -> states.Task:
     model = make_model(config)
     disc = NLayerDiscriminator(config.disc.ndf, config.disc.n_layers, dtype)
     disc_loss = losses.DISCRIMINATOR_LOSSES[config.disc.loss]
-    optimizers = {name: optim.make_optimizer(config.optim, config.steps) for name in ("gen", "disc")}
+    optimizers = {
+        "gen": optim.make_optimizer(config.optim, config.steps),
+        "disc": optim.make_optimizer(config.optim, config.steps - config.disc.start),
+    }
     ema_decay = {"gen": config.ema_decay}
 
     def init(key: jax.Array) -> states.TrainState:
@@ -97,6 +100,8 @@ def make(config: ConfigDict) -> states.Task:
         The generator runs forward once, not twice, and LPIPS once: its loss is differentiated at the pixels, and the
         discriminator learns from the reconstructions made before the generator's update, not after it. Same gradients
         for the generator; the discriminator's differ by what one step changes.
+        The discriminator's optimizer starts with it: its warm-up counts from there, and Adam corrects its first
+        moments. The original feeds Adam zeros until then, and its first real steps are the larger for it.
         """
         images = to_float(batch["image"])
         gen, disc_params, vgg = sharding.gather((state.params["gen"], state.params["disc"], state.frozen["lpips"]))
@@ -121,7 +126,7 @@ def make(config: ConfigDict) -> states.Task:
             loss += config.loss.perceptual_weight * p_loss
             logged["p_loss"] = p_loss
 
-        disc_grads, extra = jax.tree.map(jnp.zeros_like, disc_params), {}
+        disc_grads, extra = {}, {}
         if phase.adversarial:
             contest = compete(disc_params, state.extra["disc"]["batch_stats"], images, recon)
             ratio = losses.adaptive_weight(
@@ -131,25 +136,26 @@ def make(config: ConfigDict) -> states.Task:
             d_weight = config.disc.weight * disc_factor * ratio
             d_recon = d_recon + d_weight * contest.d_adv
             loss += d_weight * contest.g_loss
-            disc_grads, extra = contest.grads, {"disc": {"batch_stats": contest.stats}}
+            disc_grads, extra = {"disc": contest.grads}, {"disc": {"batch_stats": contest.stats}}
             logged |= {"disc_factor": disc_factor, "d_weight": d_weight, **contest.logged}
 
         g_head, d_hidden = pull_head(d_recon)
         (g_trunk,) = pull_trunk((d_hidden, jnp.asarray(config.loss.codebook_weight)))
-        grads = {"gen": {**g_trunk, "conv_out": g_head}, "disc": disc_grads}
+        grads = {"gen": {**g_trunk, "conv_out": g_head}, **disc_grads}
         counts = metrics.count_codes(ids, codebook_size)
         new = states.apply_updates(state, optimizers, grads, extra, ema_decay)
         if config.restart_codes_after > 0:
             new = restart_codes(new, counts, latents, config.restart_codes_after, key)
         return new, metrics.collection({"loss": loss, **logged}, codes=metrics.CodeUse(counts))
 
-    def eval_step(state: states.TrainState, batch: dict, key: jax.Array):
+    def eval_step(state: states.TrainState, batch: dict):
         images = to_float(batch["image"])
-        recon, codes = model.apply({"params": states.averaged(state, "gen")}, images)
+        gen, vgg = sharding.gather((states.averaged(state, "gen"), state.frozen["lpips"]))
+        recon, codes = model.apply({"params": gen}, images)
         return metrics.collection(
             dict(
                 psnr=losses.psnr(images, recon),
-                lpips=lpips(state.frozen["lpips"], images, jnp.clip(recon, -1, 1)),
+                lpips=lpips(vgg, images, jnp.clip(recon, -1, 1)),
                 l1=jnp.abs(images - recon).mean((1, 2, 3)),
             ),
             mask=batch["mask"],
@@ -158,7 +164,7 @@ def make(config: ConfigDict) -> states.Task:
 
     def pictures(state: states.TrainState, batch: dict, key: jax.Array) -> dict[str, Sheet]:
         images = to_float(batch["image"])
-        recon, _ = model.apply({"params": states.averaged(state, "gen")}, images)
+        recon, _ = model.apply({"params": sharding.gather(states.averaged(state, "gen"))}, images)
         return {"reconstructions": over(images, recon, columns=min(8, len(images)))}
 
     return states.Task(init, load_frozen, phase, train_step, eval_step, pictures)
