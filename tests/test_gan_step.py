@@ -48,7 +48,7 @@ def test_equals_the_three_gradient_form(kind, picture_folder, vgg, monkeypatch):
 
     def nll(g):
         recon, _ = model.apply({"params": g}, images)
-        return jnp.mean(jnp.abs(images - recon)) + lpips(vgg, images, recon).mean()
+        return jnp.mean(jnp.abs(images - recon)) + config.loss.perceptual_weight * lpips(vgg, images, recon).mean()
 
     def adv(g):
         return -jnp.mean(judge(d0, model.apply({"params": g}, images)[0], stats)[0])
