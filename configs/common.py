@@ -17,6 +17,15 @@ def get_config() -> ConfigDict:
     return c
 
 
+# Of a transformer; None for a size is what condition and codes need.
+GPT = dict(n_unmasked=0, vocab_size=placeholder(int), block_size=placeholder(int))
+
+
+def get_first_stage(workdir: str) -> ConfigDict:
+    """A run directory of a VQGAN at its newest step; `used` codes where not all occur (see `quantize.remap`)."""
+    return ConfigDict(dict(workdir=workdir, step=placeholder(int), used=(), unknown="random"))
+
+
 def get_moved_data() -> ConfigDict:
     """For a second stage: what may differ from the first stage's data, where it is set."""
     return ConfigDict(dict(path=placeholder(str), dir=placeholder(str), workers=placeholder(int)))
@@ -30,6 +39,7 @@ def get_data(name: str, size: int) -> ConfigDict:
             path="",  # of a folder
             validation_share=0.05,  # of a folder
             splits=dict(train="train", validation="validation"),  # of TFDS
+            features=("image",),  # what records hold beside the label: image, line, segmentation
             size=size,
             resize_factor=1.0,  # smallest side before the crop, in sizes
             random_crop=True,

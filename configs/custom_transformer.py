@@ -6,7 +6,6 @@ The sizes are those of the original's configs/faceshq_transformer.yaml, with dro
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from configs import common
 
@@ -14,14 +13,17 @@ from configs import common
 def get_config() -> ConfigDict:
     c = common.get_config()
     c.task = "prior"
-    c.first_stage = ConfigDict(dict(workdir="runs/custom_vq", step=placeholder(int)))
+    c.first_stage = common.get_first_stage("runs/custom_vq")
+    c.cond = ConfigDict(dict(name="class"))
+    c.order = "row_major"
+    c.pkeep = 1.0
     c.data = common.get_moved_data()
     c.batch_size = 8
     c.steps = 200_000
     c.eval_every = 5_000
     c.ema_decay = 0.999
     c.gpt = ConfigDict(
-        dict(num_layers=24, num_heads=16, embed_dim=1024, embd_pdrop=0.1, attn_pdrop=0.1, resid_pdrop=0.1)
+        dict(num_layers=24, num_heads=16, embed_dim=1024, embd_pdrop=0.1, attn_pdrop=0.1, resid_pdrop=0.1, **common.GPT)
     )
     c.sample = ConfigDict(dict(temperature=1.0, top_k=100, top_p=1.0))
     c.optim = ConfigDict(

@@ -15,6 +15,7 @@ from configs import common
 def get_config() -> ConfigDict:
     c = common.get_config()
     c.task = "vqgan"
+    c.input = "image"
     c.data = common.get_data("folder", size=256)
     c.data.resize_factor = 1.125
     c.batch_size = 8
@@ -22,15 +23,16 @@ def get_config() -> ConfigDict:
     c.eval_every = 5_000
     c.ema_decay = 0.999
     c.model = ConfigDict(
-        dict(ch=128, ch_mult=(1, 1, 2, 2, 4), num_res_blocks=2, attn_resolutions=(16,), z_channels=256)
+        dict(ch=128, ch_mult=(1, 1, 2, 2, 4), num_res_blocks=2, attn_resolutions=(16,), z_channels=256, out_ch=3)
     )
     c.quantizer = ConfigDict(dict(name="vq", codebook_size=1024, embed_dim=256, commitment_weight=0.25, legacy=False))
     c.restart_codes_after = 100  # steps without use
-    c.loss = ConfigDict(dict(perceptual_weight=1.0, perceptual_start=0, codebook_weight=1.0))
+    c.loss = ConfigDict(dict(pixel="l1", perceptual_weight=1.0, perceptual_start=0, codebook_weight=1.0))
     c.disc = ConfigDict(
         dict(
             ndf=64,
             n_layers=3,
+            use_actnorm=False,
             loss="hinge",
             start=10_000,
             gen_start=15_000,

@@ -15,6 +15,7 @@ from configs import common
 def get_config() -> ConfigDict:
     c = common.get_config()
     c.task = "vqgan"
+    c.input = "image"
     c.data = common.get_data("imagenet2012", size=256)
     c.data.flip = False
     c.data.workers = 8
@@ -23,17 +24,18 @@ def get_config() -> ConfigDict:
     c.eval_every = 10_000
     c.checkpoint_every = 5_000
     c.model = ConfigDict(
-        dict(ch=128, ch_mult=(1, 1, 2, 2, 4), num_res_blocks=2, attn_resolutions=(16,), z_channels=256)
+        dict(ch=128, ch_mult=(1, 1, 2, 2, 4), num_res_blocks=2, attn_resolutions=(16,), z_channels=256, out_ch=3)
     )
     # legacy=True would weight the codebook loss as the original's code does, against the paper's eq. 4.
     c.quantizer = ConfigDict(dict(name="vq", codebook_size=1024, embed_dim=256, commitment_weight=0.25, legacy=False))
     c.restart_codes_after = 0  # steps without use; the paper lets unused codes lie
-    c.loss = ConfigDict(dict(perceptual_weight=1.0, perceptual_start=0, codebook_weight=1.0))
+    c.loss = ConfigDict(dict(pixel="l1", perceptual_weight=1.0, perceptual_start=0, codebook_weight=1.0))
     # The paper's hard switch: the discriminator starts to learn and to be felt at full weight in the same step.
     c.disc = ConfigDict(
         dict(
             ndf=64,
             n_layers=3,
+            use_actnorm=False,
             loss="hinge",
             start=250_001,
             gen_start=250_001,

@@ -6,7 +6,6 @@ The first stage is found by its run directory; model and data come from there.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from configs import common
 
@@ -14,14 +13,19 @@ from configs import common
 def get_config() -> ConfigDict:
     c = common.get_config()
     c.task = "prior"
-    c.first_stage = ConfigDict(dict(workdir="runs/openmoji_vq", step=placeholder(int)))
+    c.first_stage = common.get_first_stage("runs/openmoji_vq")
+    c.cond = ConfigDict(dict(name="class"))
+    c.order = "row_major"
+    c.pkeep = 1.0
     c.data = common.get_moved_data()
     c.batch_size = 16
     c.steps = 1100
     c.log_every = 100
     c.eval_every = 550
     c.ema_decay = 0.99
-    c.gpt = ConfigDict(dict(num_layers=4, num_heads=8, embed_dim=256, embd_pdrop=0.1, attn_pdrop=0.1, resid_pdrop=0.1))
+    c.gpt = ConfigDict(
+        dict(num_layers=4, num_heads=8, embed_dim=256, embd_pdrop=0.1, attn_pdrop=0.1, resid_pdrop=0.1, **common.GPT)
+    )
     c.sample = ConfigDict(dict(temperature=1.0, top_k=100, top_p=0.95))
     c.optim = ConfigDict(
         dict(learning_rate=1e-3, schedule="cosine", warmup_steps=50, b1=0.9, b2=0.95, weight_decay=0.01, clip_norm=1.0)

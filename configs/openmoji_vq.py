@@ -14,9 +14,9 @@ from configs import common
 def get_config() -> ConfigDict:
     c = common.get_config()
     c.task = "vqgan"
+    c.input = "image"
     # The drawings keep to one template: without jitter, the same stroke falls into the same cell of the grid.
     c.data = common.get_data("openmoji/px64", size=32)
-    c.data.resize_factor = 1.125  # the template leaves a margin
     c.data.random_crop = False
     c.data.flip = False
     c.batch_size = 8
@@ -24,12 +24,22 @@ def get_config() -> ConfigDict:
     c.log_every = 100
     c.eval_every = 1200
     c.ema_decay = 0.99
-    c.model = ConfigDict(dict(ch=32, ch_mult=(1, 1, 2), num_res_blocks=1, attn_resolutions=(), z_channels=64))
+    c.model = ConfigDict(dict(ch=32, ch_mult=(1, 1, 2), num_res_blocks=1, attn_resolutions=(), z_channels=64, out_ch=3))
     c.quantizer = ConfigDict(dict(name="vq", codebook_size=512, embed_dim=16, commitment_weight=0.25, legacy=False))
     c.restart_codes_after = 20  # steps without use
-    c.loss = ConfigDict(dict(perceptual_weight=0.3, perceptual_start=2400, codebook_weight=1.0))
+    c.loss = ConfigDict(dict(pixel="l1", perceptual_weight=0.3, perceptual_start=2400, codebook_weight=1.0))
     c.disc = ConfigDict(
-        dict(ndf=32, n_layers=2, loss="hinge", start=2400, gen_start=2500, ramp_steps=300, weight=0.8, max_weight=1.0)
+        dict(
+            ndf=32,
+            n_layers=2,
+            use_actnorm=False,
+            loss="hinge",
+            start=2400,
+            gen_start=2500,
+            ramp_steps=300,
+            weight=0.8,
+            max_weight=1.0,
+        )
     )
     c.optim = ConfigDict(
         dict(learning_rate=1.5e-3, schedule="cosine", warmup_steps=50, b1=0.5, b2=0.99, weight_decay=0.0, clip_norm=1.0)

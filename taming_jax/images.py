@@ -23,6 +23,12 @@ def to_float(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 127.5 - 1
 
 
+def color_labels(labels: jax.Array) -> jax.Array:
+    """Maps of labels in colours that are far apart for neighbours. [B,H,W] int -> [B,H,W,3] float32 in [-1, 1]."""
+    hue = labels * 0.618034  # the golden ratio spreads any number of hues
+    return jnp.cos(2 * jnp.pi * (hue[..., None] + jnp.arange(3) / 3))
+
+
 def to_uint8(images: np.ndarray) -> np.ndarray:
     """float [-1, 1] -> uint8 [0, 255], clipped and rounded; uint8 stays as it is."""
     if images.dtype == np.uint8:

@@ -16,6 +16,27 @@ def codebook_loss(z: jax.Array, z_q: jax.Array, commitment_weight: float, legacy
     return commitment + commitment_weight * codebook if legacy else codebook + commitment_weight * commitment
 
 
+def l1_loss(images: jax.Array, recon: jax.Array) -> jax.Array:
+    """Mean absolute error. [B,H,W,C] x 2 -> []."""
+    return jnp.abs(images - recon).mean()
+
+
+def l2_loss(images: jax.Array, recon: jax.Array) -> jax.Array:
+    """Mean squared error. [B,H,W,C] x 2 -> []."""
+    return jnp.square(images - recon).mean()
+
+
+def bce_loss(maps: jax.Array, logits: jax.Array) -> jax.Array:
+    """Binary cross-entropy of every label at every pixel, as the original has it for segmentation maps.
+
+    maps: one-hot [B,H,W,C]; logits [B,H,W,C] -> [].
+    """
+    return optax.sigmoid_binary_cross_entropy(logits, maps).mean()
+
+
+PIXEL_LOSSES = {"l1": l1_loss, "l2": l2_loss, "bce": bce_loss}
+
+
 def hinge_loss(real: jax.Array, fake: jax.Array) -> jax.Array:
     """Discriminator's hinge loss (Lim & Ye 2017), half the sum over real and fake patch logits. -> []."""
     return 0.5 * (jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake)))

@@ -13,7 +13,16 @@ from tensorboardX import SummaryWriter
 
 from taming_jax import images
 
-SHOWN = ("loss", "l1_loss", "p_loss", "disc_loss", "d_weight", "code_use")  # on the progress line; files hold all
+SHOWN = (
+    "loss",
+    "l1_loss",
+    "l2_loss",
+    "bce_loss",
+    "p_loss",
+    "disc_loss",
+    "d_weight",
+    "code_use",
+)  # on the progress line; files hold all
 
 
 @flax.struct.dataclass

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
 
-from taming_jax import checkpoint, cli, images, sharding
+from taming_jax import checkpoint, cli, data, images, sharding
 from taming_jax.errors import UserError, nearest
 from taming_jax.metrics import say
 from taming_jax.tasks import prior
@@ -48,22 +48,24 @@ def sample(
     config: ConfigDict,
     workdir: Path,
     step: int,
-    labels: list[int],
+    conditions: dict[str, np.ndarray],
     columns: int,
     seed: int,
     batch_size: int,
     decoding: dict,
 ) -> np.ndarray:
-    """`columns` images of each label from a run's checkpoint: uint8 [len(labels),columns,H,W,3].
+    """`columns` images of each condition from a run's checkpoint: uint8 [R,columns,H,W,3].
 
-    config, step: as `load_config` gives them; decoding: temperature, top_k, top_p. Image i of a label is drawn from the
-    seed, the label and i alone, whatever else is painted beside it.
+    config, step: as `load_config` gives them; decoding: temperature, top_k, top_p. conditions: the features of a batch
+    that the condition needs, [R,...], and 'label' [R] int32. Image i of a row is drawn from the seed, the label and i
+    alone, whatever else is painted beside it.
     """
     task = prior.make(config)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(batch_size, mesh)
     like = jax.eval_shape(task.init, jax.random.key(0)).params["gpt"]
     nets = {"gpt": checkpoint.load_net(workdir, step, "gpt", like), **task.load_frozen()}
+    cond = prior.make_conditioner(config)
     nets = jax.device_put(nets, sharding.infer_shardings(nets, mesh))
 
     @jax.jit
@@ -71,13 +73,12 @@ def sample(
         keys = jax.vmap(lambda label, i: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), label), i))(
             rows["label"], rows["index"]
         )
-        return prior.sample(config, nets["gpt"], nets["gen"], rows["label"], keys, **decoding)
+        return prior.sample(config, nets["gpt"], nets["gen"], cond.tokens(nets, rows), keys, **decoding)
 
-    total = len(labels) * columns
-    rows = {
-        "label": np.repeat(np.int32(labels), columns),
-        "index": np.tile(np.arange(columns, dtype=np.int32), len(labels)),
-    }
+    count = len(conditions["label"])
+    total = count * columns
+    rows = {name: np.repeat(value, columns, 0) for name, value in conditions.items()}
+    rows["index"] = np.tile(np.arange(columns, dtype=np.int32), count)
     painted = []
     with jax.set_mesh(mesh), tqdm(total=total, desc="painting", unit="image", mininterval=1) as progress:
         for start in range(0, total, batch_size):
@@ -87,7 +88,16 @@ def sample(
             painted.append(images.to_uint8(jax.device_get(paint(nets, batch, decoding))))
             progress.update(min(batch_size, total - start))
     array = np.concatenate(painted)[:total]
-    return array.reshape(len(labels), columns, *array.shape[1:])
+    return array.reshape(count, columns, *array.shape[1:])
+
+
+def held_out(config: ConfigDict, count: int) -> dict[str, np.ndarray]:
+    """The first `count` held-out records as conditions, numbered in 'label'."""
+    batches = data.eval_batches(data.open_source(config.data, "validation"), config)
+    parts = [batches[i] for i in range(min(len(batches), -(-count // config.batch_size)))]
+    rows = {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+    rows = {name: value[rows["mask"] > 0] for name, value in rows.items()}
+    return rows | {"label": np.arange(len(rows["label"]), dtype=np.int32)}
 
 
 def load_config(workdir: Path) -> tuple[ConfigDict, int]:
@@ -104,7 +114,13 @@ def main() -> None:
     if flags.FLAGS.first_stage is not None:
         config.first_stage.workdir = flags.FLAGS.first_stage
     names = config.data.class_names
-    labels = parse_classes(flags.FLAGS.classes, names)
+    kind = config.cond.name
+    if kind == "class":
+        labels = parse_classes(flags.FLAGS.classes, names)
+    elif flags.FLAGS.classes is not None:
+        raise UserError(f"--classes: {workdir} is conditioned on {kind!r}, not on a class")
+    else:
+        labels = [0] if kind == "none" else list(range(flags.FLAGS.num_conditions))
     given = {name: flags.FLAGS[name].value for name in config.sample}
     decoding = {name: config.sample[name] if value is None else value for name, value in given.items()}
     prior.check_decoding(decoding)
@@ -127,16 +143,19 @@ def main() -> None:
         raise UserError(f"{out} holds samples made with other options (see {record}); name another --out")
 
     num_samples, seed = flags.FLAGS.num_samples, flags.FLAGS.seed
-    array = sample(config, workdir, step, labels, num_samples, seed, flags.FLAGS.batch_size, decoding)
-    captions = tuple(names[label] if names else "" for label in labels)
-    for label, caption, row in zip(labels, captions, array, strict=True):
-        (out / f"class_{label:03}").mkdir(parents=True, exist_ok=True)
+    named = kind == "class" and len(names) > 0
+    rows = {"label": np.int32(labels)} if kind in ("none", "class") else held_out(config, len(labels))
+    array = sample(config, workdir, step, rows, num_samples, seed, flags.FLAGS.batch_size, decoding)
+    word = "class" if kind == "class" else "condition"
+    for label, row in zip(rows["label"], array, strict=True):
+        folder, caption = out / f"{word}_{label:03}", {"class": names[label]} if named else {}
+        folder.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(row):
-            metadata = made_by | {"class": caption, "index": i}
-            images.save_png(Image.fromarray(image), out / f"class_{label:03}" / f"{i:05}.png", **metadata)
-    images.save_png(images.draw_sheet(images.Sheet(array, captions if names else ())), out / "samples.png", **made_by)
+            images.save_png(Image.fromarray(image), folder / f"{i:05}.png", **made_by, **caption, index=i)
+    captions = tuple(names[label] for label in labels) if named else ()
+    images.save_png(images.draw_sheet(images.Sheet(array, captions)), out / "samples.png", **made_by)
     record.write_text(json.dumps(made_by))
-    say(f"{array.shape[0] * array.shape[1]} samples of {len(labels)} classes: {out / 'samples.png'}")
+    say(f"{array.shape[0] * array.shape[1]} samples for {len(array)} conditions: {out / 'samples.png'}")
 
 
 if __name__ == "__main__":
@@ -146,7 +165,10 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "classes", None, f"Names or numbers, with commas between; default: all, or {MOST_CLASSES} spread evenly."
     )
-    flags.DEFINE_integer("num_samples", 8, "Images of each class.", lower_bound=1)
+    flags.DEFINE_integer("num_samples", 8, "Images of each class or condition.", lower_bound=1)
+    flags.DEFINE_integer(
+        "num_conditions", 8, "Held-out pictures, for a transformer conditioned on those.", lower_bound=1
+    )
     flags.DEFINE_integer("batch_size", 16, "Images painted at once.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "The same seed gives the same images.")
     flags.DEFINE_float(

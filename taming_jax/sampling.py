@@ -34,19 +34,59 @@ def sample_full(
 ) -> jax.Array:
     """Ids after a prefix, one at a time, with a cache. prefix [B,S] int32 -> ids [B,length] int32.
 
-    decode: (ids [B], position [], cache) -> (logits [B,V], cache). keys: [B], one per row, folded with the position:
-    a row's result depends neither on its neighbours nor on the batch size. temperature: above 0.
+    decode: (ids [B,T], position of the first [], cache) -> (logits [B,T,V], cache). keys: [B], one per row, folded with
+    the position: a row's result depends neither on its neighbours nor on the batch size. temperature: above 0.
     """
-    b, s = prefix.shape
-    ids = jnp.concatenate([prefix, jnp.zeros((b, length), jnp.int32)], 1)
+
+    def draw(logits, position):
+        logits = filter_logits(logits[:, -1] / temperature, top_k, top_p)
+        return jax.vmap(lambda key, row: jax.random.categorical(jax.random.fold_in(key, position), row))(keys, logits)
 
     def body(carry, position):
         ids, cache = carry
-        logits, cache = decode(ids[:, position], position, cache)
+        logits, cache = decode(ids[:, None], position, cache)
+        ids = draw(logits, position)
+        return (ids, cache), ids
+
+    s = prefix.shape[1]
+    logits, cache = decode(prefix, 0, cache)
+    first = draw(logits, s - 1)
+    _, rest = jax.lax.scan(body, (first, cache), s + jnp.arange(length - 1))
+    return jnp.concatenate([first[:, None], rest.T], 1)
+
+
+def window_start(i: jax.Array, window: int, size: int) -> jax.Array:
+    """Where the window that decodes position `i` of a side of `size` begins: centred, but inside. -> like `i`."""
+    return jnp.clip(i - window // 2, 0, size - window)
+
+
+def sample_windows(
+    forward: Callable,
+    cond: jax.Array,
+    codes: jax.Array,
+    known: jax.Array,
+    window: int,
+    keys: jax.Array,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+) -> jax.Array:
+    """A grid larger than the transformer's window, row by row (Esser et al. 2021, section 3.3). -> codes [B,H,W] int32.
+
+    forward: ids [B,T] -> logits [B,T,V]. cond [B,H,W] int32: a condition on the same grid, its window goes first.
+    codes [B,H,W]: kept where known [H,W] is true; a code that is not yet known counts as 0, as in the original.
+    """
+    b, h, w = codes.shape
+
+    def body(codes, position):
+        i, j = position // w, position % w
+        top, left = window_start(i, window, h), window_start(j, window, w)
+        patches = [jax.lax.dynamic_slice(x, (0, top, left), (b, window, window)).reshape(b, -1) for x in (cond, codes)]
+        at = window * window - 1 + (i - top) * window + j - left
+        logits = forward(jnp.concatenate(patches, 1)[:, :-1])[:, at]
         logits = filter_logits(logits / temperature, top_k, top_p)
         drawn = jax.vmap(lambda key, row: jax.random.categorical(jax.random.fold_in(key, position), row))(keys, logits)
-        following = jnp.where(position + 1 < s, ids[:, position + 1], drawn)
-        return (ids.at[:, position + 1].set(following), cache), None
+        return codes.at[:, i, j].set(jnp.where(known[i, j], codes[:, i, j], drawn)), None
 
-    (ids, _), _ = jax.lax.scan(body, (ids, cache), jnp.arange(s + length - 1))
-    return ids[:, s:]
+    codes, _ = jax.lax.scan(body, jnp.where(known, codes, 0), jnp.arange(h * w))
+    return codes

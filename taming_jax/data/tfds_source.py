@@ -3,15 +3,16 @@
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from taming_jax.data.openmoji import Openmoji
+from taming_jax.data.openmoji import Openmoji, segment
 from taming_jax.errors import UserError, nearest, not_among
 
 
 class TfdsSource:
     """Random access to the records of a prepared TFDS split."""
 
-    def __init__(self, name: str, split: str, records, class_names: list[str]):
+    def __init__(self, name: str, split: str, records, class_names: list[str], features: tuple[str, ...]):
         self.name, self.split, self.records, self.class_names = name, split, records, class_names
+        self.features = features
 
     def __len__(self) -> int:
         return len(self.records)
@@ -23,7 +24,12 @@ class TfdsSource:
         record = self.records[index]
         image = record["image"]
         image = image.repeat(3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
-        return {"image": image, "label": record["label"] if self.class_names else 0}
+        found = {"image": image, "label": record["label"] if self.class_names else 0}
+        if "line" in self.features:
+            found["line"] = record["line"]
+        if "segmentation" in self.features:
+            found["segmentation"] = segment(record["image"], record["line"])
+        return found
 
     def describe(self, index: int) -> str:
         return f"record {index} of {self.name} {self.split}"
@@ -59,8 +65,11 @@ def source(data: ConfigDict, split: str) -> TfdsSource:
         raise UserError(
             f"data.splits.{split}={name!r} is no split of {data.name}; it has {', '.join(builder.info.splits)}"
         ) from e
+    for feature in set(data.features) - {"image"}:
+        if "line" not in builder.info.features:
+            raise UserError(f"data.features: {data.name} has no {feature!r}; openmoji has")
     label = builder.info.features["label"] if "label" in builder.info.features else None
-    return TfdsSource(data.name, name, records, list(getattr(label, "names", None) or []))
+    return TfdsSource(data.name, name, records, list(getattr(label, "names", None) or []), data.features)
 
 
 def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:

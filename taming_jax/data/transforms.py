@@ -1,4 +1,4 @@
-"""Transforms: a record in, a record out. Images are uint8 [H,W,3]."""
+"""Transforms: a record in, a record out. Images are uint8 [H,W,3], line art [H,W,1], maps of labels [H,W]."""
 
 import dataclasses
 
@@ -22,11 +22,19 @@ def decode(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
+RESAMPLING = {
+    "image": Image.Resampling.LANCZOS,
+    "line": Image.Resampling.LANCZOS,
+    "segmentation": Image.Resampling.NEAREST,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Augment:
     """Smallest side to `size * resize_factor`, a crop of `size`, and a flip of every second image if `flip`.
 
-    `random_crop=False` crops the centre. Evaluation does so at the same scale, without flips. For grain: a random map.
+    `random_crop=False` crops the centre. Evaluation does so at the same scale, without flips. All features of a record
+    are treated alike. For grain: a random map.
     """
 
     size: int
@@ -43,11 +51,15 @@ class Augment:
         return self._apply(record, (0.5, 0.5), False)
 
     def _apply(self, record: dict, corner: tuple[float, float], flip: bool) -> dict:
-        image = Image.fromarray(record["image"])
-        scale = self.size * self.resize_factor / min(image.size)
-        w, h = (max(self.size, round(side * scale)) for side in image.size)
-        if (w, h) != image.size:
-            image = image.resize((w, h), Image.Resampling.LANCZOS)
+        sides = record["image"].shape[:2]
+        h, w = (max(self.size, round(side * self.size * self.resize_factor / min(sides))) for side in sides)
         top, left = (round(c * (side - self.size)) for c, side in zip(corner, (h, w), strict=True))
-        array = np.asarray(image)[top : top + self.size, left : left + self.size]
-        return {**record, "image": array[:, ::-1] if flip else array, "label": np.int32(record["label"])}
+        done = {**record, "label": np.int32(record["label"])}
+        for name in record.keys() & RESAMPLING.keys():
+            image = Image.fromarray(np.squeeze(record[name]))
+            if (w, h) != image.size:
+                image = image.resize((w, h), RESAMPLING[name])
+            array = np.asarray(image)[top : top + self.size, left : left + self.size]
+            array = array[:, ::-1] if flip else array
+            done[name] = array[..., None] if record[name].shape[-1] == 1 else array
+        return done

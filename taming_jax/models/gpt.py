@@ -67,7 +67,8 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """Autoregressive transformer over token ids (Esser et al. 2021, section 3.2).
 
-    Learned absolute positions, untied head without bias. `block_size` is the longest sequence.
+    Learned absolute positions, untied head without bias. block_size: the longest sequence. n_unmasked: so many first
+    positions see each other, before and behind. `embeddings` [B,P,D] in the calls stand before the ids, as they are.
     """
 
     vocab_size: int
@@ -78,6 +79,7 @@ class GPT(nn.Module):
     embd_pdrop: float
     attn_pdrop: float
     resid_pdrop: float
+    n_unmasked: int
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
@@ -93,27 +95,43 @@ class GPT(nn.Module):
         self.ln_f = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
         self.head = nn.Dense(self.vocab_size, use_bias=False, kernel_init=normal_init, dtype=self.dtype)
 
-    def __call__(self, ids: jax.Array, train: bool = False) -> jax.Array:
-        """[B,T] int32 -> logits [B,T,vocab_size] float32; position t sees ids up to t. `train` draws 'dropout'."""
-        t = ids.shape[1]
-        x = (self.token_embedding[ids] + self.position_embedding[:t]).astype(self.dtype)
-        x = self.embd_drop(x, deterministic=not train)
-        mask = jnp.tril(jnp.ones((1, 1, t, t), bool))
+    def __call__(self, ids: jax.Array, train: bool = False, embeddings: jax.Array | None = None) -> jax.Array:
+        """[B,T] int32 -> logits [B,P+T,vocab_size] float32; position t sees ids up to t. `train` draws 'dropout'."""
+        x = self.embed(ids, embeddings)
+        t = x.shape[1]
+        x = self.embd_drop((x + self.position_embedding[:t]).astype(self.dtype), deterministic=not train)
+        mask = self.visible(jnp.arange(t), t)
         for block in self.blocks:
             x, _ = block(x, mask, not train)
         return self.head(self.ln_f(x)).astype(jnp.float32)
+
+    def embed(self, ids: jax.Array, embeddings: jax.Array | None) -> jax.Array:
+        x = self.token_embedding[ids]
+        return x if embeddings is None else jnp.concatenate([embeddings, x], 1)
+
+    def visible(self, positions: jax.Array, length: int) -> jax.Array:
+        """Which of `length` keys each position [T] sees: [1,1,T,length] bool."""
+        keys, positions = jnp.arange(length), positions[:, None]
+        return ((keys <= positions) | ((positions < self.n_unmasked) & (keys < self.n_unmasked)))[None, None]
 
     def init_cache(self, batch_size: int) -> Cache:
         """An empty cache for `decode`."""
         shape = (batch_size, self.block_size, self.num_heads, self.embed_dim // self.num_heads)
         return tuple((jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype)) for _ in range(self.num_layers))
 
-    def decode(self, ids: jax.Array, position: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        """One step: ids [B] at `position` [] -> (logits of the next id [B,vocab_size] float32, cache)."""
-        x = (self.token_embedding[ids] + self.position_embedding[position])[:, None].astype(self.dtype)
-        mask = (jnp.arange(self.block_size) <= position)[None, None, None]
+    def decode(
+        self, ids: jax.Array, position: jax.Array | int, cache: Cache, embeddings: jax.Array | None = None
+    ) -> tuple[jax.Array, Cache]:
+        """The next T ids [B,T], the first at `position` [] -> (logits [B,P+T,vocab_size] float32, cache).
+
+        With `n_unmasked`, the first call must bring at least so many.
+        """
+        x = self.embed(ids, embeddings)
+        t = x.shape[1]
+        x += jax.lax.dynamic_slice_in_dim(self.position_embedding, position, t)
+        x, mask = x.astype(self.dtype), self.visible(position + jnp.arange(t), self.block_size)
         filled = []
         for block, kv in zip(self.blocks, cache, strict=True):
             x, kv = block(x, mask, True, kv, position)
             filled.append(kv)
-        return self.head(self.ln_f(x))[:, 0].astype(jnp.float32), tuple(filled)
+        return self.head(self.ln_f(x)).astype(jnp.float32), tuple(filled)

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from taming_jax.models import autoencoder
-from taming_jax.models.quantize import QUANTIZERS
+from taming_jax.models.quantize import make_quantizer
 
 
 class VQModel(nn.Module):
     """VQGAN generator (Esser et al. 2021, section 3.1). Images are [B,H,W,C] in [-1, 1], codes [B,h,w] int32.
 
-    quantizer: `name` and the fields of that module in `models/quantize.py`.
+    out_ch: C. quantizer: `name` and the fields of that module in `models/quantize.py`. `step` and `train` are for
+    quantizers with schedules and noise.
     """
 
     ch: int
@@ -22,12 +23,11 @@ class VQModel(nn.Module):
     attn_resolutions: Sequence[int]
     resolution: int
     z_channels: int
+    out_ch: int
     quantizer: dict
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
-        fields = dict(self.quantizer)
-        quantizer = QUANTIZERS[fields.pop("name")]
         trunk = dict(
             ch=self.ch,
             ch_mult=self.ch_mult,
@@ -37,23 +37,27 @@ class VQModel(nn.Module):
             dtype=self.dtype,
         )
         self.encoder = autoencoder.Encoder(z_channels=self.z_channels, **trunk)
-        self.quant_conv = autoencoder.conv(fields["embed_dim"], 1, name=None, dtype=self.dtype)
-        self.quantize = quantizer(**fields)
+        self.quant_conv = autoencoder.conv(self.quantizer["embed_dim"], 1, name=None, dtype=self.dtype)
+        self.quantize = make_quantizer(self.quantizer)
         self.post_quant_conv = autoencoder.conv(self.z_channels, 1, name=None, dtype=self.dtype)
         self.decoder = autoencoder.DecoderTrunk(**trunk)
-        self.conv_out = autoencoder.conv(3, name=None, dtype=self.dtype)
+        self.conv_out = autoencoder.conv(self.out_ch, name=None, dtype=self.dtype)
 
-    def encode(self, images: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """[B,H,W,C] -> (z_q [B,h,w,D], {'ids': [B,h,w] int32, 'loss': []})."""
-        return self.quantize(self.quant_conv(self.encoder(images)))
+    def encode(
+        self, images: jax.Array, step: jax.Array | int = 0, train: bool = False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """[B,H,W,C] -> (z_q [B,h,w,D], {'ids': [B,h,w] int32, 'loss': [], 'latents': [B,h,w,...]})."""
+        return self.quantize(self.quant_conv(self.encoder(images)), step, train)
 
     def head(self, hidden: jax.Array) -> jax.Array:
         """The last convolution, where the adaptive weight looks. [B,H,W,ch] -> [B,H,W,C] float32."""
         return self.conv_out(hidden).astype(jnp.float32)
 
-    def features(self, images: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def features(
+        self, images: jax.Array, step: jax.Array | int = 0, train: bool = False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Everything before `head`. [B,H,W,C] -> (hidden [B,H,W,ch], as `encode`)."""
-        z_q, codes = self.encode(images)
+        z_q, codes = self.encode(images, step, train)
         return self.decoder(self.post_quant_conv(z_q)), codes
 
     def decode(self, z_q: jax.Array) -> jax.Array:

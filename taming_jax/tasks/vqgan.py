@@ -1,4 +1,7 @@
-"""Stage one: the VQGAN. Generator and discriminator learn from one forward pass each step."""
+"""Stage one: the VQGAN, and its relatives without discriminator or LPIPS and on segmentation maps.
+
+Generator and discriminator learn from one forward pass each step.
+"""
 
 from typing import NamedTuple
 
@@ -9,11 +12,13 @@ from ml_collections import ConfigDict
 from taming_jax import losses, metrics, optim, sharding
 from taming_jax import state as states
 from taming_jax.errors import UserError, not_among
-from taming_jax.images import Sheet, to_float
+from taming_jax.images import Sheet, color_labels, to_float
 from taming_jax.models.discriminator import NLayerDiscriminator
 from taming_jax.models.perceptual import load_weights, lpips
-from taming_jax.models.quantize import QUANTIZERS, restart_dead_codes
+from taming_jax.models.quantize import QUANTIZERS, make_quantizer, restart_dead_codes
 from taming_jax.models.vqgan import VQModel
+
+INPUTS = ("image", "line", "segmentation")  # features of a batch that a first stage can learn
 
 
 def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
@@ -24,22 +29,59 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
             f"data.size={config.data.size}: the encoder halves the image {len(config.model.ch_mult) - 1} times"
             f" (model.ch_mult={tuple(config.model.ch_mult)}), so take a multiple of {factor}"
         )
-    if config.data.size < 16:
+    if perceives(config) and config.data.size < 16:
         raise UserError(f"data.size={config.data.size}: LPIPS halves the image four times, so take at least 16")
-    if config.data.size >> config.disc.n_layers < 3:
+    if competes(config) and config.data.size >> config.disc.n_layers < 3:
         raise UserError(
             f"disc.n_layers={config.disc.n_layers} leaves no patch of {config.data.size} pixels to judge; take"
             f" at most {(config.data.size // 3).bit_length() - 1}"
         )
     if config.model.ch % 32:
         raise UserError(f"model.ch={config.model.ch}: GroupNorm has 32 groups, so take a multiple of 32")
+    segments = config.input == "segmentation"
+    if segments != (config.loss.pixel == "bce"):
+        raise UserError(
+            f"loss.pixel={config.loss.pixel!r} does not go with input={config.input!r}: 'bce' is for segmentation maps"
+        )
+    if segments and (perceives(config) or competes(config)):
+        raise UserError(
+            "segmentation maps have neither LPIPS nor a discriminator: loss.perceptual_weight=0 disc.weight=0"
+        )
+    if config.restart_codes_after > 0 and config.quantizer.name == "gumbel":
+        raise UserError("quantizer 'gumbel' has no latents beside its codes to restart from: restart_codes_after=0")
     for name, value, allowed in (
+        ("input", config.input, INPUTS),
+        ("loss.pixel", config.loss.pixel, losses.PIXEL_LOSSES),
         ("disc.loss", config.disc.loss, losses.DISCRIMINATOR_LOSSES),
         ("quantizer.name", config.quantizer.name, QUANTIZERS),
     ):
         if value not in allowed:
             raise not_among(name, value, allowed)
     return config
+
+
+def perceives(config: ConfigDict) -> bool:
+    """Whether LPIPS is trained with."""
+    return config.loss.perceptual_weight > 0
+
+
+def competes(config: ConfigDict) -> bool:
+    """Whether there is a discriminator."""
+    return config.disc.weight > 0
+
+
+def to_input(config: ConfigDict, batch: dict) -> jax.Array:
+    """What the model sees of a batch: [B,H,W,C] float32, images in [-1, 1] or one-hot maps."""
+    if config.input == "segmentation":
+        return jax.nn.one_hot(batch["segmentation"], config.model.out_ch)
+    return to_float(batch[config.input])
+
+
+def to_picture(config: ConfigDict, output: jax.Array) -> jax.Array:
+    """What people see of inputs or outputs of the model: [B,H,W,C] -> [B,H,W,3], roughly in [-1, 1]."""
+    if config.input == "segmentation":
+        return color_labels(jnp.argmax(output, -1))
+    return jnp.broadcast_to(output, (*output.shape[:3], 3))
 
 
 def make_model(config: ConfigDict) -> VQModel:
@@ -52,26 +94,28 @@ def make_model(config: ConfigDict) -> VQModel:
 def make(config: ConfigDict) -> states.Task:
     """Binds modules, optimizers and numbers once; everything returned is pure."""
     dtype = jnp.dtype(config.dtype)
-    codebook_size = config.quantizer.codebook_size
-    model = make_model(config)
-    disc = NLayerDiscriminator(config.disc.ndf, config.disc.n_layers, dtype)
-    disc_loss = losses.DISCRIMINATOR_LOSSES[config.disc.loss]
-    optimizers = {
-        "gen": optim.make_optimizer(config.optim, config.steps),
-        "disc": optim.make_optimizer(config.optim, config.steps - config.disc.start),
-    }
+    codebook_size, channels = config.quantizer.codebook_size, config.model.out_ch
+    model, quantizer = make_model(config), make_quantizer(config.quantizer)
+    disc = NLayerDiscriminator(config.disc.ndf, config.disc.n_layers, config.disc.use_actnorm, dtype)
+    disc_loss, pixel_loss = losses.DISCRIMINATOR_LOSSES[config.disc.loss], losses.PIXEL_LOSSES[config.loss.pixel]
+    optimizers = {"gen": optim.make_optimizer(config.optim, config.steps)}
+    if competes(config):
+        optimizers["disc"] = optim.make_optimizer(config.optim, config.steps - config.disc.start)
     ema_decay = {"gen": config.ema_decay}
 
     def init(key: jax.Array) -> states.TrainState:
         gen_key, disc_key = jax.random.split(key)
-        x = jnp.zeros((1, config.data.size, config.data.size, 3))
-        d = disc.init(disc_key, x, True)
-        params = {"gen": model.init(gen_key, x)["params"], "disc": d["params"]}
-        extra = {"disc": {"batch_stats": d["batch_stats"]}, "gen": {"idle": jnp.zeros(codebook_size, jnp.int32)}}
+        x = jnp.zeros((1, config.data.size, config.data.size, channels))
+        gen = model.init(gen_key, x)["params"]
+        params, extra = {"gen": gen}, {"gen": {"idle": jnp.zeros(codebook_size, jnp.int32)}}
+        extra["gen"]["codebook"] = quantizer.init_stats(gen["quantize"]["embedding"])
+        if competes(config):
+            d = disc.init(disc_key, x, True)
+            params["disc"], extra["disc"] = d["params"], {"batch_stats": d["batch_stats"]}
         return states.create(optimizers, params, extra, ema_decay)
 
     def load_frozen() -> dict:
-        return {"lpips": load_weights()}
+        return {} if config.input == "segmentation" else {"lpips": load_weights()}
 
     def judge(params, stats, images):
         logits, new = disc.apply({"params": params, "batch_stats": stats}, images, True, mutable=["batch_stats"])
@@ -92,7 +136,10 @@ def make(config: ConfigDict) -> states.Task:
         return Contest(g_loss, pull_fake(d_logits)[1], grads, stats, logged)
 
     def phase(step: int) -> Phase:
-        return Phase(step >= config.loss.perceptual_start, step >= config.disc.start)
+        return Phase(
+            perceives(config) and step >= config.loss.perceptual_start,
+            competes(config) and step >= config.disc.start,
+        )
 
     def train_step(state: states.TrainState, batch: dict, key: jax.Array, phase: Phase):
         """One update of both nets. Departs from the original in two ways.
@@ -103,32 +150,34 @@ def make(config: ConfigDict) -> states.Task:
         The discriminator's optimizer starts with it: its warm-up counts from there, and Adam corrects its first
         moments. The original feeds Adam zeros until then, and its first real steps are the larger for it.
         """
-        images = to_float(batch["image"])
-        gen, disc_params, vgg = sharding.gather((state.params["gen"], state.params["disc"], state.frozen["lpips"]))
+        images = to_input(config, batch)
+        nets = sharding.gather({**state.params, **state.frozen})
+        gen, noise_key = nets["gen"], jax.random.fold_in(key, 1)
 
         def features(params):
-            hidden, codes = model.apply({"params": params}, images, method="features")
-            return (hidden, codes["loss"]), (codes["ids"], codes["latents"])
+            hidden, codes = model.apply(
+                {"params": params}, images, state.step, True, method="features", rngs={"gumbel": noise_key}
+            )
+            return (hidden, codes["loss"]), codes
 
         def head(params, hidden):
             return model.apply({"params": {"conv_out": params}}, hidden, method="head")
 
-        (hidden, quant_loss), pull_trunk, (ids, latents) = jax.vjp(features, gen, has_aux=True)
+        (hidden, quant_loss), pull_trunk, codes = jax.vjp(features, gen, has_aux=True)
         recon, pull_head = jax.vjp(head, gen["conv_out"], hidden)
 
-        l1_loss, d_l1 = jax.value_and_grad(lambda r: jnp.abs(images - r).mean())(recon)
-        d_recon = d_l1
-        logged = {"l1_loss": l1_loss, "quant_loss": quant_loss}
-        loss = l1_loss + config.loss.codebook_weight * quant_loss
+        rec_loss, d_recon = jax.value_and_grad(pixel_loss, 1)(images, recon)
+        logged = {f"{config.loss.pixel}_loss": rec_loss, "quant_loss": quant_loss}
+        loss = rec_loss + config.loss.codebook_weight * quant_loss
         if phase.perceptual:
-            p_loss, d_p = perceive(vgg, images, recon)
+            p_loss, d_p = perceive(nets["lpips"], images, recon)
             d_recon = d_recon + config.loss.perceptual_weight * d_p
             loss += config.loss.perceptual_weight * p_loss
             logged["p_loss"] = p_loss
 
         disc_grads, extra = {}, {}
         if phase.adversarial:
-            contest = compete(disc_params, state.extra["disc"]["batch_stats"], images, recon)
+            contest = compete(nets["disc"], state.extra["disc"]["batch_stats"], images, recon)
             ratio = losses.adaptive_weight(
                 pull_head(d_recon)[0]["kernel"], pull_head(contest.d_adv)[0]["kernel"], config.disc.max_weight
             )
@@ -142,29 +191,34 @@ def make(config: ConfigDict) -> states.Task:
         g_head, d_hidden = pull_head(d_recon)
         (g_trunk,) = pull_trunk((d_hidden, jnp.asarray(config.loss.codebook_weight)))
         grads = {"gen": {**g_trunk, "conv_out": g_head}, **disc_grads}
-        counts = metrics.count_codes(ids, codebook_size)
+        counts = metrics.count_codes(codes["ids"], codebook_size)
         new = states.apply_updates(state, optimizers, grads, extra, ema_decay)
+        new = update_codebook(new, quantizer, codes)
         if config.restart_codes_after > 0:
-            new = restart_codes(new, counts, latents, config.restart_codes_after, key)
+            new = restart_codes(new, counts, codes["latents"], config.restart_codes_after, key)
         return new, metrics.collection({"loss": loss, **logged}, codes=metrics.CodeUse(counts))
 
     def eval_step(state: states.TrainState, batch: dict):
-        images = to_float(batch["image"])
-        gen, vgg = sharding.gather((states.averaged(state, "gen"), state.frozen["lpips"]))
+        images = to_input(config, batch)
+        gen, frozen = sharding.gather((states.averaged(state, "gen"), state.frozen))
         recon, codes = model.apply({"params": gen}, images)
+        if config.input == "segmentation":
+            right = jnp.argmax(recon, -1) == batch["segmentation"]
+            bce = jax.vmap(losses.bce_loss)(images, recon)
+            numbers = dict(bce=bce, pixel_accuracy=right.mean((1, 2)))
+        else:
+            numbers = dict(psnr=losses.psnr(images, recon), l1=jax.vmap(losses.l1_loss)(images, recon))
+            numbers["lpips"] = lpips(frozen["lpips"], images, jnp.clip(recon, -1, 1))
         return metrics.collection(
-            dict(
-                psnr=losses.psnr(images, recon),
-                lpips=lpips(vgg, images, jnp.clip(recon, -1, 1)),
-                l1=jnp.abs(images - recon).mean((1, 2, 3)),
-            ),
+            numbers,
             mask=batch["mask"],
             codes=metrics.CodeUse(metrics.count_codes(codes["ids"], codebook_size, batch["mask"])),
         )
 
     def pictures(state: states.TrainState, batch: dict, key: jax.Array) -> dict[str, Sheet]:
-        images = to_float(batch["image"])
+        images = to_input(config, batch)
         recon, _ = model.apply({"params": sharding.gather(states.averaged(state, "gen"))}, images)
+        images, recon = to_picture(config, images), to_picture(config, recon)
         return {"reconstructions": over(images, recon, columns=min(8, len(images)))}
 
     return states.Task(init, load_frozen, phase, train_step, eval_step, pictures)
@@ -187,18 +241,31 @@ class Phase(NamedTuple):
     adversarial: bool
 
 
+def update_codebook(state: states.TrainState, quantizer, codes: dict[str, jax.Array]) -> states.TrainState:
+    """The state after what the quantizer learns without gradients; see `models/quantize.py`."""
+    gen, extra = state.params["gen"], dict(state.extra["gen"])
+    embedding, extra["codebook"] = quantizer.update(gen["quantize"]["embedding"], extra["codebook"], codes)
+    gen = {**gen, "quantize": {**gen["quantize"], "embedding": embedding}}
+    return state.replace(params={**state.params, "gen": gen}, extra={**state.extra, "gen": extra})
+
+
 def restart_codes(
     state: states.TrainState, counts: jax.Array, latents: jax.Array, restart_after: int, key: jax.Array
 ) -> states.TrainState:
-    """The state with its dead codes moved, in the codebook and in its average; see `quantize.restart_dead_codes`."""
+    """The state with its dead codes moved, in the codebook and in its averages; see `quantize.restart_dead_codes`."""
     gen, extra = state.params["gen"], dict(state.extra["gen"])
-    move, extra["idle"] = restart_dead_codes(extra["idle"], counts, latents, restart_after, key)
+    dead, goal, extra["idle"] = restart_dead_codes(extra["idle"], counts, latents, restart_after, key)
 
     def moved(params):
-        return {**params, "quantize": {"embedding": move(params["quantize"]["embedding"])}}
+        return {**params, "quantize": {"embedding": jnp.where(dead[:, None], goal, params["quantize"]["embedding"])}}
 
     if "ema" in extra:
         extra["ema"] = moved(extra["ema"])
+    if extra["codebook"]:
+        extra["codebook"] = {
+            "cluster_size": jnp.where(dead, 1, extra["codebook"]["cluster_size"]),
+            "embed_avg": jnp.where(dead[:, None], goal, extra["codebook"]["embed_avg"]),
+        }
     return state.replace(params={**state.params, "gen": moved(gen)}, extra={**state.extra, "gen": extra})
 
 
@@ -208,7 +275,7 @@ def ramp(step: jax.Array, start: int, ramp_steps: int) -> jax.Array:
 
 
 def over(images: jax.Array, recon: jax.Array, columns: int) -> Sheet:
-    """Originals over reconstructions, in bands of `columns`. [B,H,W,C] x 2 -> a sheet."""
+    """Originals over reconstructions, in bands of `columns`. [B,H,W,3] x 2 -> a sheet."""
     n = len(images) // columns * columns
     bands = jnp.stack([x[:n].reshape(-1, columns, *x.shape[1:]) for x in (images, recon)], axis=1)
     return Sheet(bands.reshape(-1, columns, *images.shape[1:]))
