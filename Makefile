@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-slow test-parity lint format clean
 
 demo: .venv/installed  ## Trains both stages on OpenMoji and paints samples: about 20 minutes on two CPU cores
 	python -m taming_jax.train --config=configs/openmoji_vq.py --workdir=runs/openmoji_vq
@@ -13,6 +13,12 @@ demo: .venv/installed  ## Trains both stages on OpenMoji and paints samples: abo
 test: .venv/installed-test lint  ## Style, then all tests
 	python -m pytest
 
+test-slow: .venv/installed-test  ## Tests that train for minutes
+	python -m pytest -m slow
+
+test-parity: .venv-parity/installed  ## Conversion against the original's own classes in PyTorch: minutes, and 1 GB to install
+	.venv-parity/bin/python -m pytest -o addopts= --durations=5 tests/parity
+
 lint: .venv/installed-test
 	ruff check .
 	ruff format --check .
@@ -22,7 +28,7 @@ format: .venv/installed-test
 	ruff format .
 
 clean:  ## Removes the virtual environment; runs stay
-	rm -rf .venv
+	rm -rf .venv .venv-parity
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed, this is " + sys.version.split()[0] + "; run make PYTHON=/path/to/python")'
@@ -34,4 +40,11 @@ clean:  ## Removes the virtual environment; runs stay
 
 .venv/installed-test: requirements-test.txt .venv/installed
 	python -m pip install --disable-pip-version-check -r requirements-test.txt
+	touch $@
+
+# The original's package asks for a trainer and a configuration library that nothing here needs, hence --no-deps.
+.venv-parity/installed: requirements-parity.txt requirements.txt | .venv/bin/python
+	$(PYTHON) -m venv .venv-parity
+	.venv-parity/bin/python -m pip install --disable-pip-version-check -r requirements-parity.txt
+	.venv-parity/bin/python -m pip install --disable-pip-version-check --no-deps taming-transformers-rom1504==0.0.6
 	touch $@

@@ -39,7 +39,7 @@ def get_data(name: str, size: int) -> ConfigDict:
             path="",  # of a folder
             validation_share=0.05,  # of a folder
             splits=dict(train="train", validation="validation"),  # of TFDS
-            features=("image",),  # what records hold beside the label: image, line, segmentation
+            features=("image",),  # what records hold beside the label: image, line, depth, segmentation
             size=size,
             resize_factor=1.0,  # smallest side before the crop, in sizes
             random_crop=True,

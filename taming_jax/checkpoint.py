@@ -21,12 +21,15 @@ def open_manager(workdir: Path, keep: int = 3) -> ocp.CheckpointManager:
 
 
 def save(manager: ocp.CheckpointManager, state: TrainState, next_batch: int, config: ConfigDict) -> None:
-    """Starts a save of everything but the frozen nets. `next_batch` is the state of the data iterator."""
+    """Starts a save of everything but the frozen nets. `next_batch` is the state of the data iterator.
+
+    A state without optimizers (`opt` is {}), such as a converted one, gets fresh ones when it is restored.
+    """
     manager.save(
         int(state.step),
         args=ocp.args.Composite(
             state=ocp.args.StandardSave(state.replace(frozen={})),
-            data=ocp.args.JsonSave({"next_batch": next_batch}),
+            data=ocp.args.JsonSave({"next_batch": next_batch, "optimizers": bool(state.opt)}),
             config=ocp.args.JsonSave(config.to_dict()),
         ),
         force=True,
@@ -45,6 +48,8 @@ def init_or_restore(manager: ocp.CheckpointManager, task: Task, key: jax.Array, 
     else:
         like = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
         state, next_batch = restore(manager, like)
+        if not state.opt:
+            state = state.replace(opt=jax.jit(lambda key: task.init(key).opt, out_shardings=shardings.opt)(key))
     frozen = task.load_frozen()
     return state.replace(frozen=jax.device_put(frozen, sharding.infer_shardings(frozen, mesh))), next_batch
 
@@ -57,10 +62,9 @@ def restore(manager: ocp.CheckpointManager, like: TrainState) -> tuple[TrainStat
     damaged = []
     for step in sorted(manager.all_steps(), reverse=True):
         try:
-            args = ocp.args.Composite(
-                state=ocp.args.StandardRestore(like.replace(frozen={})), data=ocp.args.JsonRestore()
-            )
-            found = manager.restore(step, args=args)
+            place = manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))["data"]
+            saved = like.replace(frozen={}, opt=like.opt if place["optimizers"] else {})
+            state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(saved)))["state"]
         except Exception as e:  # Orbax raises whatever its storage did
             print(f"checkpoint {step} cannot be read and is passed over: {str(e).splitlines()[0]}", flush=True)
             damaged.append(step)
@@ -71,7 +75,7 @@ def restore(manager: ocp.CheckpointManager, like: TrainState) -> tuple[TrainStat
             (manager.directory / str(bad)).rename(aside / f"{bad}-{time.time_ns()}")
         if damaged:
             manager.reload()
-        return found["state"], found["data"]["next_batch"]
+        return state, place["next_batch"]
     raise UserError(f"no checkpoint in {manager.directory} can be read with this config; choose another --workdir")
 
 
@@ -119,12 +123,27 @@ def load_net(workdir: Path, step: int, name: str, like: dict) -> dict:
 
     like: shapes of the net's parameters; raises UserError where the checkpoint holds others.
     """
+    path = state_path(workdir, step)
+    with ocp.PyTreeCheckpointer() as reader:
+        extra = reader.metadata(path).item_metadata.tree.get("extra", {})
+    place = ("extra", name, "ema") if "ema" in extra.get(name, {}) else ("params", name)
+    return load_tree(workdir, step, place, like)
+
+
+def state_path(workdir: Path, step: int) -> Path:
+    """Where the train state of a step lies; raises UserError where it does not."""
     path = (workdir / "checkpoints" / str(step) / "state").absolute()
     if not (path / "_METADATA").exists():
         raise UserError(f"run directory {workdir} holds no readable checkpoint of step {step}; it has {steps(workdir)}")
+    return path
+
+
+def load_tree(workdir: Path, step: int, place: tuple[str, ...], like: dict) -> dict:
+    """A part of a train state as numpy arrays, found by its keys. like, raises: as `load_net`."""
+    if not like:
+        return {}
+    path = state_path(workdir, step)
     with ocp.PyTreeCheckpointer() as reader:
-        tree = reader.metadata(path).item_metadata.tree
-        place = ("extra", name, "ema") if "ema" in tree["extra"].get(name, {}) else ("params", name)
         item = like
         for key in reversed(place):
             item = {key: item}

@@ -1,6 +1,7 @@
 """A run directory -> numbers over its whole validation split, and its picture.
 
 python -m taming_jax.evaluate --workdir=runs/openmoji_vq
+python -m taming_jax.evaluate --workdir=runs/openmoji_vq --data_path=/my/images
 """
 
 from pathlib import Path
@@ -49,6 +50,8 @@ def evaluate(
 def main() -> None:
     workdir = Path(cli.required("workdir"))
     config, _ = checkpoint.load_config(workdir)
+    if flags.FLAGS.data_path is not None:
+        config.data.update(name="folder", path=flags.FLAGS.data_path, validation_share=1.0)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size, mesh)
     task = tasks.find(config.task).make(config)
@@ -64,4 +67,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Run directory of either stage.")
+    flags.DEFINE_string("data_path", None, "Folder of images, all of them, in place of the run's validation split.")
     cli.run(main)

@@ -19,8 +19,8 @@ class Sheet:
 
 
 def to_float(images: jax.Array) -> jax.Array:
-    """uint8 [0, 255] -> float32 [-1, 1]. Done on the device: the bytes are a quarter of the transfer."""
-    return images.astype(jnp.float32) / 127.5 - 1
+    """uint8 [0, 255] -> float32 [-1, 1]; floats stay. Done on the device: the bytes are a quarter of the transfer."""
+    return images.astype(jnp.float32) / 127.5 - 1 if images.dtype == jnp.uint8 else images
 
 
 def color_labels(labels: jax.Array) -> jax.Array:

@@ -17,6 +17,10 @@ PARAMETERS = {
     "custom_vq": {"gen": 72_141_699, "disc": 2_765_633},
     "imagenet_vq": {"gen": 72_141_699, "disc": 2_765_633},
     "openmoji_vq": {"gen": 809_843, "disc": 167_841},
+    "openmoji_ema": {"gen": 809_843, "disc": 167_841},
+    "openmoji_gumbel": {"gen": 818_547, "disc": 167_841},
+    "openmoji_vqvae": {"gen": 809_843},
+    "openmoji_segmentation": {"gen": 805_747},
     "custom_transformer": {"gpt": 304_670_720},
     "openmoji_transformer": {"gpt": 3_438_080},
 }
@@ -73,6 +77,35 @@ def test_first_stages_run_small(name, picture_folder, tmp_path):
     else:
         config = changed(config, data__name="folder", data__path=str(picture_folder), data__validation_share=0.2)
         assert train(config, tmp_path)["psnr"] > 0
+
+
+@pytest.mark.parametrize("name", ["openmoji_vqvae", "openmoji_ema", "openmoji_gumbel"])
+def test_relatives_of_the_vqgan_run_small(name, picture_folder, tmp_path):
+    """With the plain loss alone; what else they have is in the others."""
+    config = changed(load(name), **SMALL_VQ, loss__perceptual_weight=0.0, disc__weight=0.0)
+    config = changed(config, data__name="folder", data__path=str(picture_folder), data__validation_share=0.2)
+    assert train(config, tmp_path)["psnr"] > 0
+
+
+# What a few hundred steps must beat on held-out drawings.
+BEATS = {
+    "openmoji_vq": ("l1", 0.16),
+    "openmoji_vqvae": ("psnr", 17.0),
+    "openmoji_ema": ("l1", 0.16),
+    "openmoji_gumbel": ("l1", 0.16),
+    "openmoji_segmentation": ("bce", 0.1),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BEATS)
+def test_first_stages_learn(name, tmp_path):
+    """300 steps at the config's own size, the losses on pixels and codes alone."""
+    config = changed(load(name), steps=300, eval_every=300, loss__perceptual_start=300, disc__start=300)
+    result = train(changed(config, disc__gen_start=300), tmp_path)
+    metric, bound = BEATS[name]
+    assert (result[metric] > bound) if metric == "psnr" else (result[metric] < bound), result
+    assert result["code_use"] > 0.5
 
 
 @pytest.mark.parametrize("name", ["custom_transformer", "openmoji_transformer"])

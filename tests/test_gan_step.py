@@ -1,4 +1,4 @@
-"""The one-forward training step against the literal form of the paper."""
+"""The switches of the training step; its numbers are in tests/test_golden.py."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from taming_jax import losses, optim, sharding
-from taming_jax.models.perceptual import load_weights, lpips
+from taming_jax import optim, sharding
+from taming_jax.models.perceptual import load_weights
 from taming_jax.tasks import vqgan
 from tests.conftest import tiny_vq
 
@@ -30,55 +30,6 @@ def one_step(config, vgg, step, monkeypatch):
     return batch, before, {k: after.opt[k].trace for k in after.opt}, after, jax.device_get(logged.compute())
 
 
-def test_equals_the_three_gradient_form(picture_folder, vgg, monkeypatch):
-    """Generator: nll + lambda g_loss + codebook loss, lambda from two more gradients; discriminator: its own loss."""
-    config = tiny_vq(picture_folder)
-    config.disc.update(gen_start=0, ramp_steps=0, max_weight=1e4)
-    batch, before, grads, _, logged = one_step(config, vgg, 0, monkeypatch)
-
-    model = vqgan.make_model(config)
-    disc = vqgan.NLayerDiscriminator(config.disc.ndf, config.disc.n_layers, use_actnorm=False)
-    images = batch["image"] / 127.5 - 1
-    stats, d0, g0 = before.extra["disc"]["batch_stats"], before.params["disc"], before.params["gen"]
-
-    def judge(d, x, stats):
-        logits, new = disc.apply({"params": d, "batch_stats": stats}, x, True, mutable=["batch_stats"])
-        return logits, new["batch_stats"]
-
-    def nll(g):
-        recon, _ = model.apply({"params": g}, images)
-        return jnp.mean(jnp.abs(images - recon)) + config.loss.perceptual_weight * lpips(vgg, images, recon).mean()
-
-    def adv(g):
-        return -jnp.mean(judge(d0, model.apply({"params": g}, images)[0], stats)[0])
-
-    def last(grad):
-        return jnp.linalg.norm(grad["conv_out"]["kernel"].ravel())
-
-    @jax.jit
-    def weight_at(g):
-        return config.disc.weight * last(jax.grad(nll)(g)) / (last(jax.grad(adv)(g)) + 1e-4)
-
-    weight = weight_at(g0)
-
-    def total(g):
-        return nll(g) + weight * adv(g) + model.apply({"params": g}, images)[1]["loss"]
-
-    def d_loss(d):
-        real, after_real = judge(d, images, stats)
-        fake, _ = judge(d, model.apply({"params": g0}, images)[0], after_real)
-        return losses.hinge_loss(real, fake)
-
-    np.testing.assert_allclose(logged["d_weight"], weight, rtol=1e-4)
-    g_value, g_grads = jax.jit(jax.value_and_grad(total))(g0)
-    d_value, d_grads = jax.jit(jax.value_and_grad(d_loss))(d0)
-    np.testing.assert_allclose(logged["loss"], g_value, rtol=1e-5)
-    np.testing.assert_allclose(logged["disc_loss"], d_value, rtol=1e-5)
-    for ours, literal in ((grads["gen"], g_grads), (grads["disc"], d_grads)):
-        largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(literal))
-        jax.tree.map(lambda a, b, m=largest: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5 * m), ours, literal)
-
-
 def test_switches_of_the_discriminator(picture_folder, vgg, monkeypatch):
     """Nothing before `start`; learning unseen until `gen_start`; then a ramp; the cap on lambda holds."""
     config = tiny_vq(picture_folder)
@@ -95,7 +46,6 @@ def test_switches_of_the_discriminator(picture_folder, vgg, monkeypatch):
         assert optax.tree.norm(grads["disc"]) > 0
         factors[step] = (float(logged["disc_factor"]), float(logged["d_weight"]))
     assert {step: f for step, (f, _) in factors.items()} == {1: 0, 2: 0.5, 3: 1, 4: 1}
-    assert factors[1][1] == 0
     np.testing.assert_allclose(factors[4][1], 0.8 * 0.25, rtol=1e-6)  # an untrained discriminator's lambda is larger
     jax.tree.map(lambda a, b: np.testing.assert_(not np.array_equal(a, b)), before.extra["disc"], after.extra["disc"])
 

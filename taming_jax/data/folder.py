@@ -44,6 +44,8 @@ def source(data: ConfigDict, split: str) -> FolderSource:
     root = Path(data.path).expanduser()
     if not root.is_dir():
         raise UserError(f"data.path={data.path}: there is no such folder")
+    if missing := set(data.features) - {"image"}:
+        raise UserError(f"data.features: a folder holds images alone, no {', '.join(sorted(missing))}")
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
     if len(files) < 2:
         raise UserError(
@@ -57,6 +59,6 @@ def source(data: ConfigDict, split: str) -> FolderSource:
         return int.from_bytes(digest, "big") / 2**64
 
     held_out = {f for f in files if place(f) < data.validation_share} or {min(files, key=place)}
-    if len(held_out) == len(files):
+    if split == "train" and len(held_out) == len(files):
         raise UserError(f"data.validation_share={data.validation_share:g} leaves no image to train on")
     return FolderSource(root, [f for f in files if (f in held_out) == (split == "validation")], class_names)

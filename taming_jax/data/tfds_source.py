@@ -65,9 +65,9 @@ def source(data: ConfigDict, split: str) -> TfdsSource:
         raise UserError(
             f"data.splits.{split}={name!r} is no split of {data.name}; it has {', '.join(builder.info.splits)}"
         ) from e
-    for feature in set(data.features) - {"image"}:
-        if "line" not in builder.info.features:
-            raise UserError(f"data.features: {data.name} has no {feature!r}; openmoji has")
+    had = {"image", "line", "segmentation"} if "line" in builder.info.features else {"image"}
+    if missing := set(data.features) - had:
+        raise UserError(f"data.features: {data.name} has {', '.join(sorted(had))}, no {', '.join(sorted(missing))}")
     label = builder.info.features["label"] if "label" in builder.info.features else None
     return TfdsSource(data.name, name, records, list(getattr(label, "names", None) or []), data.features)
 

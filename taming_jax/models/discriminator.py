@@ -7,6 +7,11 @@ import jax.numpy as jnp
 normal_init = nn.initializers.normal(0.02)
 
 
+def leaky_relu(x: jax.Array) -> jax.Array:
+    """Slope 0.2 below 0 and, unlike in `jax.nn`, at 0 itself: gradients are PyTorch's there too."""
+    return jnp.where(x > 0, x, 0.2 * x)
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation as in PyTorch: the running variance is the unbiased one (flax keeps the biased).
 
@@ -79,10 +84,10 @@ class NLayerDiscriminator(nn.Module):
                 features, (4, 4), strides, pad, use_bias=use_bias, kernel_init=normal_init, dtype=self.dtype, name=name
             )
 
-        x = nn.leaky_relu(conv(self.ndf, 2, "conv_0", True)(x.astype(self.dtype)), 0.2)
+        x = leaky_relu(conv(self.ndf, 2, "conv_0", True)(x.astype(self.dtype)))
         for n in range(1, self.n_layers + 1):
             features = self.ndf * min(2**n, 8)
             x = conv(features, 2 if n < self.n_layers else 1, f"conv_{n}", self.use_actnorm)(x)
             norm = ActNorm if self.use_actnorm else BatchNorm
-            x = nn.leaky_relu(norm(self.dtype, name=f"norm_{n}")(x, train), 0.2)
+            x = leaky_relu(norm(self.dtype, name=f"norm_{n}")(x, train))
         return conv(1, 1, "conv_out", True)(x).astype(jnp.float32)

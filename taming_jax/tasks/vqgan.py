@@ -18,7 +18,7 @@ from taming_jax.models.perceptual import load_weights, lpips
 from taming_jax.models.quantize import QUANTIZERS, make_quantizer, restart_dead_codes
 from taming_jax.models.vqgan import VQModel
 
-INPUTS = ("image", "line", "segmentation")  # features of a batch that a first stage can learn
+INPUTS = ("image", "line", "depth", "segmentation")  # features of a batch that a first stage can learn
 
 
 def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
@@ -29,7 +29,7 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
             f"data.size={config.data.size}: the encoder halves the image {len(config.model.ch_mult) - 1} times"
             f" (model.ch_mult={tuple(config.model.ch_mult)}), so take a multiple of {factor}"
         )
-    if perceives(config) and config.data.size < 16:
+    if config.input != "segmentation" and config.data.size < 16:
         raise UserError(f"data.size={config.data.size}: LPIPS halves the image four times, so take at least 16")
     if competes(config) and config.data.size >> config.disc.n_layers < 3:
         raise UserError(
@@ -182,9 +182,9 @@ def make(config: ConfigDict) -> states.Task:
                 pull_head(d_recon)[0]["kernel"], pull_head(contest.d_adv)[0]["kernel"], config.disc.max_weight
             )
             disc_factor = ramp(state.step, config.disc.gen_start, config.disc.ramp_steps)
-            d_weight = config.disc.weight * disc_factor * ratio
-            d_recon = d_recon + d_weight * contest.d_adv
-            loss += d_weight * contest.g_loss
+            d_weight = config.disc.weight * ratio
+            d_recon = d_recon + disc_factor * d_weight * contest.d_adv
+            loss += disc_factor * d_weight * contest.g_loss
             disc_grads, extra = {"disc": contest.grads}, {"disc": {"batch_stats": contest.stats}}
             logged |= {"disc_factor": disc_factor, "d_weight": d_weight, **contest.logged}
 

@@ -1,0 +1,20 @@
+"""openmoji_vq with a Gumbel-softmax quantizer (Ramesh et al. 2021, section 2.1), the original's GumbelVQ.
+
+    python -m taming_jax.train --config=configs/openmoji_gumbel.py --workdir=runs/openmoji_gumbel
+
+The temperature falls along a cosine, as in that paper (there to 1/16); the divergence from the uniform distribution
+grows from 0, so that the codes are not spread out before they mean something.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import openmoji_vq
+
+
+def get_config() -> ConfigDict:
+    c = openmoji_vq.get_config()
+    c.quantizer = ConfigDict(dict(name="gumbel", codebook_size=512, embed_dim=16, straight_through=True))
+    c.quantizer.temperature = dict(init_value=1.0, peak_value=1.0, warmup_steps=0, decay_steps=2400, end_value=1 / 16)
+    c.quantizer.kl_weight = dict(init_value=0.0, peak_value=5e-4, warmup_steps=600, decay_steps=3000, end_value=5e-4)
+    c.restart_codes_after = 0  # of latents, which it does not have
+    return c

@@ -1,0 +1,264 @@
+"""Conversion against the original's own classes, at full size with random weights. Run by `make test-parity`."""
+
+import copy
+import functools
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import diffusers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from taming_jax import checkpoint, convert, train
+from taming_jax.errors import UserError
+from taming_jax.tasks import prior, vqgan
+from tests.parity import conftest, models
+
+
+def build(config: dict) -> torch.nn.Module:
+    """The original's model with random weights whose codes are used, in evaluation mode."""
+    torch.manual_seed(0)
+    config = copy.deepcopy(config)
+    if config["target"].startswith("ldm."):  # the same class, in latent-diffusion's copy
+        config["target"] = "taming.models.vqgan.VQModel"
+    if "cond_stage_config" in config["params"] and "dummy_cond_stage" in str(config["params"]["cond_stage_config"]):
+        config["params"]["cond_stage_config"] = {
+            "target": "torch.nn.Identity"
+        }  # the package lacks it; it has no weights
+    model = conftest.instantiate(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    for stage in (getattr(model, name, None) for name in ("first_stage_model", "cond_stage_model")):
+        spread_codes(stage)
+    spread_codes(model)
+    return model
+
+
+def spread_codes(vq) -> None:
+    """Codes among the latents of noise, so that many are chosen and none by a hair."""
+    if hasattr(getattr(vq, "quantize", None), "embedding"):
+        with torch.no_grad():
+            x = torch.rand(1, vq.encoder.conv_in.in_channels, 64, 64) * 2 - 1
+            h = vq.quant_conv(vq.encoder(x))
+            book = vq.quantize.embedding.weight
+            mean, std = h.mean((0, 2, 3)), h.std((0, 2, 3)) + 1e-3
+            book.copy_(mean + std * torch.randn_like(book))
+
+
+class Callback:
+    """What a trainer leaves in its checkpoints: a class that the reader must not import."""
+
+
+def save(model: torch.nn.Module, config: dict, folder: Path, step: int = 0) -> tuple[Path, Path]:
+    stored = {"state_dict": model.state_dict(), "global_step": step, "callbacks": {Callback: {"best": 1.0}}}
+    torch.save(stored, folder / "model.ckpt")
+    (folder / "model.yaml").write_text(yaml.safe_dump({"model": config}))
+    return folder / "model.ckpt", folder / "model.yaml"
+
+
+def picture(channels: int) -> np.ndarray:
+    """[1,C,64,96] in [-1, 1]; one-hot for many channels."""
+    rng = np.random.default_rng(0)
+    if channels > 3:
+        labels = np.kron(rng.integers(0, channels, (8, 12)), np.ones((8, 8), int))
+        return np.moveaxis(np.eye(channels, dtype=np.float32)[labels], -1, 0)[None]
+    return rng.uniform(-1, 1, (1, channels, 64, 96)).astype(np.float32)
+
+
+def ours(workdir: Path, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and reconstruction [B,C,H,W] by the run directory."""
+    config, step = checkpoint.load_config(workdir)
+    model = vqgan.make_model(config)
+    like = jax.eval_shape(vqgan.make(config).init, jax.random.key(0)).params["gen"]
+    params = checkpoint.load_net(workdir, step, "gen", like)
+    recon, codes = jax.jit(model.apply)({"params": params}, np.moveaxis(x, 1, -1))
+    return np.asarray(codes["ids"]), np.moveaxis(np.asarray(recon), -1, 1)
+
+
+@torch.no_grad()
+def theirs(model, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    h = model.quant_conv(model.encoder(torch.from_numpy(x)))
+    if hasattr(model.quantize, "proj"):  # its forward draws
+        ids = model.quantize.proj(h).argmax(1)
+        z_q = model.quantize.embed(ids).movedim(-1, 1)
+    else:
+        z_q, _, (_, _, ids) = model.quantize(h)
+        ids = ids.reshape(len(x), *h.shape[2:])
+    return ids.numpy(), model.decode(z_q).numpy()
+
+
+@pytest.mark.parametrize("name", models.FIRST_STAGES)
+def test_first_stage(name, tmp_path):
+    """Codes and pictures are equal; the way back loads with strict=True, and diffusers' VQModel gives the same."""
+    config = models.FIRST_STAGES[name]
+    model = build(config)
+    workdir = tmp_path / "run"
+    convert.from_checkpoint(*save(model, config, tmp_path, step=7), workdir)
+    assert checkpoint.steps(workdir) == [7]
+    x = picture(config["params"]["ddconfig"]["in_channels"])
+    ids, recon = theirs(model, x)
+    our_ids, our_recon = ours(workdir, x)
+    assert len(np.unique(ids)) > 5
+    np.testing.assert_array_equal(our_ids, ids)
+    np.testing.assert_allclose(our_recon, recon, atol=1e-4 * np.abs(recon).max())
+
+    convert.to_checkpoint(workdir, tmp_path / "back.ckpt")
+    back = torch.load(tmp_path / "back.ckpt", weights_only=True)["state_dict"]
+    again = build(config)
+    again.load_state_dict(back, strict=True)
+    for key, value in model.state_dict().items():
+        if not convert.re.search(convert.DERIVED, key):
+            torch.testing.assert_close(back[key], value, rtol=1e-6, atol=1e-6, msg=key)
+
+    if config["target"].endswith("GumbelVQ"):
+        with pytest.raises(UserError, match="neither transformers nor Gumbel"):
+            convert.to_diffusers(workdir, tmp_path / "diffusers")
+    else:
+        convert.to_diffusers(workdir, tmp_path / "diffusers")
+        other = diffusers.VQModel.from_pretrained(tmp_path / "diffusers").eval()
+        with torch.no_grad():
+            np.testing.assert_allclose(other(torch.from_numpy(x)).sample, recon, atol=1e-4 * np.abs(recon).max())
+
+
+@pytest.mark.parametrize("name", models.TRANSFORMERS)
+def test_transformer(name, tmp_path):
+    """Condition ids and logits are equal, and the way back loads with strict=True."""
+    config = models.TRANSFORMERS[name]
+    model = build(config)
+    workdir = tmp_path / "run"
+    convert.from_checkpoint(*save(model, config, tmp_path), workdir)
+    ours_config, step = checkpoint.load_config(workdir)
+    gpt = prior.make_model(ours_config)
+    task = prior.make(ours_config)
+    params = checkpoint.load_net(workdir, step, "gpt", jax.eval_shape(task.init, jax.random.key(0)).params["gpt"])
+    cond = prior.make_conditioner(ours_config)
+    rng = np.random.default_rng(0)
+    batch = {"label": jnp.array([3, 5])}
+    kind = ours_config.cond.name
+    if kind == "coordinates":
+        coord = np.broadcast_to(np.linspace(0, 0.99, 256, dtype=np.float32), (2, 256, 256))
+        batch["coord"] = jnp.asarray(coord)
+        _, c = model.encode_to_c(torch.from_numpy(coord[:, None].copy()))
+    elif kind == "image":
+        labels = ours_config.cond.config.model.out_ch
+        if ours_config.cond.config.input == "segmentation":
+            batch["segmentation"] = jnp.asarray(np.kron(rng.integers(0, labels, (2, 16, 16)), np.ones((16, 16), int)))
+        else:
+            batch["depth"] = jnp.asarray(rng.uniform(-1, 1, (2, 256, 256, 1)).astype(np.float32))
+        x = np.moveaxis(np.asarray(vqgan.to_input(ours_config.cond.config, batch)), -1, 1)
+        model.cond_stage_model.quantize.sane_index_shape = True  # else the original cannot use it
+        _, c = model.encode_to_c(torch.from_numpy(x.copy()))
+    elif kind == "objects":
+        batch["objects"] = jnp.asarray(rng.integers(0, 8192, (2, cond.length)), jnp.int32)
+        c = torch.from_numpy(np.array(batch["objects"], np.int64))
+    elif kind == "class":
+        _, c = model.encode_to_c(torch.tensor([3, 5]))
+    else:
+        _, c = model.encode_to_c(torch.zeros(2, 3, 8, 8))
+    tokens = np.asarray(cond.tokens(task.load_frozen(), batch))
+    np.testing.assert_array_equal(tokens, c.numpy())
+    codes = rng.integers(0, ours_config.first_stage.config.quantizer.codebook_size, (2, 64))
+    inputs = np.concatenate([tokens, codes], 1)[:, : gpt.block_size]
+    with torch.no_grad():
+        logits = model.transformer(torch.from_numpy(inputs.astype(np.int64)))[0].numpy()
+    mine = jax.jit(functools.partial(gpt.apply, {"params": params}))(inputs)
+    np.testing.assert_allclose(mine, logits, atol=1e-4 * np.abs(logits).max())
+
+    convert.to_checkpoint(workdir, tmp_path / "back.ckpt")
+    state_dict = torch.load(tmp_path / "back.ckpt", weights_only=True)["state_dict"]
+    build(config).load_state_dict(state_dict, strict=True)
+
+
+def small(loss: dict = models.LOSS) -> dict:
+    config = copy.deepcopy(models.vq(64, 32, loss, z_channels=32))
+    config["params"]["ddconfig"] |= dict(ch=32, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], resolution=32)
+    return config
+
+
+def test_every_tensor_is_accounted_for(tmp_path):
+    config = small()
+    model = build(config)
+    ckpt, file = save(model, config, tmp_path)
+    full = model.state_dict()
+    for change, message in (
+        (lambda d: d.pop("encoder.conv_in.weight"), r"'encoder.conv_in.weight' \(32, 3, 3, 3\) is missing"),
+        (lambda d: d.update({"encoder.extra.weight": torch.zeros(2)}), "unexpected tensors: encoder.extra.weight"),
+        (
+            lambda d: d.update({"quant_conv.bias": torch.zeros(9)}),
+            r"'quant_conv.bias' is \(9,\), the config says \(32,\)",
+        ),
+    ):
+        changed = dict(full)
+        change(changed)
+        torch.save({"state_dict": changed}, ckpt)
+        with pytest.raises(UserError, match=message):
+            convert.from_checkpoint(ckpt, file, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+class Evil:
+    """Leaves a trace where it is unpickled."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self.trace,)
+
+
+def test_a_strangers_pickle_runs_nothing(tmp_path):
+    config, trace = small(), tmp_path / "trace"
+    stored = {"state_dict": build(config).state_dict(), "callbacks": Evil(trace)}
+    torch.save(stored, tmp_path / "model.ckpt")
+    convert.read_tensors(tmp_path / "model.ckpt")
+    assert not trace.exists()
+    (tmp_path / "plain.ckpt").write_bytes(pickle.dumps(Evil(trace)))
+    with pytest.raises(UserError, match="cannot be read as tensors"):
+        convert.read_tensors(tmp_path / "plain.ckpt")
+    assert not trace.exists()
+
+
+def test_a_converted_run_trains_on_evaluates_and_is_not_written_over(tmp_path, pictures):
+    """By the commands as they are typed."""
+    config = small()
+    ckpt, file = save(build(config), config, tmp_path, step=2)
+
+    def run(module: str, *args: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", f"taming_jax.{module}", *args]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    workdir = tmp_path / "run"
+    args = (f"--ckpt={ckpt}", f"--config={file}", f"--workdir={workdir}")
+    done = run("convert", *args)
+    assert done.returncode == 0, done.stderr
+    again = run("convert", *args)
+    assert again.returncode == 2 and "already holds a run" in again.stderr
+    stored, _ = checkpoint.load_config(workdir)
+    stored.data.path = str(pictures)
+    stored.update(steps=3, batch_size=2, eval_every=3)
+    assert train.train(stored, workdir)["psnr"] > 0
+    assert checkpoint.steps(workdir)[-1] == 3
+    done = run("evaluate", f"--workdir={workdir}")
+    assert done.returncode == 0 and "psnr" in done.stdout, done.stderr
+    done = run("convert", f"--workdir={workdir}", f"--to-torch={tmp_path / 'back.ckpt'}")
+    assert done.returncode == 0, done.stderr
+    build(config).load_state_dict(torch.load(tmp_path / "back.ckpt", weights_only=True)["state_dict"], strict=True)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    from PIL import Image
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(6):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 40, 3), np.uint8)).save(folder / f"{i}.png")
+    return folder
