@@ -248,7 +248,8 @@ def read_tensors(path: Path) -> tuple[Tensors, int]:
         with torch.serialization.safe_globals([(Inert, name) for name in named]):
             stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as e:  # torch raises whatever its unpickler and its zip reader do
-        raise UserError(f"--ckpt={path} cannot be read as tensors: {' '.join(str(e).split())[:200]}") from e
+        reason = " ".join(str(e).split("WeightsUnpickler error:")[-1].split())[:200]
+        raise UserError(f"--ckpt={path} cannot be read as tensors: {reason}") from e
     tensors = stored.get("state_dict", stored)
     if not tensors or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise UserError(f"--ckpt={path} holds no state dict of tensors")

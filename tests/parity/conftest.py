@@ -1,15 +1,11 @@
 """Lets the original's package be imported: stands in for the parts of its surroundings that are gone or not needed."""
 
 import importlib
-import os
 import sys
 from types import ModuleType
 
+import diffusers  # noqa: F401 (before its optional companions are stood in for)
 import torch
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def stand_in(name: str, **attributes) -> None:
