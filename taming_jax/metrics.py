@@ -1,5 +1,6 @@
 """Numbers: metric collections on the device, event and JSONL files, and the line that people read."""
 
+import functools
 import json
 import time
 from pathlib import Path
@@ -64,7 +65,14 @@ def collection(
         name: clu.metrics.Average.from_model_output(value, mask=mask if jnp.ndim(value) else None)
         for name, value in averages.items()
     }
-    return clu.metrics.Collection.create_collection(**values, **metrics)
+    fields = {**values, **metrics}
+    return _collection_class(tuple((name, type(metric)) for name, metric in fields.items())).empty().replace(**fields)
+
+
+@functools.cache
+def _collection_class(fields: tuple[tuple[str, type], ...]) -> type[clu.metrics.Collection]:
+    """One class for equal fields: among many of them, `jax.jit` (0.10.2) took one for another of as many fields."""
+    return clu.metrics.Collection.create(**dict(fields))
 
 
 @jax.jit

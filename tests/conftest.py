@@ -80,9 +80,9 @@ def tiny_prior(first_stage: Path) -> ConfigDict:
 
 @pytest.fixture(scope="session")
 def vq_run(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished first stage."""
+    """A finished first stage, profiled on its way."""
     workdir = tmp_path_factory.mktemp("runs") / "vq"
-    train(tiny_vq(picture_folder), workdir)
+    train(tiny_vq(picture_folder), workdir, profile_step=2)
     return workdir
 
 

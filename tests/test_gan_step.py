@@ -33,6 +33,7 @@ def one_step(config, vgg, step, monkeypatch):
 def test_switches_of_the_discriminator(picture_folder, vgg, monkeypatch):
     """Nothing before `start`; learning unseen until `gen_start`; then a ramp; the cap on lambda holds."""
     config = tiny_vq(picture_folder)
+    config.loss.perceptual_weight = 0.0
     config.disc.update(start=1, gen_start=2, ramp_steps=2, max_weight=0.25, weight=0.8)
     _, before, grads, after, logged = one_step(config, vgg, 0, monkeypatch)
     assert "disc_loss" not in logged

@@ -84,13 +84,12 @@ def test_eight_devices_train_like_one(stage, picture_folder, vq_run):
         config.data.class_names = ("circle", "cross", "square")
         task = prior.make(config)
     alone = losses_on(task, config, mesh_of(), jax.devices()[:1])
-    for sizes in (mesh_of(data=8), mesh_of(data=2, fsdp=2, tensor=2)):
-        many = losses_on(task, config, sizes, jax.devices())
-        for a, b in zip(alone, many, strict=True):
-            for name in a:
-                np.testing.assert_allclose(a[name], b[name], rtol=2e-2, atol=2e-3, err_msg=f"{name} on {dict(sizes)}")
-        for name in alone[0]:  # before Adam, which divides tiny gradients by themselves, has turned rounding into steps
-            np.testing.assert_allclose(alone[0][name], many[0][name], rtol=1e-4, atol=1e-5, err_msg=name)
+    many = losses_on(task, config, mesh_of(data=2, fsdp=2, tensor=2), jax.devices())
+    for a, b in zip(alone, many, strict=True):
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=2e-2, atol=2e-3, err_msg=name)
+    for name in alone[0]:  # before Adam, which divides tiny gradients by themselves, has turned rounding into steps
+        np.testing.assert_allclose(alone[0][name], many[0][name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_gathered_parameters_leave_no_gathered_activations(picture_folder):

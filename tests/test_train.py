@@ -187,9 +187,8 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(picture_folder, tmp_path)
     assert first == saved[-1] + 1 and len(saved) > 1
 
 
-def test_profile_is_written(picture_folder, tmp_path):
-    train(tiny_vq(picture_folder), tmp_path, profile_step=2)
-    assert list(tmp_path.rglob("*.xplane.pb"))
+def test_profile_is_written(vq_run):
+    assert list(vq_run.rglob("*.xplane.pb"))
 
 
 def test_evaluate_repeats_the_numbers_of_training(vq_run, tmp_path):
