@@ -17,8 +17,25 @@ def get_config() -> ConfigDict:
     return c
 
 
-# Of a transformer; None for a size is what condition and codes need.
-GPT = dict(n_unmasked=0, vocab_size=placeholder(int), block_size=placeholder(int))
+def get_gpt(**sizes) -> ConfigDict:
+    """A transformer; None for `vocab_size` and `block_size` is what condition and codes need."""
+    return ConfigDict(dict(n_unmasked=0, vocab_size=placeholder(int), block_size=placeholder(int)) | sizes)
+
+
+def get_cond(name: str) -> ConfigDict:
+    """What stands before the codes; each field is for the kind of condition behind it."""
+    return ConfigDict(
+        dict(
+            name=name,  # none, class, coordinates, image, objects
+            sos=0,  # none: the start id
+            levels=1024,  # coordinates
+            down=16,  # coordinates: pixels a side for each id
+            workdir="",  # image: run directory of its first stage
+            step=placeholder(int),  # image
+            length=0,  # objects
+            vocab_size=0,  # objects
+        )
+    )
 
 
 def get_first_stage(workdir: str) -> ConfigDict:
@@ -39,7 +56,7 @@ def get_data(name: str, size: int) -> ConfigDict:
             path="",  # of a folder
             validation_share=0.05,  # of a folder
             splits=dict(train="train", validation="validation"),  # of TFDS
-            features=("image",),  # what records hold beside the label: image, line, depth, segmentation
+            features=("image",),  # what records hold beside the label: image, line, depth, segmentation, coord
             size=size,
             resize_factor=1.0,  # smallest side before the crop, in sizes
             random_crop=True,

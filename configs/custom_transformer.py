@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     c = common.get_config()
     c.task = "prior"
     c.first_stage = common.get_first_stage("runs/custom_vq")
-    c.cond = ConfigDict(dict(name="class"))
+    c.cond = common.get_cond("class")
     c.order = "row_major"
     c.pkeep = 1.0
     c.data = common.get_moved_data()
@@ -22,9 +22,7 @@ def get_config() -> ConfigDict:
     c.steps = 200_000
     c.eval_every = 5_000
     c.ema_decay = 0.999
-    c.gpt = ConfigDict(
-        dict(num_layers=24, num_heads=16, embed_dim=1024, embd_pdrop=0.1, attn_pdrop=0.1, resid_pdrop=0.1, **common.GPT)
-    )
+    c.gpt = common.get_gpt(num_layers=24, num_heads=16, embed_dim=1024, embd_pdrop=0.1, attn_pdrop=0.1, resid_pdrop=0.1)
     c.sample = ConfigDict(dict(temperature=1.0, top_k=100, top_p=1.0))
     c.optim = ConfigDict(
         dict(

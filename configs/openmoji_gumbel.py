@@ -3,7 +3,8 @@
     python -m taming_jax.train --config=configs/openmoji_gumbel.py --workdir=runs/openmoji_gumbel
 
 The temperature falls along a cosine, as in that paper (there to 1/16); the divergence from the uniform distribution
-grows from 0, so that the codes are not spread out before they mean something.
+grows from 0, so that the codes are not spread out before they mean something. Few codes are in use at first: 6 % after
+300 steps.
 """
 
 from ml_collections import ConfigDict

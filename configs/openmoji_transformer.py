@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     c = common.get_config()
     c.task = "prior"
     c.first_stage = common.get_first_stage("runs/openmoji_vq")
-    c.cond = ConfigDict(dict(name="class"))
+    c.cond = common.get_cond("class")
     c.order = "row_major"
     c.pkeep = 1.0
     c.data = common.get_moved_data()
@@ -23,9 +23,7 @@ def get_config() -> ConfigDict:
     c.log_every = 100
     c.eval_every = 550
     c.ema_decay = 0.99
-    c.gpt = ConfigDict(
-        dict(num_layers=4, num_heads=8, embed_dim=256, embd_pdrop=0.1, attn_pdrop=0.1, resid_pdrop=0.1, **common.GPT)
-    )
+    c.gpt = common.get_gpt(num_layers=4, num_heads=8, embed_dim=256, embd_pdrop=0.1, attn_pdrop=0.1, resid_pdrop=0.1)
     c.sample = ConfigDict(dict(temperature=1.0, top_k=100, top_p=0.95))
     c.optim = ConfigDict(
         dict(learning_rate=1e-3, schedule="cosine", warmup_steps=50, b1=0.9, b2=0.95, weight_decay=0.01, clip_norm=1.0)

@@ -155,9 +155,9 @@ def discriminator_from_torch(tensors: Tensors, like: dict, n_layers: int, prefix
             continue
         name = prefix + torch_name(f"{layer}/", rules)
         loc, scale = (take(tensors, name + leaf, (1, *leaves["loc"].shape, 1, 1)).ravel() for leaf in ("loc", "scale"))
-        take(tensors, name + "initialized", ())
+        initialized = take(tensors, name + "initialized", ()).astype(bool)
         params[layer] = {"loc": np.zeros_like(loc), "scale": np.zeros_like(scale)}
-        stats[layer] = {"loc": loc, "scale": scale, "initialized": np.ones((), bool)}
+        stats[layer] = {"loc": loc, "scale": scale, "initialized": initialized}
     for layer, leaves in like.get("batch_stats", {}).items():
         if "mean" in leaves:
             name = prefix + torch_name(f"{layer}/", rules)
@@ -250,22 +250,31 @@ def read_tensors(path: Path) -> tuple[Tensors, int]:
     except Exception as e:  # torch raises whatever its unpickler and its zip reader do
         reason = " ".join(str(e).split("WeightsUnpickler error:")[-1].split())[:200]
         raise UserError(f"--ckpt={path} cannot be read as tensors: {reason}") from e
-    tensors = stored.get("state_dict", stored)
-    if not tensors or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+    tensors = stored.get("state_dict", stored) if isinstance(stored, dict) else None
+    if (
+        not isinstance(tensors, dict)
+        or not tensors
+        or not all(isinstance(value, torch.Tensor) for value in tensors.values())
+    ):
         raise UserError(f"--ckpt={path} holds no state dict of tensors")
     step = stored.get("global_step", 0)
     return {name: value.float().numpy() for name, value in tensors.items()}, step if isinstance(step, int) else 0
 
 
-def vq_config(model: dict, with_disc: bool) -> ConfigDict:
-    """Our config for a first stage of the original's YAML, {'target', 'params'}. with_disc: the file holds one."""
-    params, kind = model["params"], model["target"].rsplit(".", 1)[1]
-    dd, loss = params["ddconfig"], params.get("lossconfig", {}).get("params") or {}
+def vq_config(model: dict, image_key: str = "image") -> ConfigDict:
+    """Our config for a first stage of the original's YAML, {'target', 'params'}.
+
+    image_key: what it is a model of, where the YAML does not say so itself.
+    """
+    params, kind = model["params"], class_name(model)
+    lossconfig = params.get("lossconfig") or {"target": "none"}
+    dd, loss = params["ddconfig"], lossconfig.get("params") or {}
     for name, value in (("double_z", False), ("dropout", 0.0), ("resamp_with_conv", True)):
         if dd.get(name, value) != value:
             raise UserError(f"ddconfig.{name}={dd[name]}: only {value} is supported")
     c = imagenet_vq.get_config()
     c.data = common.get_data("folder", size=dd["resolution"])
+    c.batch_size = 8
     names = ("ch", "ch_mult", "num_res_blocks", "attn_resolutions", "z_channels", "out_ch")
     c.model = ConfigDict({name: tuple(dd[name]) if isinstance(dd[name], list) else dd[name] for name in names})
     sizes = dict(codebook_size=params["n_embed"], embed_dim=params["embed_dim"])
@@ -291,19 +300,17 @@ def vq_config(model: dict, with_disc: bool) -> ConfigDict:
     else:
         known = ("VQModel", "VQModelInterface", "VQNoDiscModel", "VQSegmentationModel", "GumbelVQ", "EMAVQ")
         raise not_among("model.target", kind, known)
-    key = params.get("image_key", "image")
-    c.input = "segmentation" if kind == "VQSegmentationModel" else key if key in vqgan.INPUTS else "image"
+    key = "segmentation" if kind == "VQSegmentationModel" else params.get("image_key", image_key)
+    c.input = key if key in vqgan.INPUTS else "image"
     c.data.features = tuple(sorted({"image", c.input}))
+    c.loss.codebook_weight = float(loss.get("codebook_weight", 1.0))
     if c.input == "segmentation":
         c.loss.pixel = "bce"
-    if not with_disc:
+    if not lossconfig["target"].endswith("VQLPIPSWithDiscriminator"):
         c.loss.perceptual_weight = c.disc.weight = 0.0
         return c
-    c.loss.update(
-        perceptual_weight=float(loss.get("perceptual_weight", 1.0)),
-        codebook_weight=float(loss.get("codebook_weight", 1.0)),
-    )
-    start = loss.get("disc_start", 0)
+    c.loss.perceptual_weight = float(loss.get("perceptual_weight", 1.0))
+    start = loss["disc_start"]
     c.disc.update(
         ndf=loss.get("disc_ndf", 64),
         n_layers=loss.get("disc_num_layers", 3),
@@ -316,10 +323,16 @@ def vq_config(model: dict, with_disc: bool) -> ConfigDict:
     return c
 
 
-def vq_from_torch(tensors: Tensors, model: dict, prefix: str) -> tuple[ConfigDict, TrainState]:
+def class_name(config: dict) -> str:
+    """'VQModel' of {'target': 'taming.models.vqgan.VQModel'}."""
+    return config["target"].rsplit(".", 1)[-1]
+
+
+def vq_from_torch(
+    tensors: Tensors, model: dict, prefix: str, image_key: str = "image"
+) -> tuple[ConfigDict, TrainState]:
     """A first stage's config and state, without an optimizer, from the tensors below a prefix."""
-    with_disc = any(name.startswith(f"{prefix}loss.discriminator.") for name in tensors)
-    config = vq_config(model, with_disc)
+    config = vq_config(model, image_key)
     quantizer, size = make_quantizer(config.quantizer), config.data.size
     x = jax.ShapeDtypeStruct((1, size, size, config.model.out_ch), jnp.float32)
     like = jax.eval_shape(vqgan.make_model(config).init, jax.random.key(0), x)["params"]
@@ -328,7 +341,7 @@ def vq_from_torch(tensors: Tensors, model: dict, prefix: str) -> tuple[ConfigDic
     codebook = {k: take(tensors, f"{prefix}quantize.embedding.{k}", v.shape) for k, v in stats.items()}
     params = {"gen": gen}
     extra = {"gen": {"idle": np.zeros(config.quantizer.codebook_size, np.int32), "codebook": codebook}}
-    if with_disc:
+    if vqgan.competes(config):
         disc = NLayerDiscriminator(config.disc.ndf, config.disc.n_layers, config.disc.use_actnorm)
         shapes = jax.eval_shape(lambda key, x: disc.init(key, x, True), jax.random.key(0), x)
         params["disc"], stats = discriminator_from_torch(
@@ -345,21 +358,28 @@ def generator_rules(config: ConfigDict) -> Rules:
 def prior_from_torch(tensors: Tensors, params: dict, workdir: Path) -> dict[Path, tuple[ConfigDict, TrainState]]:
     """A transformer and its first stages, each with the run directory that it goes into."""
     t, config = params["transformer_config"]["params"], custom_transformer.get_config()
-    first, state = vq_from_torch(tensors, params["first_stage_config"], "first_stage_model.")
+    if params.get("downsample_cond_size", -1) > -1:
+        raise UserError("downsample_cond_size is not supported")
+    first_key = params.get("first_stage_key", "image")
+    first, state = vq_from_torch(tensors, params["first_stage_config"], "first_stage_model.", first_key)
     runs = {workdir / "first_stage": (first, state)}
     with config.unlocked():
         config.first_stage.update(workdir=str(workdir / "first_stage"), step=0, config=first)
         config.cond, class_names = condition(tensors, params, workdir, runs)
-        features = {"image", first.input} | ({config.cond.config.input} if config.cond.name == "image" else set())
-        config.data = ConfigDict({**first.data, "class_names": class_names, "features": tuple(sorted(features))})
+        config.data = ConfigDict({**first.data, "class_names": class_names})
+        config.data.features = prior.features(config)
         config.gpt.update(num_layers=t["n_layer"], num_heads=t["n_head"], embed_dim=t["n_embd"])
         config.gpt.update({name: float(t.get(name, 0.0)) for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop")})
         config.gpt.update(n_unmasked=t.get("n_unmasked", 0), vocab_size=t["vocab_size"], block_size=t["block_size"])
         config.pkeep = float(params.get("pkeep", 1.0))
-        order = (params.get("permuter_config") or {}).get("target", "x.Identity").rsplit(".", 1)[1]
+        order = class_name(params.get("permuter_config") or {"target": "Identity"})
         if order not in ORDERS:
             raise not_among("permuter_config.target", order, ORDERS)
         config.order = ORDERS[order]
+        side = prior.side(first)
+        stored = tensors.get("permuter.forward_shuffle_idx", np.arange(side * side))
+        if not np.array_equal(stored, permute.ORDERS[config.order](side, side)):
+            raise UserError(f"tensor 'permuter.forward_shuffle_idx' is not the order of {order} on {side}x{side} codes")
         config.ema_decay = 0.0
         if (used := tensors.pop("first_stage_model.quantize.used", None)) is not None:
             config.first_stage.used = tuple(int(code) for code in used)
@@ -373,27 +393,30 @@ def prior_from_torch(tensors: Tensors, params: dict, workdir: Path) -> dict[Path
 def condition(tensors: Tensors, params: dict, workdir: Path, runs: dict) -> tuple[ConfigDict, tuple[str, ...]]:
     """Our `cond` for the original's `cond_stage_config`, and the names of the classes; a VQGAN is added to `runs`."""
     stage = params["cond_stage_config"]
+
+    def cond(name: str, **fields) -> ConfigDict:
+        return ConfigDict({**common.get_cond(name), **fields})
+
     if stage == "__is_unconditional__" or params.get("unconditional", False):
-        return ConfigDict(dict(name="none", sos=params.get("sos_token", 0))), ()
-    if stage == "__is_first_stage__":
-        for name in [name for name in tensors if name.startswith("cond_stage_model.")]:
-            del tensors[name]  # the first stage once more
-        first = runs[workdir / "first_stage"][0]
-        return ConfigDict(dict(name="image", workdir=str(workdir / "first_stage"), step=0, config=first)), ()
-    kind, given = stage["target"].rsplit(".", 1)[1], stage.get("params", {})
+        return cond("none", sos=params.get("sos_token", 0)), ()
+    if stage == "__is_first_stage__":  # stored twice; the second is read and dropped
+        first, _ = vq_from_torch(tensors, params["first_stage_config"], "cond_stage_model.")
+        return cond("image", workdir=str(workdir / "first_stage"), step=0, config=first), ()
+    kind, given = class_name(stage), stage.get("params") or {}
     if kind == "Labelator":
-        return ConfigDict(dict(name="class")), tuple(map(str, range(given["n_classes"])))
+        return cond("class"), tuple(map(str, range(given["n_classes"])))
     if kind == "SOSProvider":
-        return ConfigDict(dict(name="none", sos=given["sos_token"])), ()
+        return cond("none", sos=given["sos_token"]), ()
     if kind == "CoordStage":
-        return ConfigDict(dict(name="coordinates", levels=given["n_embed"], down=given["down_factor"])), ()
+        return cond("coordinates", levels=given["n_embed"], down=given["down_factor"]), ()
     if kind == "DummyCondStage":
         t, first = params["transformer_config"]["params"], runs[workdir / "first_stage"][0]
         length = t["block_size"] - prior.side(first) ** 2
-        return ConfigDict(dict(name="objects", length=length, vocab_size=t["vocab_size"])), ()
-    runs[workdir / "cond_stage"] = vq_from_torch(tensors, stage, "cond_stage_model.")
+        return cond("objects", length=length, vocab_size=t["vocab_size"]), ()
+    key = params.get("cond_stage_key", "image")
+    runs[workdir / "cond_stage"] = vq_from_torch(tensors, stage, "cond_stage_model.", key)
     config = runs[workdir / "cond_stage"][0]
-    return ConfigDict(dict(name="image", workdir=str(workdir / "cond_stage"), step=0, config=config)), ()
+    return cond("image", workdir=str(workdir / "cond_stage"), step=0, config=config), ()
 
 
 def account(tensors: Tensors) -> None:
@@ -408,11 +431,18 @@ def from_checkpoint(ckpt: Path, config_file: Path, workdir: Path) -> None:
     """Writes the run directories of a checkpoint; raises UserError where a tensor is missing, surplus or misshapen."""
     if not config_file.is_file():
         raise UserError(f"--config={config_file}: there is no such file")
-    model = (yaml.safe_load(config_file.read_text()) or {}).get("model")
-    if not model or "params" not in model:
-        raise UserError(f"--config={config_file} holds no 'model' with 'params', as the original's files do")
-    if checkpoint.steps(workdir):
-        raise UserError(f"{workdir} already holds a run; name another --workdir")
+    try:
+        content = yaml.safe_load(config_file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise UserError(f"--config={config_file} is no YAML: {' '.join(str(e).split())[:200]}") from e
+    model = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(model, dict) or not {"target", "params"} <= set(model):
+        raise UserError(
+            f"--config={config_file} holds no 'model' with 'target' and 'params', as the original's files do"
+        )
+    for path in (workdir, workdir / "first_stage", workdir / "cond_stage"):
+        if checkpoint.steps(path):
+            raise UserError(f"{path} already holds a run; name another --workdir")
     tensors, step = read_tensors(ckpt)
     try:
         if model["target"].endswith("Net2NetTransformer"):
@@ -439,6 +469,9 @@ def vq_to_torch(workdir: Path, step: int, config: ConfigDict, prefix: str) -> Te
     gen = checkpoint.load_net(workdir, step, "gen", shapes.params["gen"])
     tensors = to_torch(gen, generator_rules(config), prefix)
     stats = checkpoint.load_tree(workdir, step, ("extra", "gen", "codebook"), shapes.extra["gen"]["codebook"])
+    if stats:  # the codes that belong to them, not their average
+        codes = checkpoint.load_tree(workdir, step, ("params", "gen", "quantize"), shapes.params["gen"]["quantize"])
+        stats["weight"] = codes["embedding"]
     tensors |= {f"{prefix}quantize.embedding.{name}": value for name, value in stats.items()}
     if config.input == "segmentation":
         colors = color_labels(jnp.arange(config.model.out_ch))
@@ -499,7 +532,7 @@ def to_diffusers(workdir: Path, out: Path) -> None:
         from safetensors.numpy import save_file
     except ImportError as e:
         raise UserError("writing for diffusers needs safetensors: pip install -e '.[convert]'") from e
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (out.is_file() or any(out.iterdir())):
         raise UserError(f"--to-diffusers={out} is not empty; name another folder")
     config, step = checkpoint.load_config(workdir)
     if config.task != "vqgan" or config.quantizer.name == "gumbel":

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from taming_jax import checkpoint, cli, data, metrics, sharding, tasks
 from taming_jax.metrics import say
 from taming_jax.state import Task, TrainState
+from taming_jax.tasks import prior
 
 PICTURED = 24  # images at least, where there are so many
 
@@ -50,16 +51,20 @@ def evaluate(
 def main() -> None:
     workdir = Path(cli.required("workdir"))
     config, _ = checkpoint.load_config(workdir)
+    config.batch_size = flags.FLAGS.batch_size or config.batch_size
+    out = workdir
     if flags.FLAGS.data_path is not None:
         config.data.update(name="folder", path=flags.FLAGS.data_path, validation_share=1.0)
+        out = workdir / "evaluated" / Path(flags.FLAGS.data_path).name
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size, mesh)
     task = tasks.find(config.task).make(config)
     source = data.open_source(config.data, "validation")
+    prior.check_classes(config, source.class_names)
     with (
         jax.set_mesh(mesh),
         checkpoint.open_manager(workdir) as manager,
-        metrics.Writer(workdir) as writer,
+        metrics.Writer(out) as writer,
     ):
         state, _ = checkpoint.init_or_restore(manager, task, jax.random.key(config.seed), mesh)
         evaluate(task, state, source, config, mesh, writer)
@@ -67,5 +72,11 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Run directory of either stage.")
-    flags.DEFINE_string("data_path", None, "Folder of images, all of them, in place of the run's validation split.")
+    flags.DEFINE_string(
+        "data_path",
+        None,
+        "Folder of images, all of them, in place of the run's validation split;"
+        " figures and pictures go to evaluated/<its name>/ in the run directory.",
+    )
+    flags.DEFINE_integer("batch_size", None, "Default: that of training.", lower_bound=1)
     cli.run(main)

@@ -113,6 +113,10 @@ def main() -> None:
     config, step = load_config(workdir)
     if flags.FLAGS.first_stage is not None:
         config.first_stage.workdir = flags.FLAGS.first_stage
+    if flags.FLAGS.data_path is not None and config.cond.name in ("none", "class"):
+        raise UserError(f"--data_path: {workdir} is conditioned on {config.cond.name!r}, not on pictures")
+    if flags.FLAGS.data_path is not None:
+        config.data.update(name="folder", path=flags.FLAGS.data_path, validation_share=1.0)
     names = config.data.class_names
     kind = config.cond.name
     if kind == "class":
@@ -130,6 +134,7 @@ def main() -> None:
         first_stage=config.first_stage.workdir,
         seed=flags.FLAGS.seed,
         num_samples=flags.FLAGS.num_samples,
+        data_path=flags.FLAGS.data_path,
         classes=labels,
         **decoding,
     )
@@ -166,6 +171,7 @@ if __name__ == "__main__":
         "classes", None, f"Names or numbers, with commas between; default: all, or {MOST_CLASSES} spread evenly."
     )
     flags.DEFINE_integer("num_samples", 8, "Images of each class or condition.", lower_bound=1)
+    flags.DEFINE_string("data_path", None, "Folder of those pictures, in place of the run's validation split.")
     flags.DEFINE_integer(
         "num_conditions", 8, "Held-out pictures, for a transformer conditioned on those.", lower_bound=1
     )

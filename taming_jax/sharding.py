@@ -21,7 +21,7 @@ RULES = (
     (r"gpt/.*/(proj|mlp_out)/kernel$", ("tensor", "fsdp")),
     (r"gpt/.*head/kernel$", ("fsdp", "tensor")),
     (r"gpt/.*(token|position)_embedding$", (None, "fsdp")),
-    (r"(gen|disc|lpips)/.*kernel$", (None, None, None, "fsdp")),
+    (r"(gen|disc|lpips|cond)/.*kernel$", (None, None, None, "fsdp")),
 )
 
 

@@ -50,6 +50,8 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size, mesh)
     source, held_out = data.open_source(config.data, "train"), data.open_source(config.data, "validation")
+    if stored is not None:
+        tasks.prior.check_classes(stored, source.class_names)
     config.data.class_names = tuple(source.class_names)
     task = stage.make(config)
     init_key, run_key = jax.random.split(jax.random.key(config.seed))

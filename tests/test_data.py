@@ -121,9 +121,9 @@ def test_training_and_evaluation_see_the_same_scale(picture_folder):
 def test_crop_and_flip():
     image = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
     record = {"image": image, "label": 1}
-    centered = transforms.Augment(4, 1.5, random_crop=False, flip=False).centered(record)
+    centered = transforms.Augment(4, 1.5, random_crop=False, flip=False, coord=False).centered(record)
     np.testing.assert_array_equal(centered["image"], image[1:5, 2:6])
-    augment = transforms.Augment(4, 1.5, random_crop=True, flip=True)
+    augment = transforms.Augment(4, 1.5, random_crop=True, flip=True, coord=True)
     crops = {augment(record, np.random.default_rng(i))["image"].tobytes() for i in range(300)}
     possible = {
         np.ascontiguousarray(crop).tobytes()
@@ -132,6 +132,23 @@ def test_crop_and_flip():
         for crop in (image[i : i + 4, j : j + 4], image[i : i + 4, j : j + 4][:, ::-1])
     }
     assert crops == possible
+
+
+def test_coordinates_and_features_follow_the_crop():
+    """A coordinate says which pixel of the picture, as it was flipped, stands there; line art stays with its image."""
+    image = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8)
+    record = {"image": np.stack([image] * 3, -1), "line": image[..., None], "segmentation": image, "label": 0}
+    augment = transforms.Augment(4, 1.5, random_crop=True, flip=True, coord=True)
+    flipped = 0
+    for i in range(20):
+        done = augment(record, np.random.default_rng(i))
+        at = np.round(done["coord"] * image.size).astype(int)
+        whole = image if done["image"][0, 0, 0] < done["image"][0, 1, 0] else image[:, ::-1]
+        flipped += whole is not image
+        np.testing.assert_array_equal(done["image"][..., 0], whole.ravel()[at])
+        np.testing.assert_array_equal(done["line"][..., 0], done["image"][..., 0])
+        np.testing.assert_array_equal(done["segmentation"], done["image"][..., 0])
+    assert 0 < flipped < 20
 
 
 def test_batches_follow_from_seed_and_start_alone(picture_folder):

@@ -1,5 +1,6 @@
 """Layout: the mesh, the table, and that eight devices compute what one does."""
 
+import importlib
 import itertools
 import re
 
@@ -74,10 +75,17 @@ def losses_on(task, config, mesh_sizes, devices, steps=3):
     return losses
 
 
-@pytest.mark.parametrize("stage", ["vqgan", "prior"])
+@pytest.mark.parametrize("stage", ["vqgan", "ema", "gumbel", "prior"])
 def test_eight_devices_train_like_one(stage, picture_folder, vq_run):
     if stage == "vqgan":
         config = tiny_vq(picture_folder)
+        task = vqgan.make(config)
+    elif stage in ("ema", "gumbel"):
+        config = tiny_vq(picture_folder)
+        config.quantizer = importlib.import_module(f"configs.openmoji_{stage}").get_config().quantizer
+        config.quantizer.update(codebook_size=32, embed_dim=8)
+        config.restart_codes_after = 1 if stage == "ema" else 0
+        config.loss.perceptual_weight = config.disc.weight = 0.0
         task = vqgan.make(config)
     else:
         config = prior.complete(tiny_prior(vq_run), None)

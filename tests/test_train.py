@@ -10,13 +10,15 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from taming_jax import checkpoint
+from taming_jax import checkpoint, permute, sharding
 from taming_jax.errors import UserError
 from taming_jax.sample import load_config, parse_classes, sample
+from taming_jax.tasks import prior
 from taming_jax.train import train
 from tests.conftest import changed, tiny_prior, tiny_vq
 
@@ -202,6 +204,55 @@ def test_evaluate_repeats_the_numbers_of_training(vq_run, tmp_path):
             np.testing.assert_allclose(first[name], second[name], rtol=1e-4, err_msg=name)
 
 
+VARIANTS = {
+    "unconditional, spiral, corrupted, remapped": dict(
+        cond__name="none", order="spiral_out", pkeep=0.9, first_stage__used=tuple(range(4, 30)), cond__sos=3
+    ),
+    "on another picture's codes": dict(cond__name="image", gpt__n_unmasked=64),
+    "on coordinates": dict(cond__name="coordinates", cond__down=2, cond__levels=16),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_condition_trains_and_samples(variant, vq_run, picture_folder, tmp_path):
+    config = changed(tiny_prior(vq_run), **VARIANTS[variant])
+    if config.cond.name == "image":
+        config.cond.workdir = str(vq_run)
+    config.update(steps=2, eval_every=2)
+    result = train(config, tmp_path / "run")
+    assert 0 < result["nll"] < 2 * np.log(32)
+    done = run(
+        "sample", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}", "--num_samples=2", "--batch_size=8"
+    )
+    assert done.returncode == 0, done.stderr
+    rows = 1 if config.cond.name == "none" else 8
+    assert len(list((tmp_path / "out").glob("condition_*/*.png"))) == 2 * rows
+
+
+def test_codes_come_back_in_their_places(vq_run, tmp_path):
+    """Order and remapping are undone before decoding: of a transformer that says t at step t."""
+    config = changed(tiny_prior(vq_run), order="spiral_in", first_stage__used=tuple(range(31, -1, -1)))
+    config = prior.complete(config, None)
+    order = permute.ORDERS["spiral_in"](8, 8)
+    said = np.arange(64) % 32
+    seen = {}
+
+    def sample_full(decode, cache, prefix, length, *options):
+        return jnp.asarray(said[None].repeat(len(prefix), 0))
+
+    class Decoder:
+        def apply(self, variables, ids, method):
+            seen["grid"] = np.asarray(ids)
+            return jnp.zeros((len(ids), 16, 16, 3))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prior.sampling, "sample_full", sample_full)
+        patch.setattr(prior.vqgan, "make_model", lambda first: Decoder())
+        with jax.set_mesh(sharding.make_mesh(config.mesh)):
+            prior.sample(config, {}, {}, jnp.zeros((2, 1), jnp.int32), None, temperature=1.0, top_k=9, top_p=1.0)
+    np.testing.assert_array_equal(seen["grid"][0].ravel()[order], 31 - said)
+
+
 def test_sample_command_writes_what_made_it_and_overwrites_nothing(prior_run, tmp_path):
     args = (f"--workdir={prior_run}", f"--out={tmp_path}", "--num_samples=3", "--batch_size=8", "--seed=3")
     done = run("sample", *args)
@@ -277,6 +328,9 @@ def test_a_mistake_on_the_command_line_gets_one_line(mistake):
         (dict(batch_size=12), "batch_size=12 .* 8 parts"),
         (dict(mesh__data=3), "does not match 8 devices"),
         (dict(quantizer__name="vqq"), "did you mean 'vq'"),
+        (dict(quantizer__name="gumbel", restart_codes_after=0), "has the fields .*temperature"),
+        (dict(input="line"), r"out_ch=3: input='line' has 1 channels"),
+        (dict(input="segmentation"), "'bce' is for segmentation maps"),
         (dict(dtype="bfloat"), "did you mean 'bfloat16'"),
         (dict(log_every=0), "log_every=0: it must be at least 1"),
         (dict(batch_size=0), "batch_size=0: it must be at least 1"),
@@ -316,6 +370,12 @@ def test_sampling_names_a_first_stage_that_was_moved(prior_run, tmp_path):
     ("fields", "message"),
     [
         (dict(gpt__num_heads=3), "gpt.embed_dim=32 is not divided by gpt.num_heads=3"),
+        (dict(cond__name="image"), "cond.name='image' needs cond.workdir"),
+        (dict(cond__name="clas"), "did you mean 'class'"),
+        (dict(order="spiral"), "did you mean 'spiral_"),
+        (dict(gpt__n_unmasked=2), "the condition has 1 ids"),
+        (dict(gpt__block_size=9), "condition and codes need at least 64"),
+        (dict(first_stage__used=(1, 2), first_stage__unknown="2"), "a position among the 2 used codes"),
         (dict(sample__top_p=0.0), r"top_p=0: it must be in \(0, 1\]"),
         (dict(sample__temperature=0.0), "temperature=0: it must be above 0"),
     ],

@@ -40,11 +40,14 @@ def source(data: ConfigDict, split: str) -> FolderSource:
     Where every image lies in a sub-folder, the first-level sub-folders are the classes.
     """
     if not data.path:
-        raise UserError("data.path is empty; name a folder of images: --config.data.path=/path/to/images")
+        raise UserError(
+            "data.path is empty; name a folder of images: --config.data.path=/path/to/images, or with"
+            " --data_path where a run is evaluated or sampled"
+        )
     root = Path(data.path).expanduser()
     if not root.is_dir():
         raise UserError(f"data.path={data.path}: there is no such folder")
-    if missing := set(data.features) - {"image"}:
+    if missing := set(data.features) - {"image", "coord"}:
         raise UserError(f"data.features: a folder holds images alone, no {', '.join(sorted(missing))}")
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
     if len(files) < 2:

@@ -66,7 +66,7 @@ def source(data: ConfigDict, split: str) -> TfdsSource:
             f"data.splits.{split}={name!r} is no split of {data.name}; it has {', '.join(builder.info.splits)}"
         ) from e
     had = {"image", "line", "segmentation"} if "line" in builder.info.features else {"image"}
-    if missing := set(data.features) - had:
+    if missing := set(data.features) - had - {"coord"}:
         raise UserError(f"data.features: {data.name} has {', '.join(sorted(had))}, no {', '.join(sorted(missing))}")
     label = builder.info.features["label"] if "label" in builder.info.features else None
     return TfdsSource(data.name, name, records, list(getattr(label, "names", None) or []), data.features)

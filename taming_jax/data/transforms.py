@@ -35,12 +35,16 @@ class Augment:
 
     `random_crop=False` crops the centre. Evaluation does so at the same scale, without flips. All features of a record
     are treated alike. For grain: a random map.
+
+    coord: adds where the crop lies in its picture, 'coord' float32 [size,size]: the number of each pixel, row by row,
+    as a share of all (as the original's FacesHQ).
     """
 
     size: int
     resize_factor: float
     random_crop: bool
     flip: bool
+    coord: bool
 
     def __call__(self, record: dict, rng: np.random.Generator) -> dict:
         flip = self.flip and rng.random() < 0.5
@@ -62,4 +66,8 @@ class Augment:
             array = np.asarray(image)[top : top + self.size, left : left + self.size]
             array = array[:, ::-1] if flip else array
             done[name] = array[..., None] if record[name].shape[-1] == 1 else array
+        if self.coord:
+            start = w - self.size - left if flip else left  # in the flipped picture
+            rows, columns = np.arange(top, top + self.size)[:, None], np.arange(start, start + self.size)
+            done["coord"] = ((rows * w + columns) / (h * w)).astype(np.float32)
         return done

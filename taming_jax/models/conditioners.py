@@ -1,8 +1,8 @@
 """Conditions of the second stage: a batch in, prefix ids out.
 
 The contract: `Conditioner(length, vocab_size, grid, tokens)` with `tokens(frozen, batch) -> [B,length] int32` below
-`vocab_size`, and `grid` (h, w) where the ids lie on a grid as the codes do. A new conditioner is a function below and a
-line in `make_conditioner` of `tasks/prior.py`.
+`vocab_size`, and `grid` (h, w) where the ids lie on a grid as the codes do. A new conditioner is a function below, its
+line in `make_conditioner` of `tasks/prior.py` and its name in `CONDITIONS` there.
 """
 
 from collections.abc import Callable

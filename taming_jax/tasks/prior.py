@@ -31,25 +31,63 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
     for name, value, allowed in (
         ("cond.name", config.cond.name, CONDITIONS),
         ("order", config.order, permute.ORDERS),
-        ("first_stage.unknown", config.first_stage.unknown, ("random", "extra")),
     ):
         if value not in allowed:
             raise not_among(name, value, allowed)
+    unknown, used = config.first_stage.unknown, len(config.first_stage.used)
+    if used and unknown not in ("random", "extra", *map(str, range(used))):
+        raise UserError(
+            f"first_stage.unknown={unknown!r}: 'random', 'extra', or a position among the {used} used codes"
+        )
+    for name, needed in (("image", ("workdir",)), ("objects", ("length", "vocab_size"))):
+        if config.cond.name == name and not all(config.cond[field] for field in needed):
+            raise UserError(f"cond.name={name!r} needs {' and '.join(f'cond.{field}' for field in needed)}")
     if config.gpt.embed_dim % config.gpt.num_heads:
         raise UserError(f"gpt.embed_dim={config.gpt.embed_dim} is not divided by gpt.num_heads={config.gpt.num_heads}")
     if not 0 < config.pkeep <= 1:
         raise UserError(f"pkeep={config.pkeep:g}: it must be in (0, 1]")
 
     first = find_stage(config, stored, "first_stage")
-    features = {"image", first.input}
     if config.cond.name == "image":
-        features.add(find_stage(config, stored, "cond").input)
+        find_stage(config, stored, "cond")
     with config.unlocked():
         moved = {k: v for k, v in config.data.items() if v is not None}
-        config.data = ConfigDict({**first.data, "features": tuple(sorted(features)), **moved})
+        config.data = ConfigDict({**first.data, "features": features(config), **moved})
     if config.data.size != first.data.size:
         raise UserError(f"data.size={config.data.size}: the first stage was trained at {first.data.size}")
+    if config.cond.name == "image" and config.cond.config.data.size != config.data.size:
+        size = config.cond.config.data.size
+        raise UserError(f"cond.workdir={config.cond.workdir} was trained at {size} pixels, not {config.data.size}")
+    if config.cond.name == "coordinates" and config.data.size % config.cond.down:
+        raise UserError(f"cond.down={config.cond.down} does not divide data.size={config.data.size}")
+    cond = make_conditioner(config)
+    for name, value, least in (
+        ("vocab_size", config.gpt.vocab_size, max(num_codes(config), cond.vocab_size)),
+        ("block_size", config.gpt.block_size, cond.length + side(first) ** 2 - 1),
+    ):
+        if value is not None and value < least:
+            raise UserError(f"gpt.{name}={value}: condition and codes need at least {least}")
+    if config.gpt.n_unmasked > cond.length:
+        raise UserError(f"gpt.n_unmasked={config.gpt.n_unmasked}: the condition has {cond.length} ids")
     return config
+
+
+def check_classes(config: ConfigDict, class_names: tuple[str, ...]) -> None:
+    """Raises UserError where a transformer on classes was trained with another number of them than the data has."""
+    if config.task == "prior" and config.cond.name == "class" and num_classes(config) != max(1, len(class_names)):
+        raise UserError(
+            f"{config.data.path or config.data.name} has {len(class_names)} classes,"
+            f" the run was trained with {num_classes(config)}"
+        )
+
+
+def features(config: ConfigDict) -> tuple[str, ...]:
+    """What records must hold for the codes and the condition."""
+    needed = {"image", config.first_stage.config.input}
+    if config.cond.name == "image":
+        needed.add(config.cond.config.input)
+    needed |= {"coordinates": {"coord"}, "objects": {"objects"}}.get(config.cond.name, set())
+    return tuple(sorted(needed))
 
 
 def find_stage(config: ConfigDict, stored: ConfigDict | None, name: str) -> ConfigDict:
@@ -154,7 +192,8 @@ def make(config: ConfigDict) -> states.Task:
         _, codes = vq.apply({"params": sharding.gather(state.frozen["gen"])}, images, method="encode")
         ids = codes["ids"].reshape(len(images), -1)[:, order]
         if len(used):
-            ids = remap(ids, used, config.first_stage.unknown, key)
+            unknown = config.first_stage.unknown
+            ids = remap(ids, used, int(unknown) if unknown.isdecimal() else unknown, key)
         return cond.tokens(state.frozen, batch), ids
 
     def predict(params: dict, c: jax.Array, ids: jax.Array, **kwargs) -> jax.Array:

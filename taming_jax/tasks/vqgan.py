@@ -3,6 +3,7 @@
 Generator and discriminator learn from one forward pass each step.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -38,6 +39,9 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
         )
     if config.model.ch % 32:
         raise UserError(f"model.ch={config.model.ch}: GroupNorm has 32 groups, so take a multiple of 32")
+    channels = {"image": 3, "line": 1, "depth": 1}.get(config.input, config.model.out_ch)
+    if config.model.out_ch != channels:
+        raise UserError(f"model.out_ch={config.model.out_ch}: input={config.input!r} has {channels} channels")
     segments = config.input == "segmentation"
     if segments != (config.loss.pixel == "bce"):
         raise UserError(
@@ -57,6 +61,14 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
     ):
         if value not in allowed:
             raise not_among(name, value, allowed)
+    fields = {f.name for f in dataclasses.fields(QUANTIZERS[config.quantizer.name])} - {"parent", "name"}
+    given = set(config.quantizer) - {"name"}
+    if given != fields:
+        raise UserError(
+            f"quantizer.name={config.quantizer.name!r} has the fields {', '.join(sorted(fields))},"
+            f" the config {', '.join(sorted(given))}; begin from a config with that quantizer"
+        )
+    config.data.features = tuple(sorted({"image", config.input, *config.data.features}))
     return config
 
 

@@ -1,4 +1,4 @@
-"""The published models, as their YAML files have them; where no file is at hand, from what was published about them."""
+"""The published models, by what their YAML files or their papers say; weights are random."""
 
 LOSS = {
     "target": "taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator",
@@ -26,7 +26,7 @@ def ddconfig(channels: int = 3, ch_mult=(1, 1, 2, 2, 4), attn=(16,), z_channels:
 def vq(
     n_embed: int, embed_dim: int = 256, loss: dict = DUMMY, target: str = "taming.models.vqgan.VQModel", **dd
 ) -> dict:
-    more = {name: dd.pop(name) for name in ("image_key", "n_labels") if name in dd}
+    more = {name: dd.pop(name) for name in ("image_key", "n_labels", "colorize_nlabels") if name in dd}
     params = dict(embed_dim=embed_dim, n_embed=n_embed, ddconfig=ddconfig(**dd), lossconfig=loss)
     return {"target": target, "params": params | more}
 
@@ -47,6 +47,7 @@ GUMBEL["params"] |= {
 }
 LDM = "ldm.models.autoencoder.VQModelInterface"
 NONE = {"target": "torch.nn.Identity"}
+TWO_LAYERS = {**LOSS, "params": {**LOSS["params"], "disc_num_layers": 2}}
 FIRST_STAGES = {
     "vqgan_imagenet_f16_1024": vq(1024, loss=LOSS),
     "vqgan_imagenet_f16_16384": vq(16384, loss=LOSS),
@@ -57,7 +58,7 @@ FIRST_STAGES = {
     "coco_segmentation": segmentation(183),
     "ldm_vq_f4": vq(8192, 3, NONE, LDM, ch_mult=(1, 2, 4), attn=(), z_channels=3),
     "ldm_vq_f8": vq(16384, 4, NONE, LDM, ch_mult=(1, 2, 2, 4), attn=(32,), z_channels=4),
-    "ldm_vq_f16": vq(16384, 8, NONE, LDM, ch_mult=(1, 1, 2, 2, 4), attn=(16,), z_channels=8),
+    "ldm_vq_f16": vq(16384, 8, TWO_LAYERS, LDM, ch_mult=(1, 1, 2, 2, 4), attn=(16,), z_channels=8),
 }
 
 
@@ -79,7 +80,8 @@ def net2net(
 COORD = {"target": "taming.modules.misc.coord.CoordStage", "params": {"n_embed": 1024, "down_factor": 16}}
 LABEL = {"target": "taming.modules.util.Labelator", "params": {"n_classes": 1000}}
 OBJECTS = {"target": "taming.models.dummy_cond_stage.DummyCondStage", "params": {"conditional_key": "objects_bbox"}}
-DEPTH = vq(1024, channels=1, image_key="depth")
+DEPTH = vq(1024, channels=1)
+SFLCKR = vq(1024, channels=182, colorize_nlabels=182)
 # Widths, vocabularies and block sizes are full; layers are two, which is the only number that repeats.
 TRANSFORMERS = {
     "imagenet_class": net2net(LABEL, 2, 24, 1536, vocab=16384, block=256, key="class_label"),
@@ -87,7 +89,7 @@ TRANSFORMERS = {
     "ffhq": net2net("__is_unconditional__", 2, 16, 1664),
     "celebahq": net2net("__is_unconditional__", 2, 16, 1664),
     "drin": net2net(DEPTH, 2, 16, 1024, key="depth"),
-    "sflckr": net2net(segmentation(182), 2, 16, 1024, key="segmentation"),
+    "sflckr": net2net(SFLCKR, 2, 16, 1024, key="segmentation"),
     "coco": net2net(segmentation(183), 2, 16, 1024, key="segmentation"),
     "ade20k": net2net(segmentation(151), 2, 16, 1024, key="segmentation"),
     "coco_scene": net2net(OBJECTS, 2, 16, 1408, vocab=8192, block=348, key="objects_bbox"),

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from taming_jax import checkpoint, convert, sharding, train
+from taming_jax import checkpoint, convert, sharding
 from taming_jax.errors import UserError
 from taming_jax.tasks import prior, vqgan
 from tests.parity import conftest, models
@@ -109,14 +110,7 @@ def test_first_stage(name, tmp_path):
     np.testing.assert_array_equal(our_ids, ids)
     np.testing.assert_allclose(our_recon, recon, atol=1e-4 * np.abs(recon).max())
 
-    convert.to_checkpoint(workdir, tmp_path / "back.ckpt")
-    back = torch.load(tmp_path / "back.ckpt", weights_only=True)["state_dict"]
-    again = build(config)
-    again.load_state_dict(back, strict=True)
-    for key, value in model.state_dict().items():
-        if not convert.re.search(convert.DERIVED, key):
-            torch.testing.assert_close(back[key], value, rtol=1e-6, atol=1e-6, msg=key)
-
+    check_way_back(model, config, workdir, tmp_path)
     if config["target"].endswith("GumbelVQ"):
         with pytest.raises(UserError, match="neither transformers nor Gumbel"):
             convert.to_diffusers(workdir, tmp_path / "diffusers")
@@ -125,6 +119,16 @@ def test_first_stage(name, tmp_path):
         other = diffusers.VQModel.from_pretrained(tmp_path / "diffusers").eval()
         with torch.no_grad():
             np.testing.assert_allclose(other(torch.from_numpy(x)).sample, recon, atol=1e-4 * np.abs(recon).max())
+
+
+def check_way_back(model: torch.nn.Module, config: dict, workdir: Path, folder: Path) -> None:
+    """What `--to-torch` writes is the same numbers, and loads with strict=True."""
+    convert.to_checkpoint(workdir, folder / "back.ckpt")
+    back = torch.load(folder / "back.ckpt", weights_only=True)["state_dict"]
+    build(config).load_state_dict(back, strict=True)
+    for key, value in model.state_dict().items():
+        if not re.search(r"colorize$|num_batches_tracked$|perceptual_loss\.", key):
+            torch.testing.assert_close(back[key], value, rtol=1e-6, atol=1e-6, msg=key)
 
 
 @pytest.mark.parametrize("name", models.TRANSFORMERS)
@@ -173,14 +177,67 @@ def test_transformer(name, tmp_path):
     np.testing.assert_allclose(mine, logits, atol=1e-4 * np.abs(logits).max())
 
     convert.to_checkpoint(workdir, tmp_path / "back.ckpt")
-    state_dict = torch.load(tmp_path / "back.ckpt", weights_only=True)["state_dict"]
-    build(config).load_state_dict(state_dict, strict=True)
+    check_way_back(model, config, workdir, tmp_path)
 
 
 def small(loss: dict = models.LOSS) -> dict:
     config = copy.deepcopy(models.vq(64, 32, loss, z_channels=32))
     config["params"]["ddconfig"] |= dict(ch=32, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], resolution=32)
     return config
+
+
+def test_actnorm_and_no_discriminator(tmp_path):
+    """Relatives that were not published, small."""
+    actnorm = {**models.LOSS, "params": {**models.LOSS["params"], "use_actnorm": True, "disc_ndf": 8}}
+    for number, loss in enumerate((actnorm, models.DUMMY)):
+        config, folder = small(loss), tmp_path / str(number)
+        if loss is models.DUMMY:
+            config["target"] = "taming.models.vqgan.VQNoDiscModel"
+        folder.mkdir()
+        model = build(config)
+        convert.from_checkpoint(*save(model, config, folder), folder / "run")
+        check_way_back(model, config, folder / "run", folder)
+        ids, recon = theirs(model, picture(3))
+        our_ids, our_recon = ours(folder / "run", picture(3))
+        np.testing.assert_array_equal(our_ids, ids)
+        np.testing.assert_allclose(our_recon, recon, atol=1e-4 * np.abs(recon).max())
+
+
+def test_orders_and_unmasked_prefixes(tmp_path):
+    """A transformer whose condition is its own first stage, that sees it whole, and that writes along a spiral."""
+    config = models.net2net("__is_first_stage__", 1, 2, 32, vocab=64, block=512)
+    config["params"]["first_stage_config"] = small(models.DUMMY)
+    config["params"]["transformer_config"]["params"]["n_unmasked"] = 256
+    target = "taming.modules.transformer.permuter."
+    config["params"]["permuter_config"] = {"target": target + "SpiralOut", "params": {"H": 16, "W": 16}}
+    model = build(config)
+    convert.from_checkpoint(*save(model, config, tmp_path), tmp_path / "run")
+    check_way_back(model, config, tmp_path / "run", tmp_path)
+    stored, step = checkpoint.load_config(tmp_path / "run")
+    gpt = prior.make_model(stored)
+    like = jax.eval_shape(prior.make(stored).init, jax.random.key(0)).params["gpt"]
+    inputs = np.random.default_rng(0).integers(0, 64, (2, 300))
+    params = checkpoint.load_net(tmp_path / "run", step, "gpt", like)
+    with torch.no_grad():
+        logits = model.transformer(torch.from_numpy(inputs))[0].numpy()
+    mine = jax.jit(gpt.apply)({"params": params}, inputs)
+    np.testing.assert_allclose(mine, logits, atol=1e-4 * np.abs(logits).max())
+
+    wrong = copy.deepcopy(config)
+    wrong["params"]["permuter_config"]["target"] = target + "SpiralIn"
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump({"model": wrong}))
+    with pytest.raises(UserError, match=r"'permuter.forward_shuffle_idx' is not the order of SpiralIn on 16x16 codes"):
+        convert.from_checkpoint(tmp_path / "model.ckpt", tmp_path / "model.yaml", tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "is no YAML"), ("- a", "holds no 'model'"), ("model: {target: x}", "holds no 'model'")],
+)
+def test_a_yaml_that_is_none_gets_one_line(text, message, tmp_path):
+    (tmp_path / "model.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        convert.from_checkpoint(tmp_path / "none.ckpt", tmp_path / "model.yaml", tmp_path / "run")
 
 
 def test_every_tensor_is_accounted_for(tmp_path):
@@ -242,13 +299,14 @@ def test_a_converted_run_trains_on_evaluates_and_is_not_written_over(tmp_path, p
     assert done.returncode == 0, done.stderr
     again = run("convert", *args)
     assert again.returncode == 2 and "already holds a run" in again.stderr
-    stored, _ = checkpoint.load_config(workdir)
-    stored.data.path = str(pictures)
-    stored.update(steps=3, batch_size=8, eval_every=3)
-    assert train.train(stored, workdir)["psnr"] > 0
-    assert checkpoint.steps(workdir)[-1] == 3
-    done = run("evaluate", f"--workdir={workdir}")
+    done = run("evaluate", f"--workdir={workdir}", f"--data_path={pictures}")
     assert done.returncode == 0 and "psnr" in done.stdout, done.stderr
+    fields = ("steps=3", "eval_every=3", f"data.path={pictures}")
+    done = run(
+        "train", f"--config=configs/stored.py:{workdir}", f"--workdir={workdir}", *(f"--config.{f}" for f in fields)
+    )
+    assert done.returncode == 0 and "starting at step 2" in done.stdout, done.stderr
+    assert checkpoint.steps(workdir)[-1] == 3
     done = run("convert", f"--workdir={workdir}", f"--to-torch={tmp_path / 'back.ckpt'}")
     assert done.returncode == 0, done.stderr
     build(config).load_state_dict(torch.load(tmp_path / "back.ckpt", weights_only=True)["state_dict"], strict=True)
