@@ -19,6 +19,8 @@ def run(main: Callable[[], None]) -> None:
             rest = flags.FLAGS(argv)
         except flags.UnrecognizedFlagError as e:
             fail(f"unknown flag --{e.flagname}{nearest(e.flagname, [n for n in flags.FLAGS if len(n) > 1])}")
+        except UserError as e:  # of a config that reads a run
+            fail(str(e))
         except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as e:
             fail(re.sub(r"\s+", " ", str(e.args[0] if isinstance(e, KeyError) else e)))
         if len(rest) > 1:
