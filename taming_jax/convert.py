@@ -128,7 +128,7 @@ def take(tensors: Tensors, name: str, shape: tuple[int, ...]) -> np.ndarray:
         raise UserError(f"tensor {name!r} {shape} is missing")
     if tensors[name].shape != shape:
         raise UserError(f"tensor {name!r} is {tensors[name].shape}, the config says {shape}")
-    return np.ascontiguousarray(tensors.pop(name), np.float32)
+    return np.array(tensors.pop(name), np.float32, order="C")
 
 
 def from_torch(tensors: Tensors, like: dict, rules: Rules, prefix: str) -> dict:
