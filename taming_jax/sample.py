@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
@@ -53,8 +54,14 @@ def sample(
     seed: int,
     batch_size: int,
     decoding: dict,
+    size: tuple[int, int] | None = None,
+    method: str = "cached",
+    stride: int = 1,
 ) -> np.ndarray:
     """`columns` images of each condition from a run's checkpoint: uint8 [R,columns,H,W,3].
+
+    size: height and width in pixels where the images are larger than those of training; the window of the transformer
+    slides then, see `sampling.make_painter` for method and stride.
 
     config, step: as `load_config` gives them; decoding: temperature, top_k, top_p. conditions: the features of a batch
     that the condition needs, [R,...], and 'label' [R] int32. Image i of a row is drawn from the seed, the label and i
@@ -68,12 +75,35 @@ def sample(
     cond = prior.make_conditioner(config)
     nets = jax.device_put(nets, sharding.infer_shardings(nets, mesh))
 
-    @jax.jit
-    def paint(nets, rows, decoding):
-        keys = jax.vmap(lambda label, i: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), label), i))(
+    def keys_of(rows):
+        return jax.vmap(lambda label, i: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), label), i))(
             rows["label"], rows["index"]
         )
-        return prior.sample(config, nets["gpt"], nets["gen"], cond.tokens(nets, rows), keys, **decoding)
+
+    @jax.jit
+    def paint(nets, rows, decoding):
+        return prior.sample(config, nets["gpt"], nets["gen"], cond.tokens(nets, rows), keys_of(rows), **decoding)
+
+    @jax.jit
+    def begin(nets, rows):
+        return cond.tokens(nets, rows), keys_of(rows)
+
+    @jax.jit
+    def finish(nets, grid):
+        return prior.decode_grid(config, nets["gen"], grid)
+
+    def paint_large(nets, rows, decoding):
+        factor = config.data.size // prior.side(config.first_stage.config)
+        codes = jnp.zeros((batch_size, size[0] // factor, size[1] // factor), jnp.int32)
+        known, (c, keys) = jnp.zeros(codes.shape[1:], bool), begin(nets, rows)
+        limit = jnp.minimum(decoding["top_k"], prior.num_codes(config))
+        parts = painter(nets["gpt"], c, codes, known, keys, decoding["temperature"], limit, decoding["top_p"])
+        for grid in tqdm(parts, "sliding", unit="row", total=codes.shape[1], mininterval=1, leave=False):
+            grid.block_until_ready()
+        return finish(nets, grid)
+
+    if size is not None:
+        painter, paint = prior.make_painter(config, method, stride), paint_large
 
     count = len(conditions["label"])
     total = count * columns
@@ -89,6 +119,27 @@ def sample(
             progress.update(min(batch_size, total - start))
     array = np.concatenate(painted)[:total]
     return array.reshape(count, columns, *array.shape[1:])
+
+
+def parse_size(text: str | None, config: ConfigDict) -> tuple[int, int] | None:
+    """'512x1024' -> (512, 1024), height first; None for the size of training.
+
+    Raises UserError for a size that is smaller, or that the first stage does not divide, or that a condition lacks.
+    """
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise UserError(f"--size={text!r}: height x width in pixels, such as 512x1024")
+    size, least = (int(parts[0]), int(parts[1])), config.data.size
+    factor = least // prior.side(config.first_stage.config)
+    if min(size) < least or size[0] % factor or size[1] % factor:
+        raise UserError(f"--size={text}: multiples of {factor} from {least} on, the size of training")
+    if config.cond.name in ("image", "coordinates"):
+        raise UserError(
+            f"--size: the condition {config.cond.name!r} would have to be as large, and cannot be given yet"
+        )
+    return size if size != (least, least) else None
 
 
 def held_out(config: ConfigDict, count: int) -> dict[str, np.ndarray]:
@@ -135,9 +186,12 @@ def main() -> None:
         seed=flags.FLAGS.seed,
         num_samples=flags.FLAGS.num_samples,
         data_path=flags.FLAGS.data_path,
+        size=flags.FLAGS.size,
+        stride=flags.FLAGS.stride,
         classes=labels,
         **decoding,
     )
+    size = parse_size(flags.FLAGS.size, config)
     if (out / "checkpoints").exists():
         raise UserError(f"--out={out} is a run directory, whose pictures would be written over; name another")
     record = out / "samples.json"
@@ -150,7 +204,8 @@ def main() -> None:
     num_samples, seed = flags.FLAGS.num_samples, flags.FLAGS.seed
     named = kind == "class" and len(names) > 0
     rows = {"label": np.int32(labels)} if kind in ("none", "class") else held_out(config, len(labels))
-    array = sample(config, workdir, step, rows, num_samples, seed, flags.FLAGS.batch_size, decoding)
+    way = dict(size=size, method=flags.FLAGS.method, stride=flags.FLAGS.stride)
+    array = sample(config, workdir, step, rows, num_samples, seed, flags.FLAGS.batch_size, decoding, **way)
     word = "class" if kind == "class" else "condition"
     for label, row in zip(rows["label"], array, strict=True):
         folder, caption = out / f"{word}_{label:03}", {"class": names[label]} if named else {}
@@ -171,6 +226,11 @@ if __name__ == "__main__":
         "classes", None, f"Names or numbers, with commas between; default: all, or {MOST_CLASSES} spread evenly."
     )
     flags.DEFINE_integer("num_samples", 8, "Images of each class or condition.", lower_bound=1)
+    flags.DEFINE_string("size", None, "Height x width in pixels, larger than in training: 512x1024.")
+    flags.DEFINE_integer("stride", 1, "Columns of codes that the window of a large image moves at once.")
+    flags.DEFINE_enum(
+        "method", "cached", ["cached", "wavefront"], "For large images; the same codes, 'wavefront' for accelerators."
+    )
     flags.DEFINE_string("data_path", None, "Folder of those pictures, in place of the run's validation split.")
     flags.DEFINE_integer(
         "num_conditions", 8, "Held-out pictures, for a transformer conditioned on those.", lower_bound=1

@@ -71,7 +71,9 @@ SMALL_VQ = dict(
 )
 
 
-@pytest.mark.parametrize("name", ["imagenet_vq", "custom_vq"])  # tests/test_train.py is all openmoji_vq
+@pytest.mark.parametrize(
+    "name", ["imagenet_vq", pytest.param("custom_vq", marks=pytest.mark.slow)]
+)  # tests/test_train.py is all openmoji_vq
 def test_first_stages_run_small(name, picture_folder, tmp_path):
     """The paper's config on TFDS's mock of ImageNet, the other on a folder; with all losses on."""
     config = changed(load(name), **SMALL_VQ, loss__perceptual_start=0, disc__start=0, disc__gen_start=0)

@@ -5,6 +5,7 @@ said in the test that meets it. Not compared, since nothing here does it: the ra
 coordinates, ActNorm's inverse; and of `step`, what follows the first update of the discriminator.
 """
 
+import functools
 import json
 from pathlib import Path
 
@@ -688,8 +689,8 @@ def test_windows():
         np.testing.assert_array_equal((i - top, j - left), (local_i, local_j))
 
 
-@pytest.mark.parametrize("case", ["empty", "half"])
-def test_sliding_window(case):
+@pytest.mark.parametrize(("case", "method"), [("empty", "wavefront"), ("half", "cached")])
+def test_sliding_window(case, method):
     g = Golden("sliding")
     model, params = gpt_of(g)
     h, w = g.config["H"], g.config["W"]
@@ -697,8 +698,10 @@ def test_sliding_window(case):
     known = jnp.arange(h * w).reshape(h, w) < (g.config["half_start"] if case == "half" else 0)
     forward = lambda ids: model.apply({"params": params}, ids)  # noqa: E731
     keys = jax.random.split(jax.random.key(0), 1)
-    run = jax.jit(lambda cond, codes: sampling.sample_windows(forward, cond, codes, known, 16, keys, 1.0, 1, 1.0))
-    grid = np.asarray(run(cond, codes))[0]
+    decode = functools.partial(prior.next_code, model, g.config["vocab"])
+    paint = sampling.make_painter(decode, model.init_cache, 16, method)
+    *_, grid = paint(params, jnp.asarray(cond), jnp.asarray(codes), known, keys, 1.0, 1, 1.0)
+    grid = np.asarray(grid)[0]
     g.equal(grid, f"out/{case}/grid")
     first = int(known.sum())
     positions = np.arange(first, h * w)[:: 40 if case == "empty" else 20]

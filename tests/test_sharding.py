@@ -75,7 +75,7 @@ def losses_on(task, config, mesh_sizes, devices, steps=3):
     return losses
 
 
-@pytest.mark.parametrize("stage", ["vqgan", "ema", "gumbel", "prior"])
+@pytest.mark.parametrize("stage", ["vqgan", "ema", pytest.param("gumbel", marks=pytest.mark.slow), "prior"])
 def test_eight_devices_train_like_one(stage, picture_folder, vq_run):
     if stage == "vqgan":
         config = tiny_vq(picture_folder)

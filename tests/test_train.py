@@ -17,7 +17,7 @@ from PIL import Image
 
 from taming_jax import checkpoint, permute, sharding
 from taming_jax.errors import UserError
-from taming_jax.sample import load_config, parse_classes, sample
+from taming_jax.sample import load_config, parse_classes, parse_size, sample
 from taming_jax.tasks import prior
 from taming_jax.train import train
 from tests.conftest import changed, tiny_prior, tiny_vq
@@ -265,6 +265,21 @@ def test_sample_command_writes_what_made_it_and_overwrites_nothing(prior_run, tm
     refused = run("sample", *args, "--temperature=0.5")
     assert refused.returncode == 2 and "samples made with other options" in refused.stderr
     assert (tmp_path / "samples.png").read_bytes() == before
+
+
+def test_a_large_image_by_the_sliding_window(prior_run, tmp_path):
+    """The command as it is typed; how it is computed is in tests/test_windows.py."""
+    args = (f"--workdir={prior_run}", f"--out={tmp_path}", "--num_samples=8", "--batch_size=8", "--classes=1")
+    done = run("sample", *args, "--size=20x32", "--stride=2")
+    assert done.returncode == 0, done.stderr
+    pictures = list((tmp_path / "class_001").glob("*.png"))
+    with Image.open(pictures[0]) as picture:
+        assert len(pictures) == 8 and picture.size == (32, 20)
+    config, _ = load_config(prior_run)
+    assert parse_size("16x16", config) is None and parse_size("16x18", config) == (16, 18)
+    for size, message in (("8x32", "from 16 on"), ("17x32", "multiples of 2"), ("big", "height x width")):
+        with pytest.raises(UserError, match=message):
+            parse_size(size, config)
 
 
 def test_a_sample_depends_on_seed_class_and_number_alone(prior_run):

@@ -8,8 +8,13 @@ normal_init = nn.initializers.normal(0.02)
 Cache = tuple[tuple[jax.Array, jax.Array], ...]  # per layer: keys and values, [B,T,heads,D/heads]
 
 
+def rows_at(x: jax.Array, at: jax.Array) -> jax.Array:
+    """One position of each sequence. [B,T,D], at [B] int32 -> [B,1,D]."""
+    return jnp.take_along_axis(x, at[:, None, None], 1)
+
+
 class Attention(nn.Module):
-    """Causal multi-head self-attention. [B,T,D] -> [B,T,D]."""
+    """Causal multi-head self-attention. [B,T,D] -> [B,T,D]; `at` [B] asks for one position each, -> [B,1,D]."""
 
     num_heads: int
     attn_pdrop: float
@@ -17,11 +22,14 @@ class Attention(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x, mask, deterministic, cache=None, position=None):
-        b, t, d = x.shape
+    def __call__(self, x, mask, deterministic, cache=None, position=None, at=None):
+        b, _, d = x.shape
+        asks, mask = (x, mask) if at is None else (rows_at(x, at), jnp.swapaxes(mask[0][:, at], 0, 1)[:, :, None])
         q, k, v = (
-            nn.Dense(d, kernel_init=normal_init, dtype=self.dtype, name=name)(x).reshape(b, t, self.num_heads, -1)
-            for name in ("query", "key", "value")
+            nn.Dense(d, kernel_init=normal_init, dtype=self.dtype, name=name)(y).reshape(
+                b, -1, self.num_heads, d // self.num_heads
+            )
+            for name, y in (("query", asks), ("key", x), ("value", x))
         )
         if cache is not None:
             k, v = cache = tuple(
@@ -39,12 +47,15 @@ class Attention(nn.Module):
             deterministic=deterministic,
             force_fp32_for_softmax=True,
         )
-        y = nn.Dense(d, kernel_init=normal_init, dtype=self.dtype, name="proj")(y.reshape(b, t, d))
+        y = nn.Dense(d, kernel_init=normal_init, dtype=self.dtype, name="proj")(y.reshape(b, -1, d))
         return nn.Dropout(self.resid_pdrop)(y, deterministic=deterministic), cache
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; LayerNorm eps 1e-5 and exact GELU, as in PyTorch. [B,T,D] -> [B,T,D]."""
+    """Pre-norm transformer block; LayerNorm eps 1e-5 and exact GELU, as in PyTorch. [B,T,D] -> [B,T,D].
+
+    `at` [B] asks for one position of each sequence: -> [B,1,D].
+    """
 
     num_heads: int
     attn_pdrop: float
@@ -52,12 +63,12 @@ class Block(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x, mask, deterministic, cache=None, position=None):
+    def __call__(self, x, mask, deterministic, cache=None, position=None, at=None):
         d = x.shape[-1]
         h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln1")(x)
         attention = Attention(self.num_heads, self.attn_pdrop, self.resid_pdrop, self.dtype, name="attn")
-        h, cache = attention(h, mask, deterministic, cache, position)
-        x = x + h
+        h, cache = attention(h, mask, deterministic, cache, position, at)
+        x = (x if at is None else rows_at(x, at)) + h
         h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln2")(x)
         h = nn.Dense(4 * d, kernel_init=normal_init, dtype=self.dtype, name="mlp_in")(h)
         h = nn.Dense(d, kernel_init=normal_init, dtype=self.dtype, name="mlp_out")(nn.gelu(h, approximate=False))
@@ -120,11 +131,17 @@ class GPT(nn.Module):
         return tuple((jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype)) for _ in range(self.num_layers))
 
     def decode(
-        self, ids: jax.Array, position: jax.Array | int, cache: Cache, embeddings: jax.Array | None = None
+        self,
+        ids: jax.Array,
+        position: jax.Array | int,
+        cache: Cache,
+        embeddings: jax.Array | None = None,
+        at: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache]:
         """The next T ids [B,T], the first at `position` [] -> (logits [B,P+T,vocab_size] float32, cache).
 
-        With `n_unmasked`, the first call must bring at least so many.
+        at: [B] int32, the one position among these T whose logits are wanted, [B,1,vocab_size]; the last layer and the
+        head do no more. With `n_unmasked`, the first call must bring at least so many.
         """
         x = self.embed(ids, embeddings)
         t = x.shape[1]
@@ -132,6 +149,6 @@ class GPT(nn.Module):
         x, mask = x.astype(self.dtype), self.visible(position + jnp.arange(t), self.block_size)
         filled = []
         for block, kv in zip(self.blocks, cache, strict=True):
-            x, kv = block(x, mask, True, kv, position)
+            x, kv = block(x, mask, True, kv, position, at if block is self.blocks[-1] else None)
             filled.append(kv)
         return self.head(self.ln_f(x)).astype(jnp.float32), tuple(filled)

@@ -1,6 +1,7 @@
 """Stage two: the transformer over the first stage's codes, after a condition."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -13,7 +14,7 @@ from taming_jax import state as states
 from taming_jax.errors import UserError, not_among
 from taming_jax.images import Sheet
 from taming_jax.models import conditioners
-from taming_jax.models.gpt import GPT
+from taming_jax.models.gpt import GPT, Cache
 from taming_jax.models.quantize import remap, unmap
 from taming_jax.tasks import vqgan
 
@@ -265,17 +266,41 @@ def sample(
 
     Pure, to be jitted with a completed config bound; temperature > 0, 1 <= top_k, 0 < top_p <= 1 may be traced.
     """
-    first, limit = config.first_stage.config, num_codes(config)
-    vq, gpt = vqgan.make_model(first), make_model(config)
-
-    def decode(ids, position, cache):
-        logits, cache = gpt.apply({"params": gpt_params}, ids, position, cache, method="decode")
-        return logits[..., :limit], cache  # what else is in the vocabulary are no codes
-
-    cache, n = gpt.init_cache(len(c)), side(first)
+    gpt, n, limit = make_model(config), side(config.first_stage.config), num_codes(config)
+    decode = functools.partial(next_code, gpt, limit, gpt_params)
+    cache = gpt.init_cache(len(c))
     ids = sampling.sample_full(decode, cache, c, n * n, keys, temperature, jnp.minimum(top_k, limit), top_p)
-    if len(config.first_stage.used):
-        ids = unmap(ids, jnp.asarray(config.first_stage.used, jnp.int32))
     grid = ids[:, np.argsort(permute.ORDERS[config.order](n, n))].reshape(-1, n, n)
-    decoded = vq.apply({"params": sharding.gather(first_stage)}, grid, method="decode_ids")
+    return decode_grid(config, first_stage, grid)
+
+
+def next_code(
+    gpt: GPT, limit: int, params: dict, ids: jax.Array, position: jax.Array, cache: Cache, at: jax.Array | None = None
+) -> tuple[jax.Array, Cache]:
+    """`GPT.decode` over codes alone: the first `limit` ids, what else is in the vocabulary is cut off."""
+    logits, cache = gpt.apply({"params": params}, ids, position, cache, at=at, method="decode")
+    return logits[..., :limit], cache
+
+
+def make_painter(config: ConfigDict, method: str, stride: int) -> Callable:
+    """`sampling.make_painter` for a completed config, for grids larger than the first stage's.
+
+    Raises UserError where the transformer does not write row by row, and for a stride that is too long.
+    """
+    if config.order != "row_major":
+        raise UserError(f"a sliding window follows rows; this transformer writes in the order {config.order!r}")
+    gpt, window = make_model(config), side(config.first_stage.config)
+    try:
+        decode = functools.partial(next_code, gpt, num_codes(config))
+        return sampling.make_painter(decode, gpt.init_cache, window, method, stride)
+    except ValueError as e:
+        raise UserError(str(e)) from e
+
+
+def decode_grid(config: ConfigDict, first_stage: dict, grid: jax.Array) -> jax.Array:
+    """The transformer's codes [B,h,w] -> images [B,H,W,3] roughly in [-1, 1]."""
+    first = config.first_stage.config
+    if len(config.first_stage.used):
+        grid = unmap(grid, jnp.asarray(config.first_stage.used, jnp.int32))
+    decoded = vqgan.make_model(first).apply({"params": sharding.gather(first_stage)}, grid, method="decode_ids")
     return vqgan.to_picture(first, decoded)

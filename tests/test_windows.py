@@ -1,0 +1,102 @@
+"""The sliding window: however it is computed, the codes are those of the plain loop."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from taming_jax import sampling
+from taming_jax.models.gpt import GPT
+
+WINDOW, VOCAB = 4, 13
+
+
+def make(prefix: int) -> tuple[GPT, dict]:
+    drops = dict(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
+    model = GPT(VOCAB, prefix + WINDOW**2 - 1, num_layers=1, num_heads=2, embed_dim=16, n_unmasked=0, **drops)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
+    shaken = lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape)  # noqa: E731
+    return model, jax.tree.map(shaken, params)
+
+
+def plain(model, params, cond, codes, known, keys, temperature, top_k, top_p) -> np.ndarray:
+    """The whole window through the whole transformer for each code, as the original does it."""
+    codes, (b, h, w) = np.where(known, codes, 0), codes.shape
+    forward = jax.jit(lambda ids: model.apply({"params": params}, ids))
+    for i, j in np.ndindex(h, w):
+        top, left = (int(sampling.window_start(x, WINDOW, n)) for x, n in ((i, h), (j, w)))
+        window = np.s_[:, top : top + WINDOW, left : left + WINDOW]
+        prefix = cond if cond.ndim == 2 else cond[window].reshape(b, -1)
+        ids = np.concatenate([prefix, codes[window].reshape(b, -1)], 1)[:, :-1]
+        logits = forward(ids)[:, prefix.shape[1] - 1 + (i - top) * WINDOW + j - left]
+        logits = sampling.filter_logits(logits / temperature, top_k, top_p)
+        for n in range(b if not known[i, j] else 0):
+            codes[n, i, j] = jax.random.categorical(jax.random.fold_in(keys[n], i * w + j), logits[n])
+    return codes
+
+
+@pytest.mark.parametrize("method", ["cached", "wavefront"])
+@pytest.mark.parametrize(("h", "w", "spatial"), [(9, 4, False), (10, 11, True)])
+def test_the_same_codes_as_the_plain_loop(h, w, spatial, method):
+    """From a condition, with some codes given, by chance; for grids that rest, that move, and that do both."""
+    rng = np.random.default_rng(h * w)
+    cond = rng.integers(0, VOCAB, (2, h, w) if spatial else (2, 1))
+    model, params = make(WINDOW**2 if spatial else 1)
+    codes, known = rng.integers(0, VOCAB, (2, h, w)), rng.random((h, w)) < 0.2
+    options = (jax.random.split(jax.random.key(1), 2), 1.1, 9, 0.95)
+    decode = lambda params, ids, position, cache, at: model.apply(  # noqa: E731
+        {"params": params}, ids, position, cache, at=at, method="decode"
+    )
+    paint = sampling.make_painter(decode, model.init_cache, WINDOW, method)
+    *_, grid = paint(params, jnp.asarray(cond), jnp.asarray(codes), jnp.asarray(known), *options)
+    np.testing.assert_array_equal(grid, plain(model, params, cond, codes, known, *options))
+    np.testing.assert_array_equal(np.asarray(grid)[:, known], codes[:, known])
+
+
+def test_groups_of_columns():
+    assert sampling.column_groups(7, 4, 1) == [(0, 0, 3), (1, 3, 1), (2, 4, 1), (3, 5, 2)]
+    for size, window, stride in ((64, 16, 1), (64, 16, 8), (33, 16, 3), (16, 16, 4), (40, 16, 2)):
+        groups = sampling.column_groups(size, window, stride)
+        assert [j for _, start, count in groups for j in range(start, start + count)] == list(range(size))
+        for left, start, count in groups:
+            assert 0 <= left <= size - window and left <= start and start + count <= left + window
+
+
+def test_another_seed_or_temperature_compiles_nothing():
+    model, params = make(1)
+    traces = []
+
+    def decode(params, ids, position, cache, at):
+        traces.append(1)
+        return model.apply({"params": params}, ids, position, cache, at=at, method="decode")
+
+    paint = sampling.make_painter(decode, model.init_cache, WINDOW)
+    for seed in range(2):
+        keys = jax.random.split(jax.random.key(seed), 1)
+        list(
+            paint(
+                params, jnp.full((1, 1), seed), jnp.zeros((1, 6, 6)), jnp.zeros((6, 6), bool), keys, 1.0 + seed, 9, 1.0
+            )
+        )
+        seen, traces = len(traces), []
+    assert seen == 0
+
+
+@pytest.mark.parametrize(
+    ("cond", "codes", "known", "message"),
+    [
+        ((1, 1), (1, 3, 9), (3, 9), "3x9 codes is smaller than the window of 4x4"),
+        ((1, 1), (1, 6, 6), (6, 5), r"mask of known codes is \(6, 5\)"),
+        ((1, 5, 6), (1, 6, 6), (6, 6), r"condition is \(1, 5, 6\)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(cond, codes, known, message):
+    paint = sampling.make_painter(None, None, WINDOW)
+    with pytest.raises(ValueError, match=message):
+        list(paint({}, jnp.zeros(cond), jnp.zeros(codes), jnp.zeros(known, bool), None, 1.0, 1, 1.0))
+
+
+@pytest.mark.parametrize(("method", "stride"), [("cached", 0), ("cached", 3), ("wavefront", 2), ("other", 1)])
+def test_ways_that_do_not_exist_are_refused(method, stride):
+    with pytest.raises(ValueError, match=r"stride=|method="):
+        sampling.make_painter(None, None, WINDOW, method, stride)
