@@ -77,7 +77,7 @@ def main() -> None:
         keys = jax.random.split(jax.random.key(0), batch_size)
 
         def run(painter=painter, codes=codes, known=known, keys=keys):
-            *_, grid = painter(params, codes, codes, known, keys, *OPTIONS)
+            *_, (grid, _) = painter(params, codes, codes, known, keys, *OPTIONS)
             return grid
 
         compiling, seconds = timed(run)

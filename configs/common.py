@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
     c.checkpoint_every = 1000
     c.keep_checkpoints = 3
     c.ema_decay = 0.0  # of the weights that are evaluated and sampled with; 0 is off, as in the paper
+    c.wandb_project = ""  # of Weights & Biases, where metrics and pictures go too
     c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # -1: the rest of the devices
     return c
 
@@ -27,6 +28,7 @@ def get_cond(name: str) -> ConfigDict:
     return ConfigDict(
         dict(
             name=name,  # none, class, coordinates, image, objects
+            drop=0.0,  # share of training examples without their condition, for guidance in sampling
             sos=0,  # none: the start id
             levels=1024,  # coordinates
             down=16,  # coordinates: pixels a side for each id
@@ -55,7 +57,8 @@ def get_data(name: str, size: int) -> ConfigDict:
             dir="",  # of TFDS; empty is ~/tensorflow_datasets
             path="",  # of a folder
             validation_share=0.05,  # of a folder
-            splits=dict(train="train", validation="validation"),  # of TFDS
+            label_shift=0,  # added to the labels of a folder's segmentation maps; 255 then becomes 0
+            splits=dict(train="train", validation="validation"),  # of TFDS, or sub-folders of a folder's images/
             features=("image",),  # what records hold beside the label: image, line, depth, segmentation, coord
             size=size,
             resize_factor=1.0,  # smallest side before the crop, in sizes

@@ -23,7 +23,8 @@ def get_config() -> ConfigDict:
     c.eval_every = 5_000
     c.ema_decay = 0.999
     c.gpt = common.get_gpt(num_layers=24, num_heads=16, embed_dim=1024, embd_pdrop=0.1, attn_pdrop=0.1, resid_pdrop=0.1)
-    c.sample = ConfigDict(dict(temperature=1.0, top_k=100, top_p=1.0))
+    c.canvas = (0, 0)  # height and width in pixels of a larger image, painted and animated at each evaluation; 0: none
+    c.sample = ConfigDict(dict(temperature=1.0, top_k=100, top_p=1.0, guidance=1.0))
     c.optim = ConfigDict(
         dict(
             learning_rate=4.5e-6 * 8,

@@ -34,6 +34,8 @@ def evaluate(
     shown = {name: np.concatenate([batch[name] for batch in shown]) for name in shown[0]}
     for name, sheet in pictures(state, sharding.shard_batch(shown, mesh), key).items():
         writer.picture(step, name, sheet)
+    for name, painted in task.paint(state, key).items() if task.paint else ():
+        writer.animation(step, name, painted)
     total = None
     for batch in tqdm(batches, "evaluating", unit="batch", leave=False, mininterval=1):
         new = eval_step(state, sharding.shard_batch(batch, mesh))

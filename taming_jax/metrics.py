@@ -10,9 +10,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
+from tensorboardX.proto.summary_pb2 import Summary
 
-from taming_jax import images
+from taming_jax import animation, images
+from taming_jax.errors import UserError
 
 SHOWN = (
     "loss",
@@ -90,11 +93,17 @@ def summarize(collected: clu.metrics.Collection) -> dict[str, float]:
 
 
 class Writer:
-    """TensorBoard events, `metrics.jsonl` and the newest pictures in a run directory, written by process 0 alone."""
+    """TensorBoard events, `metrics.jsonl` and the newest pictures in a run directory, written by process 0 alone.
 
-    def __init__(self, workdir: Path):
-        self.workdir, self.active = workdir, jax.process_index() == 0
+    config: of the run, where it also goes to Weights & Biases if `wandb_project` says so. Raises UserError where that
+    package is missing.
+    """
+
+    def __init__(self, workdir: Path, config: ConfigDict | None = None):
+        self.workdir, self.active, self.wandb = workdir, jax.process_index() == 0, None
         if self.active:
+            if config is not None and config.wandb_project:
+                self.wandb = start_wandb(workdir, config)
             workdir.mkdir(parents=True, exist_ok=True)
             self.events = SummaryWriter(str(workdir / "events"), flush_secs=20)
             self.jsonl = open(workdir / "metrics.jsonl", "a")
@@ -104,6 +113,8 @@ class Writer:
             for name, value in values.items():
                 self.events.add_scalar(f"{split}/{name}", value, step)
             print(json.dumps({"step": step, "split": split, **values}), file=self.jsonl, flush=True)
+        if self.wandb:
+            self.wandb.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
 
     def code_histogram(self, step: int, collected: clu.metrics.Collection) -> None:
         """How often each code was used: x is the code, y its count."""
@@ -129,6 +140,25 @@ class Writer:
             images.save_png(drawn, self.workdir / f"{name}.png", step=step)
             say(f"{name} at step {step}: {self.workdir / f'{name}.png'}")
 
+        if self.wandb:
+            import wandb
+
+            self.wandb.log({name: wandb.Image(drawn)}, step=step)
+
+    def animation(self, step: int, name: str, painted: animation.Animation) -> None:
+        if self.active:
+            file = self.workdir / f"{name}.gif"
+            file.write_bytes(animation.to_gif(animation.draw_frames(painted)))
+            height, width, _ = painted.image.shape
+            picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file.read_bytes())
+            summary = Summary(value=[Summary.Value(tag=name, image=picture)])
+            self.events._get_file_writer().add_summary(summary, step)
+            say(f"{name} at step {step}: {file}")
+        if self.wandb:
+            import wandb
+
+            self.wandb.log({name: wandb.Video(str(file), format="gif")}, step=step)
+
     def __enter__(self) -> "Writer":
         return self
 
@@ -136,6 +166,28 @@ class Writer:
         if self.active:
             self.events.close()
             self.jsonl.close()
+        if self.wandb:
+            self.wandb.finish()
+
+
+def start_wandb(workdir: Path, config: ConfigDict) -> "wandb.Run":  # noqa: F821, an optional package
+    """A run of Weights & Biases, or the one that this run directory has begun."""
+    try:
+        import wandb
+    except ImportError as e:
+        raise UserError(f"wandb_project={config.wandb_project!r} needs a package: pip install -e '.[wandb]'") from e
+    workdir.mkdir(parents=True, exist_ok=True)
+    stored = workdir / "wandb_id"
+    run = wandb.init(
+        project=config.wandb_project,
+        id=stored.read_text() if stored.exists() else None,
+        resume="allow",
+        name=workdir.name,
+        dir=str(workdir),
+        config=config.to_dict(),
+    )
+    stored.write_text(run.id)
+    return run
 
 
 def say(message: str) -> None:

@@ -1,154 +1,101 @@
 """A run directory of the second stage -> images.
 
     python -m taming_jax.sample --workdir=runs/openmoji_transformer --out=runs/openmoji_samples
+    python -m taming_jax.sample --workdir=runs/openmoji_coordinates --out=runs/large --size=64x128 --animate=gif
+    python -m taming_jax.sample --workdir=runs/openmoji_transformer --out=runs/halves --image=photo.png --keep=top
 
-Writes `samples.png`, one row per class, every image as a file of its own, and `samples.json` with what made them.
+Writes every image as a file of its own as soon as it is painted, `samples.png` with the first of them, and
+`samples.json` with what makes them. The same command goes on where it was stopped.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
 
-from taming_jax import checkpoint, cli, data, images, sharding
-from taming_jax.errors import UserError, nearest
+from taming_jax import animation, checkpoint, cli, conditions, images, sampling, sharding
+from taming_jax.data.transforms import coordinates
+from taming_jax.errors import UserError
 from taming_jax.metrics import say
 from taming_jax.tasks import prior
+from taming_jax.tiling import decode_tiled
 
-MOST_CLASSES = 16  # painted when --classes does not say which
-
-
-def parse_classes(text: str | None, names: tuple[str, ...]) -> list[int]:
-    """'flags, 3' -> label numbers; None is all classes, or 16 spread evenly over more.
-
-    Raises UserError for a class that is not there.
-    """
-    count = max(1, len(names))
-    if text is None:
-        return sorted({round(i) for i in np.linspace(0, count - 1, min(count, MOST_CLASSES))})
-    labels = []
-    for word in (w.strip() for w in text.split(",")):
-        by_name = [i for i, name in enumerate(names) if name.lower() == word.lower()]
-        if not by_name and not (word.isdecimal() and int(word) < count):
-            lower = {name.lower(): name for name in names}
-            raise UserError(
-                f"--classes: there is no class {word!r}{nearest(word.lower(), lower)}; classes are 0 to {count - 1}"
-                + (f": {', '.join(names)}" if 0 < len(names) <= 20 else "")
-            )
-        labels.append(by_name[0] if by_name else int(word))
-    return labels
+SHEET = (16, 8)  # rows and columns at most
+DECODING = ("temperature", "top_k", "top_p", "guidance")
 
 
 def sample(
     config: ConfigDict,
     workdir: Path,
     step: int,
-    conditions: dict[str, np.ndarray],
-    columns: int,
+    rows: dict[str, np.ndarray],
+    size: tuple[int, int],
     seed: int,
     batch_size: int,
-    decoding: dict,
-    size: tuple[int, int] | None = None,
+    given: conditions.Given | None = None,
     method: str = "cached",
     stride: int = 1,
-) -> np.ndarray:
-    """`columns` images of each condition from a run's checkpoint: uint8 [R,columns,H,W,3].
+    tile: int = 64,
+) -> Iterator[np.ndarray]:
+    """One image for each row, from a run's checkpoint, batch by batch: uint8 [b,H,W,3], b <= batch_size.
 
-    size: height and width in pixels where the images are larger than those of training; the window of the transformer
-    slides then, see `sampling.make_painter` for method and stride.
-
-    config, step: as `load_config` gives them; decoding: temperature, top_k, top_p. conditions: the features of a batch
-    that the condition needs, [R,...], and 'label' [R] int32. Image i of a row is drawn from the seed, the label and i
-    alone, whatever else is painted beside it.
+    config, step: as `load_config` gives them; `config.sample` says how codes are drawn. rows: the features of a batch
+    that the condition needs, [N,...], and int32 'label' and 'index' [N]. An image follows from seed, label and index
+    alone, whatever is painted beside it. size: (height, width) in pixels, not below those of training; above, the
+    window of the transformer slides, see `sampling.make_painter` for method and stride. given: a part that stays.
+    tile: codes a side that are decoded at once. Raises UserError for what does not fit.
     """
-    task = prior.make(config)
+    prior.check_decoding(config)
+    task, cond = prior.make(config), prior.make_conditioner(config)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(batch_size, mesh)
     like = jax.eval_shape(task.init, jax.random.key(0)).params["gpt"]
     nets = {"gpt": checkpoint.load_net(workdir, step, "gpt", like), **task.load_frozen()}
-    cond = prior.make_conditioner(config)
     nets = jax.device_put(nets, sharding.infer_shardings(nets, mesh))
-
-    def keys_of(rows):
-        return jax.vmap(lambda label, i: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), label), i))(
-            rows["label"], rows["index"]
-        )
-
-    @jax.jit
-    def paint(nets, rows, decoding):
-        return prior.sample(config, nets["gpt"], nets["gen"], cond.tokens(nets, rows), keys_of(rows), **decoding)
+    n, factor = prior.side(config.first_stage.config), prior.code_size(config)
+    h, w = (side // factor for side in size)
+    painter = prior.make_painter(config, (h, w), method, stride)
+    params, options = prior.decode_params(config, nets["gpt"]), prior.draw_options(config)
 
     @jax.jit
     def begin(nets, rows):
-        return cond.tokens(nets, rows), keys_of(rows)
+        fold = jax.vmap(jax.random.fold_in, (None, 0))
+        keys = jax.vmap(jax.random.fold_in)(fold(jax.random.key(seed), rows["label"]), rows["index"])
+        c = cond.tokens(nets, rows)
+        spatial = cond.grid is not None and (h, w) != (n, n)
+        return c.reshape(len(c), cond.grid[0] * h // n, cond.grid[1] * w // n) if spatial else c, keys
 
     @jax.jit
     def finish(nets, grid):
         return prior.decode_grid(config, nets["gen"], grid)
 
-    def paint_large(nets, rows, decoding):
-        factor = config.data.size // prior.side(config.first_stage.config)
-        codes = jnp.zeros((batch_size, size[0] // factor, size[1] // factor), jnp.int32)
-        known, (c, keys) = jnp.zeros(codes.shape[1:], bool), begin(nets, rows)
-        limit = jnp.minimum(decoding["top_k"], prior.num_codes(config))
-        parts = painter(nets["gpt"], c, codes, known, keys, decoding["temperature"], limit, decoding["top_p"])
-        for grid in tqdm(parts, "sliding", unit="row", total=codes.shape[1], mininterval=1, leave=False):
-            grid.block_until_ready()
-        return finish(nets, grid)
-
-    if size is not None:
-        painter, paint = prior.make_painter(config, method, stride), paint_large
-
-    count = len(conditions["label"])
-    total = count * columns
-    rows = {name: np.repeat(value, columns, 0) for name, value in conditions.items()}
-    rows["index"] = np.tile(np.arange(columns, dtype=np.int32), count)
-    painted = []
-    with jax.set_mesh(mesh), tqdm(total=total, desc="painting", unit="image", mininterval=1) as progress:
-        for start in range(0, total, batch_size):
-            # The last batch is filled up with the first rows again, so that one program serves all.
-            part = np.arange(start, start + batch_size) % total
-            batch = sharding.shard_batch({key: value[part] for key, value in rows.items()}, mesh)
-            painted.append(images.to_uint8(jax.device_get(paint(nets, batch, decoding))))
-            progress.update(min(batch_size, total - start))
-    array = np.concatenate(painted)[:total]
-    return array.reshape(count, columns, *array.shape[1:])
-
-
-def parse_size(text: str | None, config: ConfigDict) -> tuple[int, int] | None:
-    """'512x1024' -> (512, 1024), height first; None for the size of training.
-
-    Raises UserError for a size that is smaller, or that the first stage does not divide, or that a condition lacks.
-    """
-    if text is None:
-        return None
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
-        raise UserError(f"--size={text!r}: height x width in pixels, such as 512x1024")
-    size, least = (int(parts[0]), int(parts[1])), config.data.size
-    factor = least // prior.side(config.first_stage.config)
-    if min(size) < least or size[0] % factor or size[1] % factor:
-        raise UserError(f"--size={text}: multiples of {factor} from {least} on, the size of training")
-    if config.cond.name in ("image", "coordinates"):
-        raise UserError(
-            f"--size: the condition {config.cond.name!r} would have to be as large, and cannot be given yet"
-        )
-    return size if size != (least, least) else None
-
-
-def held_out(config: ConfigDict, count: int) -> dict[str, np.ndarray]:
-    """The first `count` held-out records as conditions, numbered in 'label'."""
-    batches = data.eval_batches(data.open_source(config.data, "validation"), config)
-    parts = [batches[i] for i in range(min(len(batches), -(-count // config.batch_size)))]
-    rows = {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
-    rows = {name: value[rows["mask"] > 0] for name, value in rows.items()}
-    return rows | {"label": np.arange(len(rows["label"]), dtype=np.int32)}
+    with jax.set_mesh(mesh):
+        codes, known = np.zeros((1, h, w), np.int32), np.zeros((h, w), bool)
+        if given is not None:
+            encode = jax.jit(lambda nets, x: prior.encode_grid(config, nets["gen"], x, jax.random.key(seed)))
+            codes, known = np.asarray(encode(nets, images.to_float(jnp.asarray(given.image[None])))), given.keep
+        codes = jax.device_put(codes.repeat(batch_size, 0), NamedSharding(mesh, sharding.BATCH))
+        total = len(rows["label"])
+        with tqdm(total=total * h * w, desc="painting", unit="code", unit_scale=True, mininterval=1) as progress:
+            for start in range(0, total, batch_size):
+                # The last batch is filled up with the first rows again, so that one program serves all.
+                chosen = np.arange(start, start + batch_size) % total
+                count = min(batch_size, total - start)
+                batch = sharding.shard_batch({key: value[chosen] for key, value in rows.items()}, mesh)
+                c, keys = begin(nets, batch)
+                for grid, done in painter(params, c, codes, known, keys, *options):
+                    grid.block_until_ready()
+                    progress.update(start * h * w + count * done - progress.n)
+                painted = decode_tiled(lambda part: finish(nets, part), grid, tile)
+                yield images.to_uint8(painted)[:count]
 
 
 def load_config(workdir: Path) -> tuple[ConfigDict, int]:
@@ -159,63 +106,102 @@ def load_config(workdir: Path) -> tuple[ConfigDict, int]:
     return config, step
 
 
+def ask(config: ConfigDict, workdir: Path, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """The conditions that the flags name, one row each; raises UserError for flags that do not go with the run."""
+    kind, given = config.cond.name, flags.FLAGS
+    for flag, kinds in (("classes", ("class",)), ("condition", ("image",)), ("data_path", ("image", "objects"))):
+        if given[flag].value is not None and kind not in kinds:
+            raise UserError(f"--{flag}: {workdir} is conditioned on {kind!r}, not on {' or '.join(map(repr, kinds))}")
+    if given.condition is not None and given.data_path is not None:
+        raise UserError("give one of --condition and --data_path")
+    if given.condition is not None:
+        return conditions.read_conditions(config, given.condition, size)
+    if kind in ("image", "objects"):
+        return conditions.held_out(config, given.num_conditions, size)
+    labels = conditions.parse_classes(given.classes, config.data.class_names) if kind == "class" else [0]
+    rows = {"label": np.int32(labels)}
+    return rows | ({"coord": coordinates(*size)[None]} if kind == "coordinates" else {})
+
+
 def main() -> None:
-    workdir, out = Path(cli.required("workdir")), Path(cli.required("out"))
+    given, workdir, out = flags.FLAGS, Path(cli.required("workdir")), Path(cli.required("out"))
     config, step = load_config(workdir)
-    if flags.FLAGS.first_stage is not None:
-        config.first_stage.workdir = flags.FLAGS.first_stage
-    if flags.FLAGS.data_path is not None and config.cond.name in ("none", "class"):
-        raise UserError(f"--data_path: {workdir} is conditioned on {config.cond.name!r}, not on pictures")
-    if flags.FLAGS.data_path is not None:
-        config.data.update(name="folder", path=flags.FLAGS.data_path, validation_share=1.0)
-    names = config.data.class_names
-    kind = config.cond.name
-    if kind == "class":
-        labels = parse_classes(flags.FLAGS.classes, names)
-    elif flags.FLAGS.classes is not None:
-        raise UserError(f"--classes: {workdir} is conditioned on {kind!r}, not on a class")
-    else:
-        labels = [0] if kind == "none" else list(range(flags.FLAGS.num_conditions))
-    given = {name: flags.FLAGS[name].value for name in config.sample}
-    decoding = {name: config.sample[name] if value is None else value for name, value in given.items()}
-    prior.check_decoding(decoding)
-    made_by = dict(
-        workdir=str(workdir),
-        step=step,
-        first_stage=config.first_stage.workdir,
-        seed=flags.FLAGS.seed,
-        num_samples=flags.FLAGS.num_samples,
-        data_path=flags.FLAGS.data_path,
-        size=flags.FLAGS.size,
-        stride=flags.FLAGS.stride,
-        classes=labels,
-        **decoding,
-    )
-    size = parse_size(flags.FLAGS.size, config)
+    if given.first_stage is not None:
+        config.first_stage.workdir = given.first_stage
+    if given.data_path is not None:
+        config.data.update(name="folder", path=given.data_path, validation_share=1.0)
+    for name in DECODING:
+        if given[name].value is not None:
+            config.sample[name] = given[name].value
+    prior.check_decoding(config)
+    size = conditions.parse_size(given.size, config)
+    part = None
+    if (given.image is None) != (given.keep is None):
+        raise UserError("--image and --keep go together: what is given, and which part of it stays")
+    if given.image is not None:
+        part = conditions.read_given(config, given.image, given.keep, size)
+    rows = ask(config, workdir, size)
     if (out / "checkpoints").exists():
         raise UserError(f"--out={out} is a run directory, whose pictures would be written over; name another")
+    made_by = dict(workdir=str(workdir), step=step, first_stage=config.first_stage.workdir)
+    asked = "seed num_samples data_path condition image keep size stride classes num_conditions".split()
+    made_by |= {name: given[name].value for name in asked} | config.sample.to_dict()
     record = out / "samples.json"
-    if record.exists():
-        if json.loads(record.read_text()) == made_by:
-            say(f"these samples are already painted: {out / 'samples.png'}")
-            return
+    if record.exists() and json.loads(record.read_text()) != made_by:
         raise UserError(f"{out} holds samples made with other options (see {record}); name another --out")
 
-    num_samples, seed = flags.FLAGS.num_samples, flags.FLAGS.seed
-    named = kind == "class" and len(names) > 0
-    rows = {"label": np.int32(labels)} if kind in ("none", "class") else held_out(config, len(labels))
-    way = dict(size=size, method=flags.FLAGS.method, stride=flags.FLAGS.stride)
-    array = sample(config, workdir, step, rows, num_samples, seed, flags.FLAGS.batch_size, decoding, **way)
-    word = "class" if kind == "class" else "condition"
-    for label, row in zip(rows["label"], array, strict=True):
-        folder, caption = out / f"{word}_{label:03}", {"class": names[label]} if named else {}
-        folder.mkdir(parents=True, exist_ok=True)
-        for i, image in enumerate(row):
-            images.save_png(Image.fromarray(image), folder / f"{i:05}.png", **made_by, **caption, index=i)
-    captions = tuple(names[label] for label in labels) if named else ()
-    images.save_png(images.draw_sheet(images.Sheet(array, captions)), out / "samples.png", **made_by)
-    record.write_text(json.dumps(made_by))
-    say(f"{array.shape[0] * array.shape[1]} samples for {len(array)} conditions: {out / 'samples.png'}")
+    names, columns = config.data.class_names, given.num_samples
+    named = config.cond.name == "class" and len(names) > 0
+    word = "class" if config.cond.name == "class" else "condition"
+    captions = [{"class": names[label]} if named else {} for label in rows["label"]]
+    files = [out / f"{word}_{label:03}" / f"{i:05}.png" for label in rows["label"] for i in range(columns)]
+    missing = np.flatnonzero([not file.exists() for file in files])
+    if not len(missing) and (out / "samples.png").exists():
+        say(f"these samples are already painted: {out / 'samples.png'}")
+        return
+    shown = conditions.pictures_of(config, rows)
+    if len(missing):
+        todo = {name: value[missing // columns] for name, value in rows.items()}
+        todo["index"] = np.int32(missing % columns)
+        way = dict(given=part, method=given.method, stride=given.stride, tile=given.tile)
+        batches = sample(config, workdir, step, todo, size, given.seed, given.batch_size, **way)
+        out.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(made_by))
+        for number, image in zip(missing, (image for batch in batches for image in batch), strict=True):
+            files[number].parent.mkdir(exist_ok=True)
+            row, index = divmod(int(number), columns)
+            images.save_png(Image.fromarray(image), files[number], **made_by, **captions[row], index=index)
+            if given.animate and index == 0:
+                animate(config, image, part, given.method, files[number].with_suffix(f".{given.animate}"))
+    for row, picture in enumerate(shown if shown is not None else []):
+        images.save_png(Image.fromarray(images.to_uint8(picture)), files[row * columns].with_name("condition.png"))
+
+    count, most = min(len(rows["label"]), SHEET[0]), min(columns, SHEET[1])
+    sheet = [[np.asarray(Image.open(files[r * columns + i])) for i in range(most)] for r in range(count)]
+    if shown is not None:
+        sheet = [[images.to_uint8(shown[r]), *row] for r, row in enumerate(sheet)]
+        if given.condition is None:
+            sheet = [[*row, images.to_uint8(rows["image"][r])] for r, row in enumerate(sheet)]
+    sheet = images.Sheet(np.array(sheet), tuple(c["class"] for c in captions[:count]) if named else ())
+    images.save_png(images.draw_sheet(sheet), out / "samples.png", **made_by)
+    if given.npz:
+        labels = np.repeat(rows["label"], columns)
+        np.savez(out / "samples.npz", np.stack([np.asarray(Image.open(file)) for file in files]), labels)
+    say(f"{len(files)} samples for {len(rows['label'])} conditions: {out / 'samples.png'}")
+
+
+def animate(config: ConfigDict, image: np.ndarray, given: conditions.Given | None, method: str, file: Path) -> None:
+    """Writes the painting of an image as a GIF or MP4."""
+    window, factor = prior.side(config.first_stage.config), prior.code_size(config)
+    when = sampling.painting_order(image.shape[0] // factor, image.shape[1] // factor, window, method)
+    if given is not None:
+        when = np.where(given.keep, -1, when)
+    frames = animation.draw_frames(animation.Animation(image, when, window))
+    if file.suffix == ".gif":
+        file.write_bytes(animation.to_gif(frames))
+    else:
+        animation.write_mp4(frames, str(file))
+    say(f"{len(frames)} frames: {file}")
 
 
 if __name__ == "__main__":
@@ -223,23 +209,30 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Folder for the images, made if needed.")
     flags.DEFINE_string("first_stage", None, "Run directory of the first stage, if it was moved.")
     flags.DEFINE_string(
-        "classes", None, f"Names or numbers, with commas between; default: all, or {MOST_CLASSES} spread evenly."
+        "classes",
+        None,
+        f"Names or numbers, with commas between; default: all, or {conditions.MOST_CLASSES} spread evenly.",
     )
+    flags.DEFINE_list("condition", None, "Pictures to be conditioned on, files with commas between.")
+    flags.DEFINE_string("data_path", None, "Folder of such pictures, in place of the run's validation split.")
+    flags.DEFINE_integer("num_conditions", 8, "Pictures that are taken from there.", lower_bound=1)
+    flags.DEFINE_string("image", None, "A picture of which a part is given and the rest is painted.")
+    flags.DEFINE_string("keep", None, "That part: top, bottom, left, right, or a mask that is white there.")
     flags.DEFINE_integer("num_samples", 8, "Images of each class or condition.", lower_bound=1)
     flags.DEFINE_string("size", None, "Height x width in pixels, larger than in training: 512x1024.")
     flags.DEFINE_integer("stride", 1, "Columns of codes that the window of a large image moves at once.")
     flags.DEFINE_enum(
         "method", "cached", ["cached", "wavefront"], "For large images; the same codes, 'wavefront' for accelerators."
     )
-    flags.DEFINE_string("data_path", None, "Folder of those pictures, in place of the run's validation split.")
-    flags.DEFINE_integer(
-        "num_conditions", 8, "Held-out pictures, for a transformer conditioned on those.", lower_bound=1
-    )
+    flags.DEFINE_integer("tile", 64, "Codes a side that are decoded at once, for the decoder's memory.", lower_bound=8)
+    flags.DEFINE_enum("animate", None, ["gif", "mp4"], "Write how the first image of each condition is painted.")
+    flags.DEFINE_bool("npz", False, "Write all images and their labels as samples.npz too (arr_0, arr_1).")
     flags.DEFINE_integer("batch_size", 16, "Images painted at once.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "The same seed gives the same images.")
     flags.DEFINE_float(
-        "temperature", None, "Above 1 is wilder, below 1 is tamer; default: the run's config, as for the next two."
+        "temperature", None, "Above 1 is wilder, below 1 is tamer; default: the run's config, as for the next three."
     )
     flags.DEFINE_integer("top_k", None, "Draw from the k likeliest codes.")
     flags.DEFINE_float("top_p", None, "Draw from the likeliest codes that hold this share of the probability.")
+    flags.DEFINE_float("guidance", None, "Above 1, the condition weighs more (if trained with cond.drop).")
     cli.run(main)

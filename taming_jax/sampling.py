@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def filter_logits(logits: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array:
@@ -25,42 +26,77 @@ def filter_logits(logits: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.
     return jnp.where(logits < smallest, -jnp.inf, logits)
 
 
+def draw(logits: jax.Array, keys: jax.Array, place: jax.Array, temperature, top_k, top_p) -> jax.Array:
+    """One id for each row: [B,V], keys [B] folded with place [] or [B] -> [B] int32.
+
+    A row's result depends neither on its neighbours nor on the batch size, nor on when it is drawn.
+    """
+    logits = filter_logits(logits / temperature, top_k, top_p)
+    keys = jax.vmap(jax.random.fold_in)(keys, jnp.broadcast_to(place, len(logits)))
+    return jax.vmap(jax.random.categorical)(keys, logits)
+
+
 def sample_full(
     decode: Callable,
     cache,
     prefix: jax.Array,
-    length: int,
+    codes: jax.Array,
+    known: jax.Array,
+    places: jax.Array,
     keys: jax.Array,
     temperature: float,
     top_k: int,
     top_p: float,
 ) -> jax.Array:
-    """Ids after a prefix, one at a time, with a cache. prefix [B,S] int32 -> ids [B,length] int32.
+    """Ids after a prefix, one at a time, with a cache. prefix [B,S] int32 -> ids [B,N] int32.
 
-    decode: (ids [B,T], position of the first [], cache) -> (logits [B,T,V], cache). keys: [B], one per row, folded with
-    the position: a row's result depends neither on its neighbours nor on the batch size. temperature: above 0.
+    decode: (ids [B,T], position of the first [], cache) -> (logits [B,T,V], cache). codes [B,N] int32 stay where known
+    [N]. places [N]: what the keys [B] are folded with. temperature: above 0.
     """
 
-    def draw(logits, position):
-        logits = filter_logits(logits[:, -1] / temperature, top_k, top_p)
-        return jax.vmap(lambda key, row: jax.random.categorical(jax.random.fold_in(key, position), row))(keys, logits)
+    def choose(logits, given):
+        code, given, place = given
+        return jnp.where(given, code, draw(logits[:, -1], keys, place, temperature, top_k, top_p))
 
-    def body(carry, position):
+    def body(carry, x):
         ids, cache = carry
-        logits, cache = decode(ids[:, None], position, cache)
-        ids = draw(logits, position)
+        logits, cache = decode(ids[:, None], x[0], cache)
+        ids = choose(logits, x[1:])
         return (ids, cache), ids
 
-    s = prefix.shape[1]
+    s, n = prefix.shape[1], codes.shape[1]
+    xs = (s - 1 + jnp.arange(n), codes.T, known, places)
     logits, cache = decode(prefix, 0, cache)
-    first = draw(logits, s - 1)
-    _, rest = jax.lax.scan(body, (first, cache), s + jnp.arange(length - 1))
+    first = choose(logits, jax.tree.map(lambda x: x[0], xs[1:]))
+    _, rest = jax.lax.scan(body, (first, cache), jax.tree.map(lambda x: x[1:], xs))
     return jnp.concatenate([first[:, None], rest.T], 1)
 
 
+def guide(decode: Callable, init_cache: Callable, length: int, null: int) -> tuple[Callable, Callable]:
+    """Classifier-free guidance (Ho & Salimans 2022): `decode` and `init_cache` for twice the batch, seen as once.
+
+    Each sequence goes along with one whose first `length` ids, the condition, are `null`. The parameters become
+    (parameters, scale): a scale of 1 changes nothing, above 1 the condition weighs more.
+    """
+
+    def guided(params, ids, position, cache, at=None):
+        params, scale = params
+        b, t = ids.shape
+        dropped = jnp.where(position + jnp.arange(t) < length, null, ids)
+        both = jnp.stack([ids, dropped], 1).reshape(2 * b, t)  # neighbours, so that both stay on their device
+        logits, cache = decode(params, both, position, cache, None if at is None else jnp.repeat(at, 2))
+        logits = logits.reshape(b, 2, *logits.shape[1:])
+        return logits[:, 1] + scale * (logits[:, 0] - logits[:, 1]), cache
+
+    return guided, lambda batch_size: init_cache(2 * batch_size)
+
+
 def window_start(i: jax.Array, window: int, size: int) -> jax.Array:
-    """Where the window that decodes position `i` of a side of `size` begins: centred, but inside. -> like `i`."""
-    return jnp.clip(i - window // 2, 0, size - window)
+    """Where the window that decodes position `i` of a side of `size` begins: centred, but inside. -> like `i`.
+
+    i: an array of JAX, or of NumPy where it must be known before tracing.
+    """
+    return (i - window // 2).clip(0, size - window)
 
 
 def column_groups(size: int, window: int, stride: int) -> list[tuple[int, int, int]]:
@@ -68,9 +104,9 @@ def column_groups(size: int, window: int, stride: int) -> list[tuple[int, int, i
 
     The window moves every `stride` columns; with 1 it is centred on each, as in the original.
     """
-    lefts = [min(max(j // stride * stride - window // 2, 0), size - window) for j in range(size)]
-    starts = [j for j in range(size) if j == 0 or lefts[j] != lefts[j - 1]]
-    return [(lefts[a], a, b - a) for a, b in zip(starts, [*starts[1:], size], strict=True)]
+    lefts = window_start(np.arange(size) // stride * stride, window, size)
+    starts = [0, *(np.flatnonzero(np.diff(lefts)) + 1), size]
+    return [(int(lefts[a]), int(a), int(b - a)) for a, b in itertools.pairwise(starts)]
 
 
 class Grid(NamedTuple):
@@ -95,18 +131,20 @@ class Sampler(NamedTuple):
     top_k: jax.Array
     top_p: jax.Array
 
-    def draw(self, logits: jax.Array, position: jax.Array) -> jax.Array:
-        """[B,V], position [] or [B] -> ids [B]."""
-        logits = filter_logits(logits / self.temperature, self.top_k, self.top_p)
-        position = jnp.broadcast_to(position, len(logits))
-        return jax.vmap(lambda key, p, row: jax.random.categorical(jax.random.fold_in(key, p), row))(
-            self.keys, position, logits
-        )
+    def draw(self, logits: jax.Array, place: jax.Array) -> jax.Array:
+        """[B,V], place in the grid [] or [B] -> ids [B]."""
+        return draw(logits, self.keys, place, self.temperature, self.top_k, self.top_p)
 
 
-def prefix_at(cond: jax.Array, top: jax.Array, left: jax.Array, window: int) -> jax.Array:
-    """The condition of a window: [B,S] stands before every one, [B,H,W] is cut like the codes. -> [B,S or window^2]."""
-    return cond if cond.ndim == 2 else cut(cond, top, left, window)
+def prefix_at(cond: jax.Array, top: jax.Array, left: jax.Array, window: int, height: int) -> jax.Array:
+    """The condition of a window: [B,S] stands before every one, a grid [B,h,w] is cut like the codes.
+
+    height: of the grid of codes. The condition's grid, and so its window, may be finer or coarser. -> [B,S].
+    """
+    if cond.ndim == 2:
+        return cond
+    side = cond.shape[1] * window // height
+    return cut(cond, top * side // window, left * side // window, side)
 
 
 def cut(grid: jax.Array, top: jax.Array, left: jax.Array, window: int) -> jax.Array:
@@ -129,7 +167,7 @@ def paint_row(
     kept = []
 
     def paint_group(codes, left, start, count, cache):
-        patch, prefix = cut(codes, top, left, n), prefix_at(cond, top, left, n)
+        patch, prefix = cut(codes, top, left, n), prefix_at(cond, top, left, n, h)
         s = prefix.shape[1]
         before = (i - top) * n + start - left  # codes of this window that are known
         if cache is None:
@@ -175,11 +213,6 @@ def wavefront_rows(h: int, w: int, window: int) -> int:
     return min(h, -(-w // window))
 
 
-def wavefront_length(h: int, w: int, window: int) -> int:
-    """How many steps paint a whole grid."""
-    return w + window * (h - 1)
-
-
 def paint_wavefront(sampler: Sampler, cond: jax.Array, grid: Grid, t: jax.Array) -> Grid:
     """One step of many rows: row i stands at column t - window i, which is as far as it can see of the row above.
 
@@ -193,7 +226,7 @@ def paint_wavefront(sampler: Sampler, cond: jax.Array, grid: Grid, t: jax.Array)
     i, j = jnp.where(active, i, 0), jnp.where(active, j, 0)
     top, left = window_start(i, n, h), window_start(j, n, w)
     tokens = jax.vmap(
-        lambda top, left: jnp.concatenate([prefix_at(cond, top, left, n), cut(grid.codes, top, left, n)[:, :-1]], 1)
+        lambda top, left: jnp.concatenate([prefix_at(cond, top, left, n, h), cut(grid.codes, top, left, n)[:, :-1]], 1)
     )(top, left)
     s = tokens.shape[-1] - (n * n - 1)
     at = jnp.repeat(s + (i - top) * n + j - left - 1, b)
@@ -207,20 +240,30 @@ def paint_wavefront(sampler: Sampler, cond: jax.Array, grid: Grid, t: jax.Array)
     return grid._replace(codes=codes)
 
 
+def painting_order(h: int, w: int, window: int, method: str) -> np.ndarray:
+    """At which step each code is painted, [H,W] int."""
+    i, j = np.indices((h, w))
+    return j + window * i if method == "wavefront" else i * w + j
+
+
+# (params, cond, codes, known, keys, temperature, top_k, top_p) -> (the whole grid [B,H,W] int32 so far, codes of each
+# image that are done) again and again.
+Painter = Callable[..., Iterator[tuple[jax.Array, int]]]
+
+
 def make_painter(
     decode: Callable, init_cache: Callable, window: int, method: str = "cached", stride: int = 1
-) -> Callable[..., Iterator[jax.Array]]:
-    """A painter of grids larger than the transformer's window (Esser et al. 2021, section 3.3).
+) -> Painter:
+    """A painter of grids as large as the transformer's window or larger (Esser et al. 2021, section 3.3).
 
     decode: (params, ids [B,T], position of the first [], cache, at [B] or None) -> (logits [B,T or 1,V], cache).
     init_cache: (batch size) -> an empty cache. method: 'cached' (row by row) or 'wavefront' (as many rows at once as
     can be, for accelerators), which give the same codes. stride: columns that the window moves at once, 1 to window/2;
     above 1 it is an approximation, and 'cached' alone.
 
-    The painter: (params, cond, codes, known, keys, temperature, top_k, top_p) -> the whole grid [B,H,W] int32 so far,
-    again and again. cond: [B,S] ids that stand before each window, or [B,H,W] of which each window has its part. codes
-    [B,H,W] int32 stay where known [H,W] is true; what is not yet known counts as 0, as in the original. keys: [B].
-    Other arguments of the same shapes compile nothing. Raises ValueError for shapes and numbers that do not fit.
+    The painter's cond: [B,S] ids that stand before each window, or a grid [B,h,w] of which each window has its part.
+    codes [B,H,W] int32 stay where known [H,W] is true; what is not yet known counts as 0, as in the original. keys:
+    [B]. Other arguments of the same shapes compile nothing. Raises ValueError for shapes and numbers that do not fit.
     """
     if not 1 <= stride <= window // 2:
         raise ValueError(f"stride={stride}: it must be 1 to {window // 2}, half the window")
@@ -239,23 +282,43 @@ def make_painter(
         one = sampler(params, *options)
         return jax.lax.fori_loop(start, stop, lambda t, grid: paint_wavefront(one, cond, grid, t), grid)
 
-    def paint(params, cond, codes, known, keys, temperature, top_k, top_p) -> Iterator[jax.Array]:
+    def paint(params, cond, codes, known, keys, temperature, top_k, top_p) -> Iterator[tuple[jax.Array, int]]:
         _, h, w = codes.shape
         check_grid(cond, codes, known, window)
         options = (keys, temperature, top_k, top_p)
         grid = Grid(jnp.where(known, codes, 0).astype(jnp.int32), jnp.asarray(known))
         if method == "wavefront":
-            total, chunk = wavefront_length(h, w, window), w
-            for start in range(0, total, chunk):
-                grid = steps(params, options, cond, grid, start, min(start + chunk, total))
-                yield grid.codes
+            order = painting_order(h, w, window, method)
+            for start in range(0, order.max() + 1, w):
+                stop = min(start + w, order.max() + 1)
+                grid = steps(params, options, cond, grid, start, stop)
+                yield grid.codes, int((order < stop).sum())
         else:
-            tops = [min(max(i - window // 2, 0), h - window) for i in range(h)]
+            tops = window_start(np.arange(h), window, h)
             caches = None
             for i in range(h):
-                keep = i + 1 < h and tops[i + 1] == tops[i]
+                keep = i + 1 < h and bool(tops[i + 1] == tops[i])
                 grid, caches = row(params, options, cond, grid, i, caches, keep=keep)
-                yield grid.codes
+                yield grid.codes, (i + 1) * w
+
+    return paint
+
+
+def make_sequence_painter(decode: Callable, init_cache: Callable, order: np.ndarray) -> Painter:
+    """A painter of the window alone, in any order of its codes: order [N] holds their places, row by row.
+
+    Arguments and result as of `make_painter`, but at once.
+    """
+
+    @jax.jit
+    def sequence(params, cond, codes, known, *options):
+        flat = codes.reshape(len(codes), -1)[:, order]
+        cache = init_cache(len(codes))
+        ids = sample_full(functools.partial(decode, params), cache, cond, flat, known.ravel()[order], order, *options)
+        return ids[:, np.argsort(order)].reshape(codes.shape)
+
+    def paint(params, cond, codes, known, *options) -> Iterator[tuple[jax.Array, int]]:
+        yield sequence(params, cond, codes, known, *options), order.size
 
     return paint
 
@@ -267,5 +330,6 @@ def check_grid(cond: jax.Array, codes: jax.Array, known: jax.Array, window: int)
         raise ValueError(f"a grid of {h}x{w} codes is smaller than the window of {window}x{window}")
     if known.shape != (h, w):
         raise ValueError(f"the mask of known codes is {known.shape}, the grid {(h, w)}")
-    if len(cond) != b or (cond.ndim == 3 and cond.shape != codes.shape):
-        raise ValueError(f"the condition is {cond.shape}, the codes {codes.shape}")
+    fits = cond.ndim == 2 or (cond.shape[1] * w == cond.shape[2] * h and cond.shape[1] * window % h == 0)
+    if len(cond) != b or not fits:
+        raise ValueError(f"the condition is {cond.shape}, which does not fit the codes {codes.shape}")

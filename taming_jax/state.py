@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from taming_jax import images
+from taming_jax.animation import Animation
 
 
 @flax.struct.dataclass
@@ -36,6 +37,7 @@ class Task(NamedTuple):
     train_step: (state, batch, key, phase) -> (state, metric collection).
     eval_step: (state, batch) -> metric collection over the rows where batch['mask'] is 1.
     pictures: (state, batch, key) -> {name: Sheet} for people to look at.
+    paint: (state, key) -> {name: Animation}, or None; not to be jitted.
     """
 
     init: Callable
@@ -44,6 +46,7 @@ class Task(NamedTuple):
     train_step: Callable
     eval_step: Callable
     pictures: Callable[..., dict[str, images.Sheet]]
+    paint: Callable[..., dict[str, Animation]] | None
 
 
 def create(optimizers: dict, params: dict, extra: dict, ema_decay: dict[str, float]) -> TrainState:

@@ -59,7 +59,7 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
     with (
         jax.set_mesh(mesh),
         checkpoint.open_manager(workdir, config.keep_checkpoints) as manager,
-        metrics.Writer(workdir) as writer,
+        metrics.Writer(workdir, config) as writer,
         ExitStack() as exits,
         stop_signal() as stop,
     ):

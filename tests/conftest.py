@@ -14,6 +14,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
@@ -21,6 +23,7 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
 
 from configs import openmoji_transformer, openmoji_vq
+from taming_jax import sampling
 from taming_jax.train import train
 
 flags.FLAGS.mark_as_parsed()
@@ -76,6 +79,13 @@ def tiny_prior(first_stage: Path) -> ConfigDict:
     c.update(batch_size=8, steps=4, log_every=1, eval_every=4, checkpoint_every=2)
     c.optim.update(warmup_steps=0, schedule="constant")
     return c
+
+
+def sample_plainly(decode, cache, prefix, length: int, keys, top_k: int, temperature=1.0, top_p=1.0):
+    """`sample_full` row by row of nothing that is known."""
+    codes, known = jnp.zeros((len(prefix), length), jnp.int32), jnp.zeros(length, bool)
+    options = (jnp.arange(length), keys, temperature, top_k, top_p)
+    return jax.jit(sampling.sample_full, static_argnums=0)(decode, cache, jnp.asarray(prefix), codes, known, *options)
 
 
 @pytest.fixture(scope="session")

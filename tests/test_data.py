@@ -121,9 +121,9 @@ def test_training_and_evaluation_see_the_same_scale(picture_folder):
 def test_crop_and_flip():
     image = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
     record = {"image": image, "label": 1}
-    centered = transforms.Augment(4, 1.5, random_crop=False, flip=False, coord=False).centered(record)
+    centered = transforms.Augment((4, 4), 1.5, random_crop=False, flip=False, coord=False).centered(record)
     np.testing.assert_array_equal(centered["image"], image[1:5, 2:6])
-    augment = transforms.Augment(4, 1.5, random_crop=True, flip=True, coord=True)
+    augment = transforms.Augment((4, 4), 1.5, random_crop=True, flip=True, coord=True)
     crops = {augment(record, np.random.default_rng(i))["image"].tobytes() for i in range(300)}
     possible = {
         np.ascontiguousarray(crop).tobytes()
@@ -138,7 +138,7 @@ def test_coordinates_and_features_follow_the_crop():
     """A coordinate says which pixel of the picture, as it was flipped, stands there; line art stays with its image."""
     image = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8)
     record = {"image": np.stack([image] * 3, -1), "line": image[..., None], "segmentation": image, "label": 0}
-    augment = transforms.Augment(4, 1.5, random_crop=True, flip=True, coord=True)
+    augment = transforms.Augment((4, 4), 1.5, random_crop=True, flip=True, coord=True)
     flipped = 0
     for i in range(20):
         done = augment(record, np.random.default_rng(i))

@@ -23,6 +23,7 @@ from taming_jax.models.gpt import GPT
 from taming_jax.models.vqgan import VQModel
 from taming_jax.state import TrainState
 from taming_jax.tasks import prior, vqgan
+from tests.conftest import sample_plainly
 
 DEVIATIONS: dict[str, float] = {}
 
@@ -547,9 +548,7 @@ def decoder(model: GPT, params: dict):
 def greedy(model: GPT, params: dict, prefix: np.ndarray, length: int) -> np.ndarray:
     """The likeliest id each time."""
     keys = jax.random.split(jax.random.key(0), len(prefix))
-    cache = model.init_cache(len(prefix))
-    run = jax.jit(lambda prefix: sampling.sample_full(decoder(model, params), cache, prefix, length, keys, 1.0, 1, 1.0))
-    return np.asarray(run(jnp.asarray(prefix, jnp.int32)))
+    return np.asarray(sample_plainly(decoder(model, params), model.init_cache(len(prefix)), prefix, length, keys, 1))
 
 
 def test_greedy_decoding():
@@ -700,7 +699,7 @@ def test_sliding_window(case, method):
     keys = jax.random.split(jax.random.key(0), 1)
     decode = functools.partial(prior.next_code, model, g.config["vocab"])
     paint = sampling.make_painter(decode, model.init_cache, 16, method)
-    *_, grid = paint(params, jnp.asarray(cond), jnp.asarray(codes), known, keys, 1.0, 1, 1.0)
+    *_, (grid, _) = paint(params, jnp.asarray(cond), jnp.asarray(codes), known, keys, 1.0, 1, 1.0)
     grid = np.asarray(grid)[0]
     g.equal(grid, f"out/{case}/grid")
     first = int(known.sum())
@@ -708,7 +707,7 @@ def test_sliding_window(case, method):
     patches, at = [], []
     for p in positions:
         i, j = divmod(int(p), w)
-        top, left = int(sampling.window_start(i, 16, h)), int(sampling.window_start(j, 16, w))
+        top, left = (sampling.window_start(np.int64(x), 16, n) for x, n in ((i, h), (j, w)))
         so_far = np.where(np.arange(h * w).reshape(h, w) < p, grid, 0)
         window = np.s_[top : top + 16, left : left + 16]
         patches.append(np.concatenate([g["in/cond"][window].ravel(), so_far[window].ravel()])[:-1])

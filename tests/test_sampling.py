@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from taming_jax import sampling
+from tests.conftest import sample_plainly
 
 LOGITS = jnp.log(jnp.array([0.4, 0.1, 0.3, 0.15, 0.05]))
 
@@ -47,7 +48,7 @@ def counting_decode(ids, position, cache):
 def test_every_id_follows_from_all_before_it():
     prefix = jnp.array([[2, 3], [1, 1]])
     keys = jax.random.split(jax.random.key(0), 2)
-    ids = sampling.sample_full(counting_decode, jnp.zeros(2, jnp.int32), prefix, 5, keys, 1.0, 7, 1.0)
+    ids = sample_plainly(counting_decode, jnp.zeros(2, jnp.int32), prefix, 5, keys, 7)
     for row, start in zip(np.asarray(ids), np.asarray(prefix), strict=True):
         total = int(start.sum())
         for value in row:
@@ -61,9 +62,7 @@ def uniform_decode(ids, position, cache):
 
 def test_a_row_depends_on_its_key_alone():
     keys = jax.random.split(jax.random.key(0), 4)
-    draw = lambda keys: sampling.sample_full(  # noqa: E731
-        uniform_decode, (), jnp.zeros((len(keys), 1), jnp.int32), 16, keys, 1.0, 50, 1.0
-    )
+    draw = lambda keys: sample_plainly(uniform_decode, (), np.zeros((len(keys), 1), int), 16, keys, 50)  # noqa: E731
     together = draw(keys)
     np.testing.assert_array_equal(draw(keys[2:3])[0], together[2])
     assert len({tuple(row) for row in np.asarray(together).tolist()}) == 4
@@ -73,12 +72,42 @@ def test_a_row_depends_on_its_key_alone():
 def test_temperature_and_filters_compile_nothing_new():
     traces = []
 
-    @jax.jit
-    def draw(keys, temperature, top_k, top_p):
+    def decode(ids, position, cache):
         traces.append(1)
-        prefix = jnp.zeros((2, 1), jnp.int32)
-        return sampling.sample_full(uniform_decode, (), prefix, 4, keys, temperature, top_k, top_p)
+        return uniform_decode(ids, position, cache)
 
-    for i, options in enumerate([(1.0, 50, 1.0), (0.5, 3, 0.9), (2.0, 1, 0.1)]):
-        draw(jax.random.split(jax.random.key(i), 2), *options)
-    assert len(traces) == 1
+    for i, (temperature, top_k, top_p) in enumerate([(1.0, 50, 1.0), (0.5, 3, 0.9), (2.0, 1, 0.1)]):
+        keys = jax.random.split(jax.random.key(i), 2)
+        sample_plainly(decode, (), np.zeros((2, 1), int), 4, keys, top_k, temperature, top_p)
+    assert len(traces) == 2  # the prefix, and one more id
+
+
+def test_codes_that_are_known_stay_and_are_seen():
+    """Given 5 at places 0 and 2: what follows counts on from there."""
+    codes, known = jnp.full((1, 5), 5), jnp.array([True, False, True, False, False])
+    keys, places = jax.random.split(jax.random.key(0), 1), jnp.arange(5)
+    run = lambda: sampling.sample_full(  # noqa: E731
+        counting_decode, jnp.zeros(1, jnp.int32), jnp.array([[2]]), codes, known, places, keys, 1.0, 7, 1.0
+    )
+    np.testing.assert_array_equal(
+        run(), [[5, (2 + 5 + 1) % 7, 5, (2 + 5 + 1 + 5 + 1) % 7, (2 + 5 + 1 + 5 + 0 + 1) % 7]]
+    )
+
+
+def test_guidance_weighs_the_condition():
+    """Against the formula, with logits that tell which ids the model saw; a scale of 1 is the model itself."""
+
+    def decode(params, ids, position, cache, at):
+        seen = cache[:, None] + jnp.cumsum(ids, 1)
+        logits = params * jax.nn.one_hot(seen % 5, 5)
+        return (logits if at is None else jnp.take_along_axis(logits, at[:, None, None], 1)), seen[:, -1]
+
+    guided, init_cache = sampling.guide(decode, lambda b: jnp.zeros(b, jnp.int32), length=2, null=9)
+    ids, dropped = jnp.array([[1, 2, 3], [4, 0, 2]]), jnp.array([[9, 9, 3], [9, 9, 2]])
+    at = jnp.array([2, 2])
+    plain, without = (decode(2.0, x, 0, jnp.zeros(2, jnp.int32), at)[0] for x in (ids, dropped))
+    for scale in (1.0, 3.0):
+        logits, cache = guided((2.0, scale), ids, 0, init_cache(2), at)
+        np.testing.assert_allclose(logits, without + scale * (plain - without), atol=1e-6)
+    following, _ = guided((2.0, 1.0), jnp.array([[1], [1]]), 3, cache)  # ids behind the condition are the same for both
+    np.testing.assert_allclose(following[:, 0], 2 * jax.nn.one_hot((ids.sum(1) + 1) % 5, 5))

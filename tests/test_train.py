@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.proto.wandb_internal_pb2 import Record
 
 from taming_jax import checkpoint, permute, sharding
+from taming_jax.conditions import fit, parse_classes, parse_size, read_given
+from taming_jax.data.transforms import decode
 from taming_jax.errors import UserError
-from taming_jax.sample import load_config, parse_classes, parse_size, sample
+from taming_jax.sample import load_config, sample
 from taming_jax.tasks import prior
 from taming_jax.train import train
 from tests.conftest import changed, tiny_prior, tiny_vq
@@ -61,8 +66,6 @@ def test_first_stage_leaves_a_directory_that_explains_itself(vq_run):
 
 
 def test_events_hold_scalars_pictures_and_code_histograms(vq_run):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     events = EventAccumulator(str(vq_run / "events"))
     events.Reload()
     tags = events.Tags()
@@ -209,24 +212,77 @@ VARIANTS = {
         cond__name="none", order="spiral_out", pkeep=0.9, first_stage__used=tuple(range(4, 30)), cond__sos=3
     ),
     "on another picture's codes": dict(cond__name="image", gpt__n_unmasked=64),
-    "on coordinates": dict(cond__name="coordinates", cond__down=2, cond__levels=16),
+    "on coordinates, with a canvas": dict(
+        cond__name="coordinates", cond__down=2, cond__levels=16, cond__drop=0.2, sample__guidance=2.0, canvas=(16, 20)
+    ),
 }
 
 
+def wandb_records(workdir: Path) -> list:
+    """What an offline run of Weights & Biases has written: records of its protocol in a LevelDB log."""
+    (file,) = (workdir / "wandb").glob("offline-run-*/*.wandb")
+    content, place, parts, records = file.read_bytes(), 7, b"", []  # after the file's own header
+    while place + 7 <= len(content):
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768
+            continue
+        length, kind = struct.unpack("<HB", content[place + 4 : place + 7])  # after a checksum
+        parts += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            records.append(Record.FromString(parts))
+            parts = b""
+    return records
+
+
+def check_followed(workdir: Path) -> None:
+    """Scalars, grids, animation and config of a run are with Weights & Biases, and the animation in the events."""
+    written = wandb_records(workdir)
+    config = {update.key: json.loads(update.value_json) for r in written for update in r.run.config.update}
+    assert config["task"] == "prior" and config["gpt"]["num_layers"] == 2
+    logged = {}
+    for record in written:
+        for item in record.history.item:
+            logged["/".join(item.nested_key)] = json.loads(item.value_json)
+    assert logged["validation/nll"] == pytest.approx(records(workdir, "validation")[-1]["nll"], rel=1e-6)
+    assert logged["samples/_type"] == "image-file" and logged["painting/_type"] == "video-file"
+    (media,) = (workdir / "wandb").glob(f"offline-run-*/files/{logged['painting/path']}")
+    assert media.read_bytes() == (workdir / "painting.gif").read_bytes()
+    events = EventAccumulator(str(workdir / "events"))
+    events.Reload()
+    assert events.Images("painting")[-1].encoded_image_string == media.read_bytes()
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_condition_trains_and_samples(variant, vq_run, picture_folder, tmp_path):
+def test_every_condition_trains_and_samples(variant, vq_run, picture_folder, tmp_path, monkeypatch):
     config = changed(tiny_prior(vq_run), **VARIANTS[variant])
     if config.cond.name == "image":
         config.cond.workdir = str(vq_run)
     config.update(steps=2, eval_every=2)
+    if any(config.canvas):
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        config.wandb_project = "tests"
     result = train(config, tmp_path / "run")
     assert 0 < result["nll"] < 2 * np.log(32)
-    done = run(
-        "sample", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}", "--num_samples=2", "--batch_size=8"
-    )
+    if any(config.canvas):
+        check_followed(tmp_path / "run")
+    args = f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}", "--num_samples=2", "--batch_size=8"
+    done = run("sample", *args)
     assert done.returncode == 0, done.stderr
-    rows = 1 if config.cond.name == "none" else 8
-    assert len(list((tmp_path / "out").glob("condition_*/*.png"))) == 2 * rows
+    rows = 8 if config.cond.name == "image" else 1
+    pictures = sorted((tmp_path / "out").glob("condition_*/0*.png"))
+    assert len(pictures) == 2 * rows
+    with Image.open(pictures[-1]) as picture:  # coordinates are those of a whole picture
+        assert picture.size == ((18, 18) if config.cond.name == "coordinates" else (16, 16))
+    if config.cond.name == "image":
+        files = sorted((picture_folder / "cross").glob("*.png"))[:2]
+        asked = f"--condition={files[0]},{files[1]}", "--size=16x24", f"--out={tmp_path / 'asked'}"
+        done = run("sample", *args[:1], *args[2:], *asked)
+        assert done.returncode == 0, done.stderr
+        with Image.open(tmp_path / "asked/condition_001/condition.png") as seen, Image.open(files[1]) as file:
+            file = Image.fromarray(fit({"image": decode(file), "label": 0}, (16, 24))["image"])
+            assert seen.size == (24, 16) and seen.tobytes() == file.tobytes()
+        assert len(list((tmp_path / "asked").glob("condition_*/0*.png"))) == 4
 
 
 def test_codes_come_back_in_their_places(vq_run, tmp_path):
@@ -237,7 +293,7 @@ def test_codes_come_back_in_their_places(vq_run, tmp_path):
     said = np.arange(64) % 32
     seen = {}
 
-    def sample_full(decode, cache, prefix, length, *options):
+    def sample_full(decode, cache, prefix, *options):
         return jnp.asarray(said[None].repeat(len(prefix), 0))
 
     class Decoder:
@@ -249,7 +305,7 @@ def test_codes_come_back_in_their_places(vq_run, tmp_path):
         patch.setattr(prior.sampling, "sample_full", sample_full)
         patch.setattr(prior.vqgan, "make_model", lambda first: Decoder())
         with jax.set_mesh(sharding.make_mesh(config.mesh)):
-            prior.sample(config, {}, {}, jnp.zeros((2, 1), jnp.int32), None, temperature=1.0, top_k=9, top_p=1.0)
+            prior.sample(config, {}, {}, jnp.zeros((2, 1), jnp.int32), None)
     np.testing.assert_array_equal(seen["grid"][0].ravel()[order], 31 - said)
 
 
@@ -267,29 +323,80 @@ def test_sample_command_writes_what_made_it_and_overwrites_nothing(prior_run, tm
     assert (tmp_path / "samples.png").read_bytes() == before
 
 
-def test_a_large_image_by_the_sliding_window(prior_run, tmp_path):
+def test_a_large_image_around_a_given_part(prior_run, picture_folder, tmp_path):
     """The command as it is typed; how it is computed is in tests/test_windows.py."""
-    args = (f"--workdir={prior_run}", f"--out={tmp_path}", "--num_samples=8", "--batch_size=8", "--classes=1")
-    done = run("sample", *args, "--size=20x32", "--stride=2")
+    photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
+    with Image.open(picture_folder / "square" / "3.png") as picture:
+        picture.resize((32, 20)).save(photo)
+    keep = np.zeros((20, 32), np.uint8)
+    keep[4:12, 6:21] = 255
+    Image.fromarray(keep).save(mask)
+    out = tmp_path / "out"
+    args = (f"--workdir={prior_run}", f"--out={out}", "--num_samples=2", "--batch_size=8", "--classes=1,2", "--npz")
+    done = run("sample", *args, "--size=20x32", "--stride=2", f"--image={photo}", f"--keep={mask}", "--animate=gif")
     assert done.returncode == 0, done.stderr
-    pictures = list((tmp_path / "class_001").glob("*.png"))
+    pictures = sorted(out.glob("class_*/*.png"))
     with Image.open(pictures[0]) as picture:
-        assert len(pictures) == 8 and picture.size == (32, 20)
+        assert len(pictures) == 4 and picture.size == (32, 20) and picture.text["keep"] == str(mask)
+    with np.load(out / "samples.npz") as stored:
+        painted, labels = stored["arr_0"].astype(int), stored["arr_1"]
+    assert painted.shape == (4, 20, 32, 3) and labels.tolist() == [1, 1, 2, 2]
+    with Image.open(out / "class_001" / "00000.gif") as painting:
+        painting.seek(painting.n_frames - 1)
+        last = np.asarray(painting.convert("RGB").resize((32, 20), Image.Resampling.BOX)).astype(int)
+    assert np.abs(last - painted[0]).mean() < 8  # in 256 colours
+    # What is stopped goes on with what is missing.
+    pictures[2].unlink()
+    before = [p.stat().st_mtime_ns for p in pictures if p.exists()]
+    done = run("sample", *args, "--size=20x32", "--stride=2", f"--image={photo}", f"--keep={mask}")
+    assert done.returncode == 0, done.stderr
+    assert [p.stat().st_mtime_ns for p in (*pictures[:2], pictures[3])] == before
+    with Image.open(pictures[2]) as picture:
+        np.testing.assert_allclose(np.asarray(picture).astype(int), painted[2], atol=1)
+
+
+def test_given_codes_stay(prior_run, picture_folder):
     config, _ = load_config(prior_run)
-    assert parse_size("16x16", config) is None and parse_size("16x18", config) == (16, 18)
+    photo = picture_folder / "square" / "3.png"
+    for keep, rows, columns in (("top", np.s_[:4], np.s_[:]), ("right", np.s_[:], np.s_[4:])):
+        given = read_given(config, str(photo), keep, (16, 16))
+        expected = np.zeros((8, 8), bool)
+        expected[rows, columns] = True
+        np.testing.assert_array_equal(given.keep, expected)
+    for keep, message in (("topp", "did you mean 'top'"), (str(photo), None)):
+        if message:
+            with pytest.raises(UserError, match=message):
+                read_given(config, str(photo), keep, (16, 16))
+        else:
+            read_given(config, str(photo), keep, (16, 16))
+    other = picture_folder / "cross" / "0.png"
+    with pytest.raises(UserError, match=r"a mask is as large"):
+        read_given(config, str(photo), str(other), (16, 16))
+
+
+def test_sizes(prior_run):
+    config, _ = load_config(prior_run)
+    assert parse_size(None, config) == (16, 16) and parse_size("16x18", config) == (16, 18)
     for size, message in (("8x32", "from 16 on"), ("17x32", "multiples of 2"), ("big", "height x width")):
         with pytest.raises(UserError, match=message):
             parse_size(size, config)
 
 
+def paint(config, workdir: Path, step: int, labels: list[int], columns: int, seed=0, batch_size=8, **options):
+    """Images [labels,columns,H,W,3] of classes."""
+    rows = {
+        "label": np.repeat(np.int32(labels), columns),
+        "index": np.tile(np.arange(columns, dtype=np.int32), len(labels)),
+    }
+    batches = list(sample(config, workdir, step, rows, (16, 16), seed, batch_size, **options))
+    return np.concatenate(batches).reshape(len(labels), columns, 16, 16, 3)
+
+
 def test_a_sample_depends_on_seed_class_and_number_alone(prior_run):
-    decoding = dict(temperature=1.0, top_k=32, top_p=1.0)
     config, step = load_config(prior_run)
-    labels = lambda *numbers: {"label": np.array(numbers, np.int32)}  # noqa: E731
-    many = sample(config, prior_run, step, labels(0, 2), columns=4, seed=0, batch_size=8, decoding=decoding)
-    one = sample(config, prior_run, step, labels(2), columns=3, seed=0, batch_size=16, decoding=decoding)
-    other = sample(config, prior_run, step, labels(2), columns=3, seed=1, batch_size=8, decoding=decoding)
-    assert many.shape == (2, 4, 16, 16, 3)
+    many = paint(config, prior_run, step, [0, 2], 4)
+    one = paint(config, prior_run, step, [2], 3, batch_size=16)
+    other = paint(config, prior_run, step, [2], 3, seed=1)
     # The codes are the same; their decoding may round otherwise in a batch of another size.
     np.testing.assert_allclose(many[1, :3].astype(int), one[0], atol=1)
     assert (one != other).any()
@@ -393,6 +500,9 @@ def test_sampling_names_a_first_stage_that_was_moved(prior_run, tmp_path):
         (dict(first_stage__used=(1, 2), first_stage__unknown="2"), "a position among the 2 used codes"),
         (dict(sample__top_p=0.0), r"top_p=0: it must be in \(0, 1\]"),
         (dict(sample__temperature=0.0), "temperature=0: it must be above 0"),
+        (dict(sample__guidance=2.0), "guidance=2: it needs a transformer trained with dropped conditions"),
+        (dict(cond__drop=1.0), r"cond.drop=1: it must be in \[0, 1\)"),
+        (dict(canvas=(16, 15)), "canvas=16x15: multiples of 2 from 16 on"),
     ],
 )
 def test_a_transformer_that_does_not_fit_is_refused(fields, message, vq_run, tmp_path):

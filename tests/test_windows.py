@@ -24,7 +24,7 @@ def plain(model, params, cond, codes, known, keys, temperature, top_k, top_p) ->
     codes, (b, h, w) = np.where(known, codes, 0), codes.shape
     forward = jax.jit(lambda ids: model.apply({"params": params}, ids))
     for i, j in np.ndindex(h, w):
-        top, left = (int(sampling.window_start(x, WINDOW, n)) for x, n in ((i, h), (j, w)))
+        top, left = (sampling.window_start(np.int64(x), WINDOW, n) for x, n in ((i, h), (j, w)))
         window = np.s_[:, top : top + WINDOW, left : left + WINDOW]
         prefix = cond if cond.ndim == 2 else cond[window].reshape(b, -1)
         ids = np.concatenate([prefix, codes[window].reshape(b, -1)], 1)[:, :-1]
@@ -48,8 +48,9 @@ def test_the_same_codes_as_the_plain_loop(h, w, spatial, method):
         {"params": params}, ids, position, cache, at=at, method="decode"
     )
     paint = sampling.make_painter(decode, model.init_cache, WINDOW, method)
-    *_, grid = paint(params, jnp.asarray(cond), jnp.asarray(codes), jnp.asarray(known), *options)
+    *_, (grid, done) = paint(params, jnp.asarray(cond), jnp.asarray(codes), jnp.asarray(known), *options)
     np.testing.assert_array_equal(grid, plain(model, params, cond, codes, known, *options))
+    assert done == h * w
     np.testing.assert_array_equal(np.asarray(grid)[:, known], codes[:, known])
 
 

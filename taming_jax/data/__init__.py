@@ -79,7 +79,7 @@ def train_batches(source, config: ConfigDict, start: int) -> grain.DatasetIterat
         .seed(config.seed)
         .shuffle()
         .repeat(None, reseed_each_epoch=True)
-        .random_map(augment(data, data.random_crop, data.flip))
+        .random_map(augment(data))
         # Sharded last: before the repetition, shards of unequal size would drift apart; before the map, chance would.
         .slice(slice(jax.process_index(), None, count))
         .batch(config.batch_size // count, drop_remainder=True)
@@ -91,8 +91,9 @@ def train_batches(source, config: ConfigDict, start: int) -> grain.DatasetIterat
     return iter(batches)
 
 
-def augment(data: ConfigDict, random_crop: bool, flip: bool) -> transforms.Augment:
-    return transforms.Augment(data.size, data.resize_factor, random_crop, flip, "coord" in data.features)
+def augment(data: ConfigDict) -> transforms.Augment:
+    size = (data.size, data.size)
+    return transforms.Augment(size, data.resize_factor, data.random_crop, data.flip, "coord" in data.features)
 
 
 def ignore_interrupt(*_) -> None:
@@ -111,7 +112,7 @@ def eval_batches(source, config: ConfigDict) -> grain.MapDataset:
     return (
         grain.MapDataset.source(Padded(source, order, padded))
         .slice(slice(jax.process_index(), None, count))
-        .map(augment(data, random_crop=False, flip=False).centered)
+        .map(augment(data).centered)
         .batch(config.batch_size // count)
     )
 

@@ -1,8 +1,9 @@
-"""Any folder of images, found recursively."""
+"""Folders of files: pictures alone, found recursively, or pictures with what belongs to each."""
 
 import hashlib
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -10,13 +11,16 @@ from taming_jax.data.transforms import decode
 from taming_jax.errors import UserError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+# Beside images/, files of the same path but for the ending.
+FOLDERS = {"line": "lines", "depth": "depths", "segmentation": "segmentations"}
 
 
 class FolderSource:
     """Random access to image files. `class_names` are the sub-folders that hold them, () where there are none."""
 
-    def __init__(self, root: Path, files: list[Path], class_names: list[str]):
-        self.root, self.files, self.class_names = root, files, class_names
+    def __init__(self, root: Path, files: list[Path], class_names: list[str], data: ConfigDict):
+        self.root, self.files, self.class_names, self.label_shift = root, files, class_names, data.label_shift
+        self.kinds = [kind for kind in FOLDERS if kind in data.features]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -26,18 +30,55 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> dict:
         file = self.files[index]
-        with Image.open(file) as image:
-            label = self.class_names.index(file.relative_to(self.root).parts[0]) if self.class_names else 0
-            return {"image": decode(image), "label": label}
+        relative = file.relative_to(self.root)
+        record = {"image": read(file, "image"), "label": 0}
+        if self.class_names:
+            record["label"] = self.class_names.index(relative.parts[0])
+        for kind in self.kinds:
+            beside = (self.root.parent if self.kinds else self.root) / FOLDERS[kind] / relative.with_suffix(".png")
+            record[kind] = read(beside, kind, self.label_shift)
+            if record[kind].shape[:2] != record["image"].shape[:2]:
+                raise ValueError(f"{beside} is {record[kind].shape[:2]}, its image {record['image'].shape[:2]}")
+        return record
 
     def describe(self, index: int) -> str:
         return str(self.files[index])
 
 
+def read(file: Path, kind: str, label_shift: int = 0) -> np.ndarray:
+    """A picture as a feature of a record. Raises ValueError or OSError for what cannot be read as such.
+
+    image: uint8 [H,W,3]. line: uint8 [H,W,1]. segmentation: labels uint8 [H,W], plus `label_shift`, where 255 (of no
+    label) becomes 0 as in the original's COCO-Stuff. depth: float32 [H,W,1], from 8 or 16 bit grey, or from the four
+    bytes of a float as RGBA (the original's), each picture stretched to [-1, 1].
+    """
+    with Image.open(file) as picture:
+        if kind == "image":
+            return decode(picture)
+        if kind == "line":
+            return np.asarray(Image.fromarray(decode(picture)).convert("L"))[..., None]
+        values = np.asarray(picture)
+        if kind == "segmentation":
+            if picture.mode not in ("L", "P"):
+                raise ValueError(f"{file.name} has mode {picture.mode}: maps of labels are 8-bit grey or palette PNGs")
+            return values + np.uint8(label_shift)
+        if picture.mode == "RGBA":
+            values = np.ascontiguousarray(values).view("<f4")[..., 0]
+        elif picture.mode not in ("L", "I;16", "I"):
+            raise ValueError(f"{file.name} has mode {picture.mode}: depth is grey, or a float's four bytes as RGBA")
+    values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{file.name} holds depths that are not finite")
+    span = max(1e-8, values.max() - values.min())
+    return (2 * (values - values.min()) / span - 1)[..., None]
+
+
 def source(data: ConfigDict, split: str) -> FolderSource:
     """Images below `data.path`; `data.validation_share` of them are held out, chosen by a hash of their relative path.
 
-    Where every image lies in a sub-folder, the first-level sub-folders are the classes.
+    Where every image lies in a sub-folder, the first-level sub-folders are the classes. With other features than
+    images, they lie in images/, the rest beside it, see `FOLDERS`. Where that has sub-folders with the names of
+    `data.splits`, those are the splits.
     """
     if not data.path:
         raise UserError(
@@ -47,13 +88,21 @@ def source(data: ConfigDict, split: str) -> FolderSource:
     root = Path(data.path).expanduser()
     if not root.is_dir():
         raise UserError(f"data.path={data.path}: there is no such folder")
-    if missing := set(data.features) - {"image", "coord"}:
-        raise UserError(f"data.features: a folder holds images alone, no {', '.join(sorted(missing))}")
+    kinds = sorted(set(data.features) - {"image", "coord"})
+    if unknown := [kind for kind in kinds if kind not in FOLDERS]:
+        raise UserError(f"data.features: folders hold {', '.join(sorted(FOLDERS))}, no {', '.join(unknown)}")
+    for name in ["images", *(FOLDERS[kind] for kind in kinds)] if kinds else []:
+        if not (root / name).is_dir():
+            raise UserError(f"data.path={data.path}: there is no folder {name}/ in it (docs/data.md has the layout)")
+    root = root / "images" if kinds else root
+    given = (root / data.splits[split]).is_dir() and kinds
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
     if len(files) < 2:
         raise UserError(
             f"data.path={data.path}: {len(files)} images found, at least 2 are needed; endings are {' '.join(ENDINGS)}"
         )
+    if given:
+        return FolderSource(root, [f for f in files if f.is_relative_to(root / data.splits[split])], [], data)
     parts = [p.relative_to(root).parts for p in files]
     class_names = sorted({p[0] for p in parts}) if all(len(p) > 1 for p in parts) else []
 
@@ -64,4 +113,4 @@ def source(data: ConfigDict, split: str) -> FolderSource:
     held_out = {f for f in files if place(f) < data.validation_share} or {min(files, key=place)}
     if split == "train" and len(held_out) == len(files):
         raise UserError(f"data.validation_share={data.validation_share:g} leaves no image to train on")
-    return FolderSource(root, [f for f in files if (f in held_out) == (split == "validation")], class_names)
+    return FolderSource(root, [f for f in files if (f in held_out) == (split == "validation")], class_names, data)

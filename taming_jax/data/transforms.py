@@ -31,16 +31,16 @@ RESAMPLING = {
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Smallest side to `size * resize_factor`, a crop of `size`, and a flip of every second image if `flip`.
+    """Pictures just large enough for `size` (height, width) times `resize_factor`, a crop of `size`, and a flip of
+    every second one if `flip`.
 
     `random_crop=False` crops the centre. Evaluation does so at the same scale, without flips. All features of a record
     are treated alike. For grain: a random map.
 
-    coord: adds where the crop lies in its picture, 'coord' float32 [size,size]: the number of each pixel, row by row,
-    as a share of all (as the original's FacesHQ).
+    coord: adds where the crop lies in its picture, 'coord' float32 [height,width], see `coordinates`.
     """
 
-    size: int
+    size: tuple[int, int]
     resize_factor: float
     random_crop: bool
     flip: bool
@@ -56,18 +56,23 @@ class Augment:
 
     def _apply(self, record: dict, corner: tuple[float, float], flip: bool) -> dict:
         sides = record["image"].shape[:2]
-        h, w = (max(self.size, round(side * self.size * self.resize_factor / min(sides))) for side in sides)
-        top, left = (round(c * (side - self.size)) for c, side in zip(corner, (h, w), strict=True))
+        factor = self.resize_factor * max(want / side for want, side in zip(self.size, sides, strict=True))
+        h, w = (max(want, round(side * factor)) for want, side in zip(self.size, sides, strict=True))
+        top, left = (round(c * (side - want)) for c, side, want in zip(corner, (h, w), self.size, strict=True))
         done = {**record, "label": np.int32(record["label"])}
         for name in record.keys() & RESAMPLING.keys():
             image = Image.fromarray(np.squeeze(record[name]))
             if (w, h) != image.size:
                 image = image.resize((w, h), RESAMPLING[name])
-            array = np.asarray(image)[top : top + self.size, left : left + self.size]
+            array = np.asarray(image)[top : top + self.size[0], left : left + self.size[1]]
             array = array[:, ::-1] if flip else array
             done[name] = array[..., None] if record[name].shape[-1] == 1 else array
         if self.coord:
-            start = w - self.size - left if flip else left  # in the flipped picture
-            rows, columns = np.arange(top, top + self.size)[:, None], np.arange(start, start + self.size)
-            done["coord"] = ((rows * w + columns) / (h * w)).astype(np.float32)
+            start = w - self.size[1] - left if flip else left  # in the flipped picture
+            done["coord"] = coordinates(h, w)[top : top + self.size[0], start : start + self.size[1]]
         return done
+
+
+def coordinates(h: int, w: int) -> np.ndarray:
+    """The number of each pixel, row by row, as a share of all (as the original's FacesHQ): float32 [h,w] in [0, 1)."""
+    return (np.arange(h * w).reshape(h, w) / (h * w)).astype(np.float32)

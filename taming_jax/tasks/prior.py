@@ -1,7 +1,7 @@
 """Stage two: the transformer over the first stage's codes, after a condition."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -11,8 +11,10 @@ from ml_collections import ConfigDict
 
 from taming_jax import checkpoint, losses, metrics, optim, permute, sampling, sharding
 from taming_jax import state as states
+from taming_jax.animation import Animation
+from taming_jax.data.transforms import coordinates
 from taming_jax.errors import UserError, not_among
-from taming_jax.images import Sheet
+from taming_jax.images import Sheet, to_uint8
 from taming_jax.models import conditioners
 from taming_jax.models.gpt import GPT, Cache
 from taming_jax.models.quantize import remap, unmap
@@ -28,7 +30,7 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
     that it began with: other weights would be another code.
     """
     config = config.copy_and_resolve_references()
-    check_decoding(config.sample)
+    check_decoding(config)
     for name, value, allowed in (
         ("cond.name", config.cond.name, CONDITIONS),
         ("order", config.order, permute.ORDERS),
@@ -47,6 +49,8 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
         raise UserError(f"gpt.embed_dim={config.gpt.embed_dim} is not divided by gpt.num_heads={config.gpt.num_heads}")
     if not 0 < config.pkeep <= 1:
         raise UserError(f"pkeep={config.pkeep:g}: it must be in (0, 1]")
+    if not 0 <= config.cond.drop < 1 or (config.cond.drop and config.cond.name == "none"):
+        raise UserError(f"cond.drop={config.cond.drop:g}: it must be in [0, 1), and 0 where there is no condition")
 
     first = find_stage(config, stored, "first_stage")
     if config.cond.name == "image":
@@ -61,9 +65,10 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
         raise UserError(f"cond.workdir={config.cond.workdir} was trained at {size} pixels, not {config.data.size}")
     if config.cond.name == "coordinates" and config.data.size % config.cond.down:
         raise UserError(f"cond.down={config.cond.down} does not divide data.size={config.data.size}")
+    check_canvas(config)
     cond = make_conditioner(config)
     for name, value, least in (
-        ("vocab_size", config.gpt.vocab_size, max(num_codes(config), cond.vocab_size)),
+        ("vocab_size", config.gpt.vocab_size, vocab_size(config)),
         ("block_size", config.gpt.block_size, cond.length + side(first) ** 2 - 1),
     ):
         if value is not None and value < least:
@@ -104,14 +109,33 @@ def find_stage(config: ConfigDict, stored: ConfigDict | None, name: str) -> Conf
     return found
 
 
-def check_decoding(options: Mapping[str, float]) -> None:
-    """Raises UserError for a temperature, top_k or top_p outside its range."""
-    if options["temperature"] <= 0:
-        raise UserError(f"temperature={options['temperature']:g}: it must be above 0")
-    if options["top_k"] < 1:
-        raise UserError(f"top_k={options['top_k']}: it must be at least 1; over the codebook's size it keeps all codes")
-    if not 0 < options["top_p"] <= 1:
-        raise UserError(f"top_p={options['top_p']:g}: it must be in (0, 1]")
+def check_canvas(config: ConfigDict) -> None:
+    """Raises UserError for a canvas that the sliding window cannot paint in training."""
+    if not any(config.canvas):
+        return
+    factor, least, text = code_size(config), config.data.size, "x".join(map(str, config.canvas))
+    if len(config.canvas) != 2 or min(config.canvas) < least or any(n % factor for n in config.canvas):
+        raise UserError(f"canvas={text}: multiples of {factor} from {least} on, the size of training; (0, 0) is none")
+    if config.cond.name in ("image", "objects"):
+        raise UserError(
+            f"canvas={text}: a transformer conditioned on {config.cond.name!r} paints no canvas in training"
+        )
+
+
+def check_decoding(config: ConfigDict) -> None:
+    """Raises UserError for a temperature, top_k, top_p or guidance in `config.sample` outside its range."""
+    options = config.sample
+    if options.temperature <= 0:
+        raise UserError(f"temperature={options.temperature:g}: it must be above 0")
+    if options.top_k < 1:
+        raise UserError(f"top_k={options.top_k}: it must be at least 1; over the codebook's size it keeps all codes")
+    if not 0 < options.top_p <= 1:
+        raise UserError(f"top_p={options.top_p:g}: it must be in (0, 1]")
+    if options.guidance != 1 and not config.cond.drop:
+        raise UserError(
+            f"guidance={options.guidance:g}: it needs a transformer trained with dropped conditions, such as"
+            " cond.drop=0.1; this one's is 0"
+        )
 
 
 def num_classes(config: ConfigDict) -> int:
@@ -123,10 +147,20 @@ def side(stage: ConfigDict) -> int:
     return stage.data.size // 2 ** (len(stage.model.ch_mult) - 1)
 
 
+def code_size(config: ConfigDict) -> int:
+    """How many pixels a side belong to one code."""
+    return config.data.size // side(config.first_stage.config)
+
+
 def num_codes(config: ConfigDict) -> int:
     """How many codes the transformer knows: the first stage's, or those that it uses."""
     used = len(config.first_stage.used)
     return used + (config.first_stage.unknown == "extra") if used else config.first_stage.config.quantizer.codebook_size
+
+
+def vocab_size(config: ConfigDict) -> int:
+    """What the transformer must know at least: codes, conditions, and the id that stands for a dropped one."""
+    return max(num_codes(config), make_conditioner(config).vocab_size + (config.cond.drop > 0))
 
 
 def make_conditioner(config: ConfigDict) -> conditioners.Conditioner:
@@ -140,19 +174,17 @@ def make_conditioner(config: ConfigDict) -> conditioners.Conditioner:
         return conditioners.coordinates(cond.levels, config.data.size, cond.down)
     if cond.name == "objects":
         return conditioners.objects(cond.length, cond.vocab_size)
-    vq = vqgan.make_model(cond.config)
 
-    def encode(frozen, batch):
-        seen = vqgan.to_input(cond.config, batch)
-        return vq.apply({"params": sharding.gather(frozen["cond"])}, seen, method="encode")[1]["ids"]
+    def encode_condition(frozen, batch):
+        return encode(cond.config, frozen["cond"], vqgan.to_input(cond.config, batch))
 
-    return conditioners.image(encode, cond.config.quantizer.codebook_size, (side(cond.config),) * 2)
+    return conditioners.image(encode_condition, cond.config.quantizer.codebook_size, (side(cond.config),) * 2)
 
 
 def make_model(config: ConfigDict) -> GPT:
     """The transformer of a completed config. Conditions and codes share one vocabulary, as in the original."""
     cond, fields = make_conditioner(config), config.gpt.to_dict()
-    fields["vocab_size"] = fields["vocab_size"] or max(num_codes(config), cond.vocab_size)
+    fields["vocab_size"] = fields["vocab_size"] or vocab_size(config)
     fields["block_size"] = fields["block_size"] or cond.length + side(config.first_stage.config) ** 2 - 1
     return GPT(dtype=jnp.dtype(config.dtype), **fields)
 
@@ -164,14 +196,18 @@ def corrupt(ids: jax.Array, pkeep: float, vocab_size: int, key: jax.Array) -> ja
     return jnp.where(keep, ids, jax.random.randint(key, ids.shape, 0, vocab_size))
 
 
+def drop(c: jax.Array, share: float, null: int, key: jax.Array) -> jax.Array:
+    """Each condition becomes `null` throughout with probability `share`, for guidance. [B,S] -> [B,S]."""
+    return jnp.where(jax.random.bernoulli(key, share, (len(c), 1)), null, c)
+
+
 def make(config: ConfigDict) -> states.Task:
     """Binds modules, optimizers and numbers once; everything returned is pure but `load_frozen`."""
     first = config.first_stage.config
-    vq, gpt, cond = vqgan.make_model(first), make_model(config), make_conditioner(config)
+    gpt, cond = make_model(config), make_conditioner(config)
     optimizers = {"gpt": optim.make_optimizer(config.optim, config.steps)}
     ema_decay = {"gpt": config.ema_decay}
     order = permute.ORDERS[config.order](side(first), side(first))
-    used = jnp.asarray(config.first_stage.used, jnp.int32)
 
     def init(key: jax.Array) -> states.TrainState:
         params = {"gpt": gpt.init(key, jnp.zeros((1, gpt.block_size), jnp.int32))["params"]}
@@ -189,12 +225,8 @@ def make(config: ConfigDict) -> states.Task:
 
     def tokens(state: states.TrainState, batch: dict, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """-> condition [B,S] and codes [B,T] in the order of writing, both int32."""
-        images = vqgan.to_input(first, batch)
-        _, codes = vq.apply({"params": sharding.gather(state.frozen["gen"])}, images, method="encode")
-        ids = codes["ids"].reshape(len(images), -1)[:, order]
-        if len(used):
-            unknown = config.first_stage.unknown
-            ids = remap(ids, used, int(unknown) if unknown.isdecimal() else unknown, key)
+        grid = encode_grid(config, state.frozen["gen"], vqgan.to_input(first, batch), key)
+        ids = grid.reshape(len(grid), -1)[:, order]
         return cond.tokens(state.frozen, batch), ids
 
     def predict(params: dict, c: jax.Array, ids: jax.Array, **kwargs) -> jax.Array:
@@ -207,8 +239,9 @@ def make(config: ConfigDict) -> states.Task:
 
     def train_step(state: states.TrainState, batch: dict, key: jax.Array, phase: None):
         """One update of the transformer on the cross-entropy of the codes."""
-        dropout_key, remap_key, corrupt_key = jax.random.split(key, 3)
+        dropout_key, remap_key, corrupt_key, drop_key = jax.random.split(key, 4)
         c, targets = tokens(state, batch, remap_key)
+        c = drop(c, config.cond.drop, cond.vocab_size, drop_key) if config.cond.drop else c
         ids = corrupt(targets, config.pkeep, gpt.vocab_size, corrupt_key) if config.pkeep < 1 else targets
 
         def loss_fn(params):
@@ -242,14 +275,30 @@ def make(config: ConfigDict) -> states.Task:
         batch = jax.tree.map(lambda x: jnp.repeat(x[:rows], columns, 0), batch)
         c = cond.tokens(state.frozen, batch)
         keys = jax.random.split(key, rows * columns)
-        images = sample(config, states.averaged(state, "gpt"), state.frozen["gen"], c, keys, **config.sample)
+        images = sample(config, states.averaged(state, "gpt"), state.frozen["gen"], c, keys)
         images = images.reshape(rows, columns, *images.shape[1:])
         if config.cond.name == "image":
             seen = vqgan.to_picture(config.cond.config, vqgan.to_input(config.cond.config, batch))
             images = jnp.concatenate([seen.reshape(rows, columns, *seen.shape[1:])[:, :1], images], 1)
         return {"samples": Sheet(images, captions)}
 
-    return states.Task(init, load_frozen, phase, train_step, eval_step, pictures)
+    size = tuple(n // code_size(config) for n in config.canvas)
+    painter = make_painter(config, size, "cached", 1) if any(config.canvas) else None
+    decode_canvas = jax.jit(lambda params, grid: decode_grid(config, params, grid))
+
+    def paint(state: states.TrainState, key: jax.Array) -> dict[str, Animation]:
+        """The first condition as a large image, painted by the sliding window."""
+        coord = coordinates(*config.canvas)[None]
+        c = cond.tokens(state.frozen, {"label": jnp.zeros(1, jnp.int32), "coord": coord})
+        c = c.reshape(1, *size) if cond.grid else c
+        params, codes, known = states.averaged(state, "gpt"), jnp.zeros((1, *size), jnp.int32), jnp.zeros(size, bool)
+        parts = painter(decode_params(config, params), c, codes, known, key[None], *draw_options(config))
+        *_, (grid, _) = parts
+        image = to_uint8(jax.device_get(decode_canvas(state.frozen["gen"], grid)))[0]
+        return {"painting": Animation(image, sampling.painting_order(*size, side(first), "cached"), side(first))}
+
+    paint = paint if any(config.canvas) else None
+    return states.Task(init, load_frozen, phase, train_step, eval_step, pictures, paint)
 
 
 def sample(
@@ -258,20 +307,17 @@ def sample(
     first_stage: dict,
     c: jax.Array,
     keys: jax.Array,
-    temperature: float,
-    top_k: int,
-    top_p: float,
 ) -> jax.Array:
-    """Images of the given conditions. c [B,S] int32, keys [B] -> [B,H,W,3] roughly in [-1, 1].
+    """Images of the given conditions, as large as in training. c [B,S] int32, keys [B] -> [B,H,W,3] in about [-1, 1].
 
-    Pure, to be jitted with a completed config bound; temperature > 0, 1 <= top_k, 0 < top_p <= 1 may be traced.
+    Pure, to be jitted with a completed config bound. The same codes as those of `make_painter`.
     """
-    gpt, n, limit = make_model(config), side(config.first_stage.config), num_codes(config)
-    decode = functools.partial(next_code, gpt, limit, gpt_params)
-    cache = gpt.init_cache(len(c))
-    ids = sampling.sample_full(decode, cache, c, n * n, keys, temperature, jnp.minimum(top_k, limit), top_p)
-    grid = ids[:, np.argsort(permute.ORDERS[config.order](n, n))].reshape(-1, n, n)
-    return decode_grid(config, first_stage, grid)
+    n = side(config.first_stage.config)
+    decode, init_cache = make_decode(config)
+    decode, order = functools.partial(decode, decode_params(config, gpt_params)), permute.ORDERS[config.order](n, n)
+    codes, known = jnp.zeros((len(c), n * n), jnp.int32), jnp.zeros(n * n, bool)
+    ids = sampling.sample_full(decode, init_cache(len(c)), c, codes, known, order, keys, *draw_options(config))
+    return decode_grid(config, first_stage, ids[:, np.argsort(order)].reshape(-1, n, n))
 
 
 def next_code(
@@ -282,19 +328,56 @@ def next_code(
     return logits[..., :limit], cache
 
 
-def make_painter(config: ConfigDict, method: str, stride: int) -> Callable:
-    """`sampling.make_painter` for a completed config, for grids larger than the first stage's.
+def make_decode(config: ConfigDict) -> tuple[Callable, Callable]:
+    """`decode` and `init_cache` for `sampling`, of a completed config, guided if its `sample.guidance` is not 1."""
+    gpt, cond = make_model(config), make_conditioner(config)
+    decode, init_cache = functools.partial(next_code, gpt, num_codes(config)), gpt.init_cache
+    if config.sample.guidance == 1:
+        return decode, init_cache
+    return sampling.guide(decode, init_cache, cond.length, cond.vocab_size)
 
-    Raises UserError where the transformer does not write row by row, and for a stride that is too long.
+
+def decode_params(config: ConfigDict, gpt_params: dict) -> dict | tuple[dict, float]:
+    """What `make_decode`'s function takes as its parameters."""
+    return gpt_params if config.sample.guidance == 1 else (gpt_params, config.sample.guidance)
+
+
+def draw_options(config: ConfigDict) -> tuple[float, int, float]:
+    """Temperature, top-k and top-p, as `sampling` takes them."""
+    return config.sample.temperature, min(config.sample.top_k, num_codes(config)), config.sample.top_p
+
+
+def make_painter(config: ConfigDict, size: tuple[int, int], method: str, stride: int) -> sampling.Painter:
+    """The painter of a completed config, for a grid of height and width `size`, guided if `config.sample` says so.
+
+    Raises UserError where the transformer does not write row by row and the grid is larger than its own, and for a
+    stride that is too long.
     """
+    n = side(config.first_stage.config)
+    decode, init_cache = make_decode(config)
+    if config.order != "row_major" and size == (n, n):
+        return sampling.make_sequence_painter(decode, init_cache, permute.ORDERS[config.order](n, n))
     if config.order != "row_major":
         raise UserError(f"a sliding window follows rows; this transformer writes in the order {config.order!r}")
-    gpt, window = make_model(config), side(config.first_stage.config)
     try:
-        decode = functools.partial(next_code, gpt, num_codes(config))
-        return sampling.make_painter(decode, gpt.init_cache, window, method, stride)
+        return sampling.make_painter(decode, init_cache, n, method, stride)
     except ValueError as e:
         raise UserError(str(e)) from e
+
+
+def encode_grid(config: ConfigDict, first_stage: dict, images: jax.Array, key: jax.Array) -> jax.Array:
+    """What the first stage sees [B,H,W,C] -> the transformer's codes [B,h,w] int32; of any size."""
+    first = config.first_stage.config
+    ids = encode(first, first_stage, images)
+    if used := config.first_stage.used:
+        unknown = config.first_stage.unknown
+        ids = remap(ids, jnp.asarray(used, jnp.int32), int(unknown) if unknown.isdecimal() else unknown, key)
+    return ids
+
+
+def encode(stage: ConfigDict, params: dict, seen: jax.Array) -> jax.Array:
+    """A VQGAN's codes of what it sees: [B,H,W,C] -> [B,h,w] int32."""
+    return vqgan.make_model(stage).apply({"params": sharding.gather(params)}, seen, method="encode")[1]["ids"]
 
 
 def decode_grid(config: ConfigDict, first_stage: dict, grid: jax.Array) -> jax.Array:

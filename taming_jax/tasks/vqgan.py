@@ -233,7 +233,7 @@ def make(config: ConfigDict) -> states.Task:
         images, recon = to_picture(config, images), to_picture(config, recon)
         return {"reconstructions": over(images, recon, columns=min(8, len(images)))}
 
-    return states.Task(init, load_frozen, phase, train_step, eval_step, pictures)
+    return states.Task(init, load_frozen, phase, train_step, eval_step, pictures, None)
 
 
 class Contest(NamedTuple):

@@ -1,0 +1,71 @@
+"""The sliding window in motion: an image as its codes were painted, with the window's frame."""
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from taming_jax.errors import UserError
+from taming_jax.sampling import window_start
+
+PAPER, FRAME = 235, (230, 40, 60)
+FRAMES, PER_SECOND, LAST = 120, 20, 40  # the last picture stays for so many frames
+
+
+class Animation(NamedTuple):
+    """image: uint8 [H,W,3]. when: [h,w] int, the step that painted each code; -1 for codes that were given."""
+
+    image: np.ndarray
+    when: np.ndarray
+    window: int
+
+
+def draw_frames(animation: Animation, longest: int = 512) -> list[np.ndarray]:
+    """At most `FRAMES` pictures, uint8 [H',W',3]: what is not yet painted is paper, the windows at work are framed.
+
+    The pixels are those of the finished image, shown where their code is there. Images whose longest side is below
+    half of `longest` are enlarged by a whole factor, larger ones than `longest` are made smaller.
+    """
+    image, when, window = animation
+    (height, width, _), (h, w) = image.shape, when.shape
+    block = height // h
+    scale = longest // max(height, width) or longest / max(height, width)
+    size = round(width * scale) // 2 * 2, round(height * scale) // 2 * 2  # video codecs want even sides
+    steps, frames = np.unique(when[when >= 0]), []
+    for step in steps[np.unique(np.linspace(0, len(steps) - 1, FRAMES).round().astype(int))] if len(steps) else []:
+        painted = (when <= step).repeat(block, 0).repeat(block, 1)[..., None]
+        picture = Image.fromarray(np.where(painted, image, np.uint8(PAPER))).resize(size, Image.Resampling.BOX)
+        draw = ImageDraw.Draw(picture)
+        for i, j in np.argwhere(when == step):
+            top, left = window_start(i, window, h), window_start(j, window, w)
+            box = np.array([left, top, left + window, top + window]) * block * scale
+            draw.rectangle((*box[:2], *(box[2:] - 1)), outline=FRAME, width=2)
+        frames.append(np.asarray(picture))
+    last = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+    return [*frames, *[last] * LAST]
+
+
+def to_gif(frames: list[np.ndarray]) -> bytes:
+    """An endless GIF in the colours of the last frame."""
+    colors = Image.fromarray(frames[-1]).copy()
+    ImageDraw.Draw(colors).rectangle((0, 0, colors.width // 16, colors.height // 16), fill=FRAME, outline=(PAPER,) * 3)
+    palette = colors.quantize(256)
+    indexed = [Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
+    out = io.BytesIO()
+    indexed[0].save(out, "GIF", save_all=True, append_images=indexed[1:], duration=1000 // PER_SECOND, loop=0)
+    return out.getvalue()
+
+
+def write_mp4(frames: list[np.ndarray], path: str) -> None:
+    """An H.264 video that browsers play; raises UserError where the package for it is missing."""
+    try:
+        import imageio_ffmpeg
+    except ImportError as e:
+        raise UserError("--animate=mp4 needs a package: pip install -e '.[video]'; gif needs none") from e
+    height, width, _ = frames[0].shape
+    video = imageio_ffmpeg.write_frames(path, (width, height), fps=PER_SECOND, macro_block_size=2)
+    video.send(None)
+    for frame in frames:
+        video.send(np.ascontiguousarray(frame))
+    video.close()

@@ -1,0 +1,149 @@
+"""What is asked for on the command line -> the rows that the sampler paints, and the part of an image that is given."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from taming_jax import data
+from taming_jax.data import folder, transforms
+from taming_jax.errors import UserError, nearest, not_among
+from taming_jax.tasks import prior, vqgan
+
+MOST_CLASSES = 16  # painted when --classes does not say which
+SIDES = {"top": np.s_[:0.5, :], "bottom": np.s_[0.5:, :], "left": np.s_[:, :0.5], "right": np.s_[:, 0.5:]}
+
+
+class Given(NamedTuple):
+    """A part of an image that stays: image uint8 [H,W,3], keep bool [h,w] of its codes."""
+
+    image: np.ndarray
+    keep: np.ndarray
+
+
+def parse_classes(text: str | None, names: tuple[str, ...]) -> list[int]:
+    """'flags, 3' -> label numbers; None is all classes, or 16 spread evenly over more.
+
+    Raises UserError for a class that is not there.
+    """
+    count = max(1, len(names))
+    if text is None:
+        return sorted({round(i) for i in np.linspace(0, count - 1, min(count, MOST_CLASSES))})
+    labels = []
+    for word in (w.strip() for w in text.split(",")):
+        by_name = [i for i, name in enumerate(names) if name.lower() == word.lower()]
+        if not by_name and not (word.isdecimal() and int(word) < count):
+            lower = {name.lower(): name for name in names}
+            raise UserError(
+                f"--classes: there is no class {word!r}{nearest(word.lower(), lower)}; classes are 0 to {count - 1}"
+                + (f": {', '.join(names)}" if 0 < len(names) <= 20 else "")
+            )
+        labels.append(by_name[0] if by_name else int(word))
+    return labels
+
+
+def parse_size(text: str | None, config: ConfigDict) -> tuple[int, int]:
+    """'512x1024' -> (512, 1024), height first. None: as in training; for coordinates, a whole picture.
+
+    Raises UserError for a size that is smaller than in training, or that the first stage does not divide.
+    """
+    factor, least = prior.code_size(config), config.data.size
+    if text is None:
+        whole = round(least * config.data.resize_factor) // factor * factor
+        return (whole, whole) if config.cond.name == "coordinates" else (least, least)
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise UserError(f"--size={text!r}: height x width in pixels, such as 512x1024")
+    size = int(parts[0]), int(parts[1])
+    if min(size) < least or size[0] % factor or size[1] % factor:
+        raise UserError(f"--size={text}: multiples of {factor} from {least} on, the size of training")
+    if config.cond.name == "image":
+        h, w = (n // factor for n in size)
+        cond, n = prior.side(config.cond.config), prior.side(config.first_stage.config)
+        if h * cond % n or w * cond % n:
+            raise UserError(f"--size={text}: the condition's grid of {cond} codes to {n} does not divide it")
+    return size
+
+
+def fit(record: dict, size: tuple[int, int], coord: bool = False) -> dict:
+    """All features of a record just large enough for a size (height, width), the centre cut out."""
+    return transforms.Augment(size, 1.0, random_crop=False, flip=False, coord=coord).centered(record)
+
+
+def read_conditions(config: ConfigDict, files: list[str], size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Files as the conditions of an image-conditioned transformer, fitted to a size; raises UserError."""
+    stage = config.cond.config
+    rows = []
+    for file in files:
+        try:
+            feature = folder.read(Path(file), stage.input, stage.data.label_shift)
+        except (OSError, ValueError) as e:
+            raise UserError(f"--condition={file} cannot be read: {' '.join(str(e).split())}") from e
+        if stage.input == "segmentation" and feature.max() >= stage.model.out_ch:
+            raise UserError(
+                f"--condition={file} holds the label {feature.max()}; labels are 0 to {stage.model.out_ch - 1}"
+            )
+        image = np.zeros((*feature.shape[:2], 3), np.uint8)
+        rows.append(fit({"image": image, stage.input: feature, "label": 0}, size))
+    return stack(rows)
+
+
+def held_out(config: ConfigDict, count: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """The first `count` held-out records as conditions, in training's scale or fitted to a larger size."""
+    source = data.open_source(config.data, "validation")
+    order = np.random.default_rng(0).permutation(len(source))[:count]
+    as_trained = size == (config.data.size, config.data.size)
+    augment = data.augment(config.data).centered if as_trained else lambda record: fit(record, size)
+    return stack([augment(source[int(i)]) for i in order])
+
+
+def stack(rows: list[dict]) -> dict[str, np.ndarray]:
+    """Records as one batch, numbered in 'label'."""
+    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return batch | {"label": np.arange(len(rows), dtype=np.int32)}
+
+
+def read_given(config: ConfigDict, image: str, keep: str, size: tuple[int, int]) -> Given:
+    """`image` fitted to a size, and which of its codes stay: 'top', 'bottom', 'left', 'right' or a mask's white.
+
+    A code stays where its whole square is white. Raises UserError for files that cannot be read or do not match.
+    """
+    if config.first_stage.config.input != "image":
+        raise UserError(f"--image: the first stage sees {config.first_stage.config.input!r}, not images")
+    record = {"label": 0}
+    for flag, file, kind in (("image", image, "image"), ("keep", keep, "segmentation")):
+        if file in SIDES:
+            continue
+        if flag == "keep" and not Path(file).is_file():
+            raise not_among("--keep", file, [*SIDES, "a mask's file"])
+        try:
+            record[kind] = folder.read(Path(file), "image")
+        except (OSError, ValueError) as e:
+            raise UserError(f"--{flag}={file} cannot be read: {' '.join(str(e).split())}") from e
+    if "segmentation" in record:
+        record["segmentation"] = record["segmentation"].min(-1)
+        if record["segmentation"].shape != record["image"].shape[:2]:
+            sizes = ["x".join(map(str, record[kind].shape[:2])) for kind in ("segmentation", "image")]
+            raise UserError(f"--keep={keep} is {sizes[0]} pixels, --image={image} is {sizes[1]}: a mask is as large")
+    record, factor = fit(record, size), prior.code_size(config)
+    h, w = (n // factor for n in size)
+    if "segmentation" in record:
+        white = record["segmentation"] > 127
+        return Given(record["image"], white.reshape(h, factor, w, factor).all((1, 3)))
+    rows, columns = SIDES[keep]
+    mask = np.zeros((h, w), bool)
+    mask[part(rows, h), part(columns, w)] = True
+    return Given(record["image"], mask)
+
+
+def part(share: slice, size: int) -> slice:
+    """slice(0.5, None) of 16 -> slice(8, None)."""
+    return slice(*(end if end is None else round(end * size) for end in (share.start, share.stop)))
+
+
+def pictures_of(config: ConfigDict, rows: dict[str, np.ndarray]) -> np.ndarray | None:
+    """The conditions as people see them, [R,H,W,3] in [-1, 1]; None where they are no pictures."""
+    if config.cond.name != "image":
+        return None
+    return np.asarray(vqgan.to_picture(config.cond.config, vqgan.to_input(config.cond.config, rows)))
