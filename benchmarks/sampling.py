@@ -1,16 +1,28 @@
 """How fast the sampler paints, on this machine, with random weights.
 
     python -m benchmarks.sampling
+    python -m benchmarks.sampling 16x16 32x32 64x64/1
 
-Prints codes per second (the condition and all images of a batch counted, compilation not), the number of sequential
-steps, and the seconds that compiling took. Compare rows of one run with one another, not runs of different machines.
+Prints, for each way of painting (of the grids, and batch sizes, that the arguments name), codes per second of all
+images of a batch, the number of sequential steps, the seconds that compiling took, and how far memory rose above that of the
+weights. Each runs in a process of its own. Compare rows of one run with one another, not runs of different machines.
+
+Steps of the wavefront are all alike: where a grid takes longer than half a minute, the rest is reckoned from those done.
+
+At batch 1, all weights are read once for each code: the last line has the codes per second that the memory's bandwidth
+allows for at most, measured by reading as many bytes.
 """
 
 import functools
+import multiprocessing
+import resource
+import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from taming_jax import sampling
 from taming_jax.models.gpt import GPT
@@ -19,74 +31,80 @@ from taming_jax.tasks.prior import next_code
 WINDOW, VOCAB = 16, 1024
 DROPS = dict(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0, n_unmasked=0)
 OPTIONS = (1.0, 100, 1.0)
-# Grid, batch size, method, stride.
-SLIDING = [
-    ((32, 32), 1, "cached", 1),
-    ((32, 32), 1, "wavefront", 1),
-    ((32, 32), 1, "cached", 2),
-    ((32, 32), 1, "cached", 4),
-    ((32, 32), 1, "cached", 8),
-    ((32, 32), 8, "cached", 1),
-    ((64, 64), 1, "cached", 1),
-    ((64, 64), 1, "cached", 8),
-    ((32, 128), 1, "cached", 1),
-    ((32, 128), 1, "wavefront", 1),
+LIMIT = 30.0  # seconds, for a wavefront
+CLASS, SPATIAL = (12, 512, 1), (6, 256, WINDOW**2)  # layers, width, ids of the condition
+# Model, grid, batch size, method, stride.
+ROWS = [(CLASS, (16, 16), batch_size, "sequence", 1) for batch_size in (1, 8, 16)]
+ROWS += [
+    (SPATIAL, grid, batch_size, method, stride)
+    for grid in ((32, 32), (64, 64), (32, 128))
+    for batch_size in (1, 8)
+    for method, stride in (("cached", 1), ("wavefront", 1), ("cached", 2), ("cached", 4), ("cached", 8))
 ]
 
 
-def model_of(num_layers: int, embed_dim: int, prefix: int) -> tuple[GPT, dict]:
+def make_model(num_layers: int, embed_dim: int, prefix: int) -> tuple[GPT, dict]:
     gpt = GPT(VOCAB, prefix + WINDOW**2 - 1, num_layers, 8, embed_dim, **DROPS)
     return gpt, jax.jit(gpt.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
 
 
-def timed(run) -> tuple[float, float]:
-    """Seconds of a first call, which compiles, beyond those of a second; and of the second."""
-    seconds = []
-    for _ in range(2):
+def peak_memory() -> float:
+    """GiB, of the device where it counts them, else of the process."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 2**30
+
+
+def measure(row: tuple) -> str:
+    """A line of the table."""
+    model, (h, w), batch_size, method, stride = row
+    gpt, params = make_model(*model)
+    decode = functools.partial(next_code, gpt, VOCAB)
+    if method == "sequence":
+        painter = sampling.make_sequence_painter(decode, gpt.init_cache, np.arange(h * w))
+    else:
+        painter = sampling.make_painter(decode, gpt.init_cache, WINDOW, method, stride)
+    codes, known = jnp.zeros((batch_size, h, w), jnp.int32), jnp.zeros((h, w), bool)
+    cond = codes if model == SPATIAL else codes[:, 0, :1]
+    before, seconds = peak_memory(), []
+    steps = int(sampling.painting_order(h, w, WINDOW, method).max()) + 1
+    for seed in range(2):
+        keys = jax.random.split(jax.random.key(seed), batch_size)
         began = time.perf_counter()
-        jax.block_until_ready(run())
+        for part, (grid, _) in enumerate(painter(params, cond, codes, known, keys, *OPTIONS), 1):
+            grid.block_until_ready()
+            if method == "wavefront" and time.perf_counter() - began > LIMIT:
+                break
+        share = min(1.0, part * w / steps) if method == "wavefront" else 1.0
+        seconds.append((time.perf_counter() - began) / share)
+    return (
+        f"{h:3}x{w:<4} {batch_size:5}  {method:9} {stride:6}  {batch_size * h * w / seconds[1]:9.1f}"
+        f" {steps:8} {max(0, seconds[0] - seconds[1]):9.0f} {peak_memory() - before:10.2f}"
+    )
+
+
+def bandwidth_limit() -> str:
+    """Codes per second if reading the weights were all."""
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(make_model(*CLASS)[1]))
+    weights, total = jnp.ones(size // 4), jax.jit(jnp.sum)
+    seconds = []
+    for _ in range(6):
+        began = time.perf_counter()
+        total(weights).block_until_ready()
         seconds.append(time.perf_counter() - began)
-    return seconds[0] - seconds[1], seconds[1]
+    rate = size / min(seconds[1:])
+    return f"floor of 12x512 at batch 1: {size / 1e6:.0f} MB at {rate / 1e9:.1f} GB/s are {rate / size:.0f} codes/s"
 
 
 def main() -> None:
-    print("16x16, class-conditional, 12 layers of 512, all cached")
-    gpt, params = model_of(12, 512, 1)
-    for batch_size in (1, 16):
-
-        @jax.jit
-        def paint(params, prefix, keys):
-            decode = functools.partial(next_code, gpt, VOCAB, params)
-            return sampling.sample_full(decode, gpt.init_cache(len(prefix)), prefix, WINDOW**2, keys, *OPTIONS)
-
-        keys = jax.random.split(jax.random.key(0), batch_size)
-        prefix = jnp.zeros((batch_size, 1), jnp.int32)
-        compiling, seconds = timed(lambda prefix=prefix, keys=keys: paint(params, prefix, keys))
-        print(
-            f"  batch {batch_size:2}: {batch_size * 256 / seconds:8.1f} codes/s, compiled in {compiling:.0f} s",
-            flush=True,
-        )
-
-    print("sliding window, condition of 16x16, 6 layers of 256")
-    gpt, params = model_of(6, 256, WINDOW**2)
-    for (h, w), batch_size, method, stride in SLIDING:
-        painter = sampling.make_painter(
-            functools.partial(next_code, gpt, VOCAB), gpt.init_cache, WINDOW, method, stride
-        )
-        codes, known = jnp.zeros((batch_size, h, w), jnp.int32), jnp.zeros((h, w), bool)
-        keys = jax.random.split(jax.random.key(0), batch_size)
-
-        def run(painter=painter, codes=codes, known=known, keys=keys):
-            *_, (grid, _) = painter(params, codes, codes, known, keys, *OPTIONS)
-            return grid
-
-        compiling, seconds = timed(run)
-        steps = sampling.wavefront_length(h, w, WINDOW) if method == "wavefront" else h * w
-        print(
-            f"  {h}x{w}, batch {batch_size}, {method:9} stride {stride}: {batch_size * h * w / seconds:8.1f} codes/s,"
-            f" {steps} steps, compiled in {compiling:.0f} s",
-            flush=True,
-        )
+    print("16x16: class-conditional, 12 layers of 512. Larger: condition of 16x16, 6 layers of 256.")
+    print("   grid  batch  method    stride    codes/s    steps  compile s  memory GiB", flush=True)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
+        for row in ROWS:
+            grid = "x".join(map(str, row[1]))
+            if len(sys.argv) == 1 or {grid, f"{grid}/{row[2]}"} & set(sys.argv[1:]):
+                print(pool.submit(measure, row).result(), flush=True)
+        print(pool.submit(bandwidth_limit).result())
 
 
 if __name__ == "__main__":
