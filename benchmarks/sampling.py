@@ -4,13 +4,12 @@
     python -m benchmarks.sampling 16x16 32x32 64x64/1
 
 Prints, for each way of painting (of the grids, and batch sizes, that the arguments name), codes per second of all
-images of a batch, the number of sequential steps, the seconds that compiling took, and how far memory rose above that of the
-weights. Each runs in a process of its own. Compare rows of one run with one another, not runs of different machines.
-
-Steps of the wavefront are all alike: where a grid takes longer than half a minute, the rest is reckoned from those done.
+images of a batch, the number of sequential steps, the seconds that compiling took, and the most memory that was used.
+Each runs in a process of its own. Compare rows of one run with one another, not runs of different machines. Steps of a
+wavefront are all alike: where a grid takes longer than half a minute, the rest is reckoned from those done.
 
 At batch 1, all weights are read once for each code: the last line has the codes per second that the memory's bandwidth
-allows for at most, measured by reading as many bytes.
+would allow, measured by reading as many bytes.
 """
 
 import functools
@@ -65,20 +64,21 @@ def measure(row: tuple) -> str:
         painter = sampling.make_painter(decode, gpt.init_cache, WINDOW, method, stride)
     codes, known = jnp.zeros((batch_size, h, w), jnp.int32), jnp.zeros((h, w), bool)
     cond = codes if model == SPATIAL else codes[:, 0, :1]
-    before, seconds = peak_memory(), []
+    seconds = []
     steps = int(sampling.painting_order(h, w, WINDOW, method).max()) + 1
     for seed in range(2):
         keys = jax.random.split(jax.random.key(seed), batch_size)
         began = time.perf_counter()
-        for part, (grid, _) in enumerate(painter(params, cond, codes, known, keys, *OPTIONS), 1):
+        share = 0.0
+        for grid, _ in painter(params, cond, codes, known, keys, *OPTIONS):
             grid.block_until_ready()
+            share = min(1.0, share + w / steps)
             if method == "wavefront" and time.perf_counter() - began > LIMIT:
                 break
-        share = min(1.0, part * w / steps) if method == "wavefront" else 1.0
-        seconds.append((time.perf_counter() - began) / share)
+        seconds.append((time.perf_counter() - began) / (share if method == "wavefront" else 1.0))
     return (
         f"{h:3}x{w:<4} {batch_size:5}  {method:9} {stride:6}  {batch_size * h * w / seconds[1]:9.1f}"
-        f" {steps:8} {max(0, seconds[0] - seconds[1]):9.0f} {peak_memory() - before:10.2f}"
+        f" {steps:8} {max(0, seconds[0] - seconds[1]):9.0f} {peak_memory():10.2f}"
     )
 
 

@@ -34,8 +34,15 @@ def get_cond(name: str) -> ConfigDict:
             down=16,  # coordinates: pixels a side for each id
             workdir="",  # image: run directory of its first stage
             step=placeholder(int),  # image
-            length=0,  # objects
-            vocab_size=0,  # objects
+            layout=dict(  # objects: how a scene becomes ids, see data/layouts.py
+                kind="bbox",  # or center
+                min_objects=2,  # of a picture; others are left out
+                max_objects=30,
+                min_area=1e-5,  # of an object, as a share of its picture
+                num_tokens=8192,
+                encode_crop=True,
+                use_group=True,
+            ),
         )
     )
 
@@ -53,7 +60,7 @@ def get_moved_data() -> ConfigDict:
 def get_data(name: str, size: int) -> ConfigDict:
     return ConfigDict(
         dict(
-            name=name,  # 'openmoji/px64', 'folder', or a TFDS data set
+            name=name,  # 'openmoji/px64', 'openmoji/scenes', 'folder', or a TFDS data set
             dir="",  # of TFDS; empty is ~/tensorflow_datasets
             path="",  # of a folder
             validation_share=0.05,  # of a folder

@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from taming_jax import data
-from taming_jax.data import folder, transforms
+from taming_jax.data import folder, layouts, transforms
 from taming_jax.errors import UserError, nearest, not_among
 from taming_jax.tasks import prior, vqgan
 
@@ -89,12 +89,22 @@ def read_conditions(config: ConfigDict, files: list[str], size: tuple[int, int])
     return stack(rows)
 
 
+def read_layouts(config: ConfigDict, files: list[str]) -> dict[str, np.ndarray]:
+    """JSON files as the conditions of a transformer on objects; raises UserError."""
+    layout, names = config.cond.layout, config.data.class_names
+    scenes = [layouts.read_scene(Path(file), layout, names) for file in files]
+    ids = np.stack([layouts.to_ids(scene, layout, len(names)) for scene in scenes])
+    return {"objects": ids, "label": np.arange(len(files), dtype=np.int32)}
+
+
 def held_out(config: ConfigDict, count: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
     """The first `count` held-out records as conditions, in training's scale or fitted to a larger size."""
     source = data.open_source(config.data, "validation")
     order = np.random.default_rng(0).permutation(len(source))[:count]
     as_trained = size == (config.data.size, config.data.size)
     augment = data.augment(config.data).centered if as_trained else lambda record: fit(record, size)
+    if config.cond.name == "objects" and not as_trained:
+        raise UserError("--size: a layout is that of a picture as large as in training")
     return stack([augment(source[int(i)]) for i in order])
 
 
@@ -143,7 +153,11 @@ def part(share: slice, size: int) -> slice:
 
 
 def pictures_of(config: ConfigDict, rows: dict[str, np.ndarray]) -> np.ndarray | None:
-    """The conditions as people see them, [R,H,W,3] in [-1, 1]; None where they are no pictures."""
+    """The conditions as people see them, [R,H,W,3], uint8 or float in [-1, 1]; None where they are no pictures."""
+    if config.cond.name == "objects":
+        names, size = config.data.class_names, (config.data.size, config.data.size)
+        found = [layouts.from_ids(ids, config.cond.layout, max(1, len(names))) for ids in rows["objects"]]
+        return np.stack([layouts.draw(scene, names, size) for scene in found])
     if config.cond.name != "image":
         return None
     return np.asarray(vqgan.to_picture(config.cond.config, vqgan.to_input(config.cond.config, rows)))

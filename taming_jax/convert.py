@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from configs import common, custom_transformer, imagenet_vq
 from taming_jax import checkpoint, cli, permute
+from taming_jax.data import layouts
 from taming_jax.errors import UserError, not_among
 from taming_jax.images import color_labels
 from taming_jax.metrics import say
@@ -61,6 +62,7 @@ ORDERS = {
     "Random": "random",
     "AlternateParsing": "alternate",
 }
+LAYOUTS = {"objects_bbox": "bbox", "objects_center_points": "center"}
 # Follows from the config, or is LPIPS, whose weights are the same in every checkpoint.
 DERIVED = r"attn\.mask$|(^|\.)colorize$|^permuter\.|num_batches_tracked$|(^|\.)loss\.perceptual_loss\."
 
@@ -303,6 +305,8 @@ def vq_config(model: dict, image_key: str = "image") -> ConfigDict:
     key = "segmentation" if kind == "VQSegmentationModel" else params.get("image_key", image_key)
     c.input = key if key in vqgan.INPUTS else "image"
     c.data.features = tuple(sorted({"image", c.input}))
+    # The original's COCO-Stuff has 182 labels from 0 and 255 for none, which it stores as 0 before the others.
+    c.data.label_shift = int(c.input == "segmentation" and dd["out_ch"] == 183)
     c.loss.codebook_weight = float(loss.get("codebook_weight", 1.0))
     if c.input == "segmentation":
         c.loss.pixel = "bce"
@@ -355,8 +359,13 @@ def generator_rules(config: ConfigDict) -> Rules:
     return GUMBEL if config.quantizer.name == "gumbel" else GENERATOR
 
 
-def prior_from_torch(tensors: Tensors, params: dict, workdir: Path) -> dict[Path, tuple[ConfigDict, TrainState]]:
-    """A transformer and its first stages, each with the run directory that it goes into."""
+def prior_from_torch(
+    tensors: Tensors, params: dict, data: dict, workdir: Path
+) -> dict[Path, tuple[ConfigDict, TrainState]]:
+    """A transformer and its first stages, each with the run directory that it goes into.
+
+    params, data: the YAML's, of the model and of what it was trained on.
+    """
     t, config = params["transformer_config"]["params"], custom_transformer.get_config()
     if params.get("downsample_cond_size", -1) > -1:
         raise UserError("downsample_cond_size is not supported")
@@ -365,9 +374,9 @@ def prior_from_torch(tensors: Tensors, params: dict, workdir: Path) -> dict[Path
     runs = {workdir / "first_stage": (first, state)}
     with config.unlocked():
         config.first_stage.update(workdir=str(workdir / "first_stage"), step=0, config=first)
-        config.cond, class_names = condition(tensors, params, workdir, runs)
+        config.cond, class_names = condition(tensors, params, data, workdir, runs)
         config.data = ConfigDict({**first.data, "class_names": class_names})
-        config.data.features = prior.features(config)
+        config.data.update(features=prior.features(config), layout=config.cond.layout)
         config.gpt.update(num_layers=t["n_layer"], num_heads=t["n_head"], embed_dim=t["n_embd"])
         config.gpt.update({name: float(t.get(name, 0.0)) for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop")})
         config.gpt.update(n_unmasked=t.get("n_unmasked", 0), vocab_size=t["vocab_size"], block_size=t["block_size"])
@@ -390,7 +399,9 @@ def prior_from_torch(tensors: Tensors, params: dict, workdir: Path) -> dict[Path
     return runs
 
 
-def condition(tensors: Tensors, params: dict, workdir: Path, runs: dict) -> tuple[ConfigDict, tuple[str, ...]]:
+def condition(
+    tensors: Tensors, params: dict, data: dict, workdir: Path, runs: dict
+) -> tuple[ConfigDict, tuple[str, ...]]:
     """Our `cond` for the original's `cond_stage_config`, and the names of the classes; a VQGAN is added to `runs`."""
     stage = params["cond_stage_config"]
 
@@ -411,12 +422,34 @@ def condition(tensors: Tensors, params: dict, workdir: Path, runs: dict) -> tupl
         return cond("coordinates", levels=given["n_embed"], down=given["down_factor"]), ()
     if kind == "DummyCondStage":
         t, first = params["transformer_config"]["params"], runs[workdir / "first_stage"][0]
-        length = t["block_size"] - prior.side(first) ** 2
-        return cond("objects", length=length, vocab_size=t["vocab_size"]), ()
+        return layout(given["conditional_key"], t["block_size"] - prior.side(first) ** 2, t["vocab_size"], data)
     key = params.get("cond_stage_key", "image")
     runs[workdir / "cond_stage"] = vq_from_torch(tensors, stage, "cond_stage_model.", key)
     config = runs[workdir / "cond_stage"][0]
     return cond("image", workdir=str(workdir / "cond_stage"), step=0, config=config), ()
+
+
+def layout(key: str, length: int, num_tokens: int, data: dict) -> tuple[ConfigDict, tuple[str, ...]]:
+    """The condition on objects, `length` ids, and its classes, whose number the YAML's data section lets one know."""
+    if key not in LAYOUTS:
+        raise not_among("conditional_key", key, LAYOUTS)
+    cond, kind = common.get_cond("objects"), LAYOUTS[key]
+    train = (data.get("params") or {}).get("train") or {}
+    given = train.get("params") or {}
+    cond.layout.update(
+        kind=kind,
+        num_tokens=num_tokens,
+        max_objects=length // layouts.KINDS[kind],
+        encode_crop=length % layouts.KINDS[kind] == 2 or bool(kind == "center" and given.get("encode_crop")),
+        min_objects=given.get("min_objects_per_image", 2),
+        min_area=float(given.get("min_object_area", 1e-5)),
+        use_group=given.get("use_group_parameter", True),
+    )
+    if kind == "center" and cond.layout.encode_crop:
+        cond.layout.max_objects -= 1
+    # COCO's 80 things and 91 kinds of stuff; the original's choice of 300 for Open Images.
+    classes = {"AnnotatedObjectsCoco": 171, "AnnotatedObjectsOpenImages": 300}.get(class_name(train or {"target": ""}))
+    return cond, tuple(map(str, range(classes or 0)))
 
 
 def account(tensors: Tensors) -> None:
@@ -446,7 +479,7 @@ def from_checkpoint(ckpt: Path, config_file: Path, workdir: Path) -> None:
     tensors, step = read_tensors(ckpt)
     try:
         if model["target"].endswith("Net2NetTransformer"):
-            runs = prior_from_torch(tensors, model["params"], workdir)
+            runs = prior_from_torch(tensors, model["params"], content.get("data") or {}, workdir)
         else:
             runs = {workdir: vq_from_torch(tensors, model, "")}
         account(tensors)

@@ -109,11 +109,18 @@ def load_config(workdir: Path) -> tuple[ConfigDict, int]:
 def ask(config: ConfigDict, workdir: Path, size: tuple[int, int]) -> dict[str, np.ndarray]:
     """The conditions that the flags name, one row each; raises UserError for flags that do not go with the run."""
     kind, given = config.cond.name, flags.FLAGS
-    for flag, kinds in (("classes", ("class",)), ("condition", ("image",)), ("data_path", ("image", "objects"))):
+    for flag, kinds in (
+        ("classes", ("class",)),
+        ("condition", ("image",)),
+        ("layout", ("objects",)),
+        ("data_path", ("image", "objects")),
+    ):
         if given[flag].value is not None and kind not in kinds:
             raise UserError(f"--{flag}: {workdir} is conditioned on {kind!r}, not on {' or '.join(map(repr, kinds))}")
-    if given.condition is not None and given.data_path is not None:
-        raise UserError("give one of --condition and --data_path")
+    if (given.condition or given.layout) is not None and given.data_path is not None:
+        raise UserError("give one of --data_path and --condition or --layout")
+    if given.layout is not None:
+        return conditions.read_layouts(config, given.layout)
     if given.condition is not None:
         return conditions.read_conditions(config, given.condition, size)
     if kind in ("image", "objects"):
@@ -144,7 +151,7 @@ def main() -> None:
     if (out / "checkpoints").exists():
         raise UserError(f"--out={out} is a run directory, whose pictures would be written over; name another")
     made_by = dict(workdir=str(workdir), step=step, first_stage=config.first_stage.workdir)
-    asked = "seed num_samples data_path condition image keep size stride classes num_conditions".split()
+    asked = "seed num_samples data_path condition layout image keep size stride classes num_conditions".split()
     made_by |= {name: given[name].value for name in asked} | config.sample.to_dict()
     record = out / "samples.json"
     if record.exists() and json.loads(record.read_text()) != made_by:
@@ -180,7 +187,7 @@ def main() -> None:
     sheet = [[np.asarray(Image.open(files[r * columns + i])) for i in range(most)] for r in range(count)]
     if shown is not None:
         sheet = [[images.to_uint8(shown[r]), *row] for r, row in enumerate(sheet)]
-        if given.condition is None:
+        if given.condition is None and given.layout is None:
             sheet = [[*row, images.to_uint8(rows["image"][r])] for r, row in enumerate(sheet)]
     sheet = images.Sheet(np.array(sheet), tuple(c["class"] for c in captions[:count]) if named else ())
     images.save_png(images.draw_sheet(sheet), out / "samples.png", **made_by)
@@ -214,6 +221,7 @@ if __name__ == "__main__":
         f"Names or numbers, with commas between; default: all, or {conditions.MOST_CLASSES} spread evenly.",
     )
     flags.DEFINE_list("condition", None, "Pictures to be conditioned on, files with commas between.")
+    flags.DEFINE_list("layout", None, "Scenes to be conditioned on, JSON files with commas between (docs/data.md).")
     flags.DEFINE_string("data_path", None, "Folder of such pictures, in place of the run's validation split.")
     flags.DEFINE_integer("num_conditions", 8, "Pictures that are taken from there.", lower_bound=1)
     flags.DEFINE_string("image", None, "A picture of which a part is given and the rest is painted.")

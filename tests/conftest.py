@@ -1,5 +1,6 @@
 """Every test sees eight CPU devices, so that any of them can build a mesh; runs go to temporary folders."""
 
+import json
 import os
 import tempfile
 
@@ -49,6 +50,33 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 draw.line(box, fill=ink, width=3)
                 draw.line((box[0], box[3], box[2], box[1]), fill=ink, width=3)
             image.save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def annotated_folder(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same pictures in the layout of docs/data.md, with all that can belong to them."""
+    root = tmp_path_factory.mktemp("annotated")
+    names = ["circle", "cross", "square"]
+    pictures, objects = [], []
+    for number, file in enumerate(sorted(picture_folder.rglob("*.png"))):
+        relative = file.relative_to(picture_folder)
+        with Image.open(file) as picture:
+            grey = np.asarray(picture.convert("L")).astype(np.float32)
+            (w, h), image = picture.size, picture.copy()
+        labels = np.where(grey > grey[0, 0] - 30, 255, names.index(relative.parts[0])).astype(np.uint8)
+        depth = Image.fromarray(np.ascontiguousarray(grey / 7 + 1).view(np.uint8).reshape(h, w, 4), "RGBA")
+        kinds = dict(images=image, segmentations=Image.fromarray(labels), depths=depth, lines=image.convert("L"))
+        for kind, content in kinds.items():
+            (root / kind / relative).parent.mkdir(parents=True, exist_ok=True)
+            content.save(root / kind / relative)
+        pictures.append(dict(id=number, file_name=relative.as_posix(), width=w, height=h))
+        category = names.index(relative.parts[0])
+        objects.append(dict(image_id=number, category_id=category, bbox=[4, 4, w - 8, h - 8], iscrowd=0))
+    categories = [dict(id=i, name=name) for i, name in enumerate(names)]
+    content = dict(images=pictures, annotations=objects, categories=categories)
+    (root / "objects").mkdir()
+    (root / "objects" / "shapes.json").write_text(json.dumps(content))
     return root
 
 

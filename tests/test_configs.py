@@ -25,6 +25,10 @@ PARAMETERS = {
     "openmoji_gumbel": {"gen": 818_547, "disc": 167_841},
     "openmoji_vqvae": {"gen": 809_843},
     "openmoji_segmentation": {"gen": 805_747},
+    "openmoji_crops_vq": {"gen": 809_843, "disc": 167_841},
+    "openmoji_scenes_vq": {"gen": 1_106_035, "disc": 167_841},
+    "openmoji_coordinates": {"gpt": 3_716_352},
+    "openmoji_scenes": {"gpt": 3_703_040},
     "custom_transformer": {"gpt": 304_670_720},
     "openmoji_transformer": {"gpt": 3_438_080},
 }
@@ -41,7 +45,7 @@ def test_no_config_is_left_untested():
 def completed(name: str) -> ConfigDict:
     config = load(name)
     if config.task == "prior":  # as `complete` does from a finished first stage
-        first = load(name.replace("transformer", "vq"))
+        first = load(Path(config.first_stage.workdir).name)
         with config.unlocked():
             config.first_stage.config = first
             config.data = ConfigDict({**first.data, **config.data})

@@ -1,12 +1,14 @@
 """Data: what is read, in which order, and what happens to what cannot be read."""
 
 import itertools
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from configs import common
 from taming_jax import data
 from taming_jax.data import folder, openmoji, tfds_source, transforms
 from taming_jax.errors import UserError
@@ -40,7 +42,7 @@ def assert_batches_equal(a, b):
 def test_openmoji_through_tfds_and_array_record(picture_folder, openmoji_dir):
     """All drawings with a Unicode group, as ArrayRecord; no skin tone across the splits; line art beside colours."""
     config = config_for(picture_folder, name="openmoji/px64", dir=str(openmoji_dir))
-    sources = {split: tfds_source.source(config.data, split) for split in ("train", "validation")}
+    sources = {split: tfds_source.source(config.data, split, config.data.name) for split in ("train", "validation")}
     assert sum(map(len, sources.values())) == 3773
     assert 0.05 < len(sources["validation"]) / 3773 < 0.15
     assert sources["train"].class_names == list(openmoji.GROUPS)
@@ -255,3 +257,50 @@ def test_what_bad_data_gets(fields, message, picture_folder, tmp_path):
 def test_an_empty_folder_is_an_error(tmp_path):
     with pytest.raises(UserError, match="0 images found"):
         data.open_source(config_for(tmp_path).data, "train")
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "depth", "line"])
+def test_what_belongs_to_a_picture(kind, annotated_folder):
+    config = common.get_data("folder", size=16)
+    config.update(path=str(annotated_folder), features=("image", kind), validation_share=0.2, label_shift=1)
+    source = data.open_source(config, "train")
+    record = source[0]
+    done = data.augment(config)(record, np.random.default_rng(0))
+    assert source.class_names == ["circle", "cross", "square"]
+    if kind == "segmentation":  # 255 is no label, and becomes 0; circles are 0, and become 1
+        assert set(np.unique(record[kind])) == {0, 1} and done[kind].shape == (16, 16)
+    elif kind == "depth":
+        assert record[kind].min() == -1 and record[kind].max() == 1 and done[kind].shape == (16, 16, 1)
+        grey = np.asarray(Image.fromarray(record["image"]).convert("L")).astype(np.float32)
+        np.testing.assert_allclose(record[kind][..., 0], 2 * (grey - grey.min()) / np.ptp(grey) - 1, atol=1e-5)
+    else:
+        assert record[kind].dtype == np.uint8 and done[kind].shape == (16, 16, 1)
+
+
+def test_splits_that_are_folders(annotated_folder, tmp_path):
+    for kind in ("images", "depths"):
+        for split, part in (("train", "circle"), ("val", "cross")):
+            shutil.copytree(annotated_folder / kind / part, tmp_path / kind / split)
+    config = common.get_data("folder", size=16)
+    config.update(path=str(tmp_path), features=("image", "depth"), splits=dict(train="train", validation="val"))
+    assert len(data.open_source(config, "train")) == len(data.open_source(config, "validation")) == 16
+    (tmp_path / "depths" / "val" / "3.png").unlink()
+    with Image.open(tmp_path / "depths" / "val" / "2.png") as picture:
+        picture.convert("RGB").save(tmp_path / "depths" / "val" / "2.png")
+    config.max_bad_share = 0.2
+    held_out = data.open_source(config, "validation")
+    assert len([held_out[i] for i in range(16)]) == 16 and len(held_out.bad) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(features=("image", "depth")), "there is no folder images/"),
+        (dict(features=("image", "words")), "folders hold depth, line, segmentation, no words"),
+    ],
+)
+def test_a_folder_without_what_is_needed(fields, message, picture_folder):
+    config = common.get_data("folder", size=16)
+    config.update(path=str(picture_folder), **fields)
+    with pytest.raises(UserError, match=message):
+        data.open_source(config, "train")

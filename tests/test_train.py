@@ -212,6 +212,9 @@ VARIANTS = {
         cond__name="none", order="spiral_out", pkeep=0.9, first_stage__used=tuple(range(4, 30)), cond__sos=3
     ),
     "on another picture's codes": dict(cond__name="image", gpt__n_unmasked=64),
+    "on objects": dict(
+        cond__name="objects", cond__layout__min_objects=1, cond__layout__max_objects=2, cond__layout__num_tokens=64
+    ),
     "on coordinates, with a canvas": dict(
         cond__name="coordinates", cond__down=2, cond__levels=16, cond__drop=0.2, sample__guidance=2.0, canvas=(16, 20)
     ),
@@ -254,8 +257,10 @@ def check_followed(workdir: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_condition_trains_and_samples(variant, vq_run, picture_folder, tmp_path, monkeypatch):
+def test_every_condition_trains_and_samples(variant, vq_run, picture_folder, annotated_folder, tmp_path, monkeypatch):
     config = changed(tiny_prior(vq_run), **VARIANTS[variant])
+    if config.cond.name == "objects":
+        config.data.path = str(annotated_folder)
     if config.cond.name == "image":
         config.cond.workdir = str(vq_run)
     config.update(steps=2, eval_every=2)
@@ -269,7 +274,7 @@ def test_every_condition_trains_and_samples(variant, vq_run, picture_folder, tmp
     args = f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}", "--num_samples=2", "--batch_size=8"
     done = run("sample", *args)
     assert done.returncode == 0, done.stderr
-    rows = 8 if config.cond.name == "image" else 1
+    rows = 8 if config.cond.name in ("image", "objects") else 1
     pictures = sorted((tmp_path / "out").glob("condition_*/0*.png"))
     assert len(pictures) == 2 * rows
     with Image.open(pictures[-1]) as picture:  # coordinates are those of a whole picture
@@ -283,6 +288,14 @@ def test_every_condition_trains_and_samples(variant, vq_run, picture_folder, tmp
             file = Image.fromarray(fit({"image": decode(file), "label": 0}, (16, 24))["image"])
             assert seen.size == (24, 16) and seen.tobytes() == file.tobytes()
         assert len(list((tmp_path / "asked").glob("condition_*/0*.png"))) == 4
+    if config.cond.name == "objects":
+        scene = [{"category": "circle", "box": [0, 0.2, 0.5, 1]}, {"category": 1, "box": [0.5, 0, 1, 1]}]
+        (tmp_path / "scene.json").write_text(json.dumps(scene))
+        done = run("sample", args[0], *args[2:], f"--out={tmp_path / 'asked'}", f"--layout={tmp_path / 'scene.json'}")
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "asked/condition_000/condition.png").exists()
+        done = run("evaluate", args[0], f"--data_path={annotated_folder}")
+        assert done.returncode == 0, done.stderr
 
 
 def test_codes_come_back_in_their_places(vq_run, tmp_path):

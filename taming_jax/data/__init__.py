@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from taming_jax.data import folder, tfds_source, transforms
+from taming_jax.data import folder, scenes, tfds_source, transforms
 from taming_jax.errors import UserError
 
 
@@ -22,7 +22,12 @@ def open_source(data: ConfigDict, split: str) -> "Readable":
     """The records of 'train' or 'validation'. Raises UserError where they cannot be had."""
     if data.resize_factor < 1:
         raise UserError(f"data.resize_factor={data.resize_factor:g}: below 1 a crop of data.size does not fit")
-    source = folder.source(data, split) if data.name == "folder" else tfds_source.source(data, split)
+    if data.name == "folder":
+        source = folder.source(data, split)
+    elif data.name == "openmoji/scenes":
+        source = scenes.Scenes(tfds_source.source(data, split, "openmoji/px64"))
+    else:
+        source = tfds_source.source(data, split, data.name)
     if not len(source):
         raise UserError(f"data set {data.name!r} has no images in its {split} split")
     return Readable(source, data.max_bad_share)
@@ -92,8 +97,9 @@ def train_batches(source, config: ConfigDict, start: int) -> grain.DatasetIterat
 
 
 def augment(data: ConfigDict) -> transforms.Augment:
-    size = (data.size, data.size)
-    return transforms.Augment(size, data.resize_factor, data.random_crop, data.flip, "coord" in data.features)
+    layout = (len(data.class_names), data.layout) if "objects" in data.features else None
+    size, coord = (data.size, data.size), "coord" in data.features
+    return transforms.Augment(size, data.resize_factor, data.random_crop, data.flip, coord, layout)
 
 
 def ignore_interrupt(*_) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from taming_jax.data.layouts import read_annotations
 from taming_jax.data.transforms import decode
 from taming_jax.errors import UserError
 
@@ -16,11 +17,14 @@ FOLDERS = {"line": "lines", "depth": "depths", "segmentation": "segmentations"}
 
 
 class FolderSource:
-    """Random access to image files. `class_names` are the sub-folders that hold them, () where there are none."""
+    """Random access to image files. `class_names` are the sub-folders that hold them, () where there are none.
 
-    def __init__(self, root: Path, files: list[Path], class_names: list[str], data: ConfigDict):
-        self.root, self.files, self.class_names, self.label_shift = root, files, class_names, data.label_shift
-        self.kinds = [kind for kind in FOLDERS if kind in data.features]
+    scenes: what lies in them, by path below the root; then the class names are those of the objects.
+    """
+
+    def __init__(self, root: Path, files: list[Path], class_names: list[str], data: ConfigDict, scenes: dict | None):
+        self.root, self.files, self.class_names, self.scenes = root, files, class_names, scenes
+        self.label_shift, self.kinds = data.label_shift, [kind for kind in FOLDERS if kind in data.features]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -32,10 +36,12 @@ class FolderSource:
         file = self.files[index]
         relative = file.relative_to(self.root)
         record = {"image": read(file, "image"), "label": 0}
-        if self.class_names:
+        if self.scenes is not None:
+            record |= self.scenes[find_name(self.scenes, relative)]
+        elif self.class_names:
             record["label"] = self.class_names.index(relative.parts[0])
         for kind in self.kinds:
-            beside = (self.root.parent if self.kinds else self.root) / FOLDERS[kind] / relative.with_suffix(".png")
+            beside = self.root.parent / FOLDERS[kind] / relative.with_suffix(".png")
             record[kind] = read(beside, kind, self.label_shift)
             if record[kind].shape[:2] != record["image"].shape[:2]:
                 raise ValueError(f"{beside} is {record[kind].shape[:2]}, its image {record['image'].shape[:2]}")
@@ -43,6 +49,16 @@ class FolderSource:
 
     def describe(self, index: int) -> str:
         return str(self.files[index])
+
+
+def find_name(scenes: dict, relative: Path) -> str | None:
+    """The name under which a picture has its scene: its path below the root, or what follows the split in it."""
+    names = (
+        relative.as_posix(),
+        Path(*relative.parts[1:]).as_posix() if len(relative.parts) > 1 else "",
+        relative.name,
+    )
+    return next((name for name in names if name in scenes), None)
 
 
 def read(file: Path, kind: str, label_shift: int = 0) -> np.ndarray:
@@ -89,9 +105,9 @@ def source(data: ConfigDict, split: str) -> FolderSource:
     if not root.is_dir():
         raise UserError(f"data.path={data.path}: there is no such folder")
     kinds = sorted(set(data.features) - {"image", "coord"})
-    if unknown := [kind for kind in kinds if kind not in FOLDERS]:
+    if unknown := [kind for kind in kinds if kind not in FOLDERS and kind != "objects"]:
         raise UserError(f"data.features: folders hold {', '.join(sorted(FOLDERS))}, no {', '.join(unknown)}")
-    for name in ["images", *(FOLDERS[kind] for kind in kinds)] if kinds else []:
+    for name in ["images", *(FOLDERS.get(kind, kind) for kind in kinds)] if kinds else []:
         if not (root / name).is_dir():
             raise UserError(f"data.path={data.path}: there is no folder {name}/ in it (docs/data.md has the layout)")
     root = root / "images" if kinds else root
@@ -101,16 +117,26 @@ def source(data: ConfigDict, split: str) -> FolderSource:
         raise UserError(
             f"data.path={data.path}: {len(files)} images found, at least 2 are needed; endings are {' '.join(ENDINGS)}"
         )
+    scenes, class_names = None, []
+    if "objects" in kinds:
+        beside = root.parent / "objects"
+        own = beside / data.splits[split]
+        scenes, class_names = read_annotations(own if given and own.is_dir() else beside, data.layout)
+        files = [file for file in files if find_name(scenes, file.relative_to(root)) is not None]
     if given:
-        return FolderSource(root, [f for f in files if f.is_relative_to(root / data.splits[split])], [], data)
+        files = [file for file in files if file.is_relative_to(root / data.splits[split])]
+        return FolderSource(root, files, class_names, data, scenes)
     parts = [p.relative_to(root).parts for p in files]
-    class_names = sorted({p[0] for p in parts}) if all(len(p) > 1 for p in parts) else []
+    if scenes is None and all(len(p) > 1 for p in parts):
+        class_names = sorted({p[0] for p in parts})
 
     def place(file: Path) -> float:
         digest = hashlib.blake2b(file.relative_to(root).as_posix().encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") / 2**64
 
-    held_out = {f for f in files if place(f) < data.validation_share} or {min(files, key=place)}
+    held_out = {f for f in files if place(f) < data.validation_share} or set(sorted(files, key=place)[:1])
     if split == "train" and len(held_out) == len(files):
         raise UserError(f"data.validation_share={data.validation_share:g} leaves no image to train on")
-    return FolderSource(root, [f for f in files if (f in held_out) == (split == "validation")], class_names, data)
+    return FolderSource(
+        root, [f for f in files if (f in held_out) == (split == "validation")], class_names, data, scenes
+    )

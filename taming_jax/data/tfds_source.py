@@ -35,41 +35,41 @@ class TfdsSource:
         return f"record {index} of {self.name} {self.split}"
 
 
-def source(data: ConfigDict, split: str) -> TfdsSource:
-    """`data.name` as TFDS knows it ('imagenet2012', 'celeb_a_hq/256'), or 'openmoji/px64'; in `data.dir` or TFDS's own.
+def source(data: ConfigDict, split: str, name: str) -> TfdsSource:
+    """A data set as TFDS knows it ('imagenet2012', 'celeb_a_hq/256'), or 'openmoji/px64'; in `data.dir` or TFDS's own.
 
     Prepares the data set, as ArrayRecord, where it is not yet prepared and can be. `data.splits` names its splits.
     Raises UserError where it has no such split, no images, or a format without random access.
     """
-    builder = find_builder(data.name, data.dir or None)
+    builder = find_builder(name, data.dir or None)
     if not builder.is_prepared():
-        print(f"preparing {data.name} in {builder.data_path}", flush=True)
+        print(f"preparing {name} in {builder.data_path}", flush=True)
         try:
             builder.download_and_prepare(file_format="array_record")
         except (AssertionError, OSError, tfds.download.DownloadError, ModuleNotFoundError) as e:
             raise UserError(
-                f"data set {data.name} is not in {builder.data_path} and cannot be prepared here:"
+                f"data set {name} is not in {builder.data_path} and cannot be prepared here:"
                 f" {' '.join(str(e).split())[:300]}"
             ) from e
     if "image" not in builder.info.features:
-        raise UserError(f"data set {data.name} has no feature 'image'; it has {', '.join(builder.info.features)}")
-    name = data.splits[split]
+        raise UserError(f"data set {name} has no feature 'image'; it has {', '.join(builder.info.features)}")
+    part = data.splits[split]
     try:
-        records = builder.as_data_source(name)
+        records = builder.as_data_source(part)
     except NotImplementedError as e:
         raise UserError(
-            f"data set {data.name} in {builder.data_path} is stored in a format without random access; convert it with"
+            f"data set {name} in {builder.data_path} is stored in a format without random access; convert it with"
             " python -m tensorflow_datasets.scripts.convert_format --out_file_format=array_record"
         ) from e
     except ValueError as e:
         raise UserError(
-            f"data.splits.{split}={name!r} is no split of {data.name}; it has {', '.join(builder.info.splits)}"
+            f"data.splits.{split}={part!r} is no split of {name}; it has {', '.join(builder.info.splits)}"
         ) from e
     had = {"image", "line", "segmentation"} if "line" in builder.info.features else {"image"}
-    if missing := set(data.features) - had - {"coord"}:
-        raise UserError(f"data.features: {data.name} has {', '.join(sorted(had))}, no {', '.join(sorted(missing))}")
+    if missing := set(data.features) - had - {"coord", "objects"}:
+        raise UserError(f"data.features: {name} has {', '.join(sorted(had))}, no {', '.join(sorted(missing))}")
     label = builder.info.features["label"] if "label" in builder.info.features else None
-    return TfdsSource(data.name, name, records, list(getattr(label, "names", None) or []), data.features)
+    return TfdsSource(name, part, records, list(getattr(label, "names", None) or []), data.features)
 
 
 def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:

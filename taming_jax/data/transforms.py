@@ -3,7 +3,12 @@
 import dataclasses
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image, ImageOps
+
+from taming_jax.data import layouts
+
+SCENE = ("boxes", "categories", "groups")
 
 
 def decode(image: Image.Image) -> np.ndarray:
@@ -25,6 +30,7 @@ def decode(image: Image.Image) -> np.ndarray:
 RESAMPLING = {
     "image": Image.Resampling.LANCZOS,
     "line": Image.Resampling.LANCZOS,
+    "depth": Image.Resampling.BILINEAR,
     "segmentation": Image.Resampling.NEAREST,
 }
 
@@ -38,16 +44,21 @@ class Augment:
     are treated alike. For grain: a random map.
 
     coord: adds where the crop lies in its picture, 'coord' float32 [height,width], see `coordinates`.
+    layout: of how many classes, and how a record's scene becomes ids, 'objects' int32; see `layouts`.
     """
 
     size: tuple[int, int]
     resize_factor: float
     random_crop: bool
     flip: bool
-    coord: bool
+    coord: bool = False
+    layout: tuple[int, ConfigDict] | None = None
 
     def __call__(self, record: dict, rng: np.random.Generator) -> dict:
         flip = self.flip and rng.random() < 0.5
+        if self.layout is not None:
+            order = rng.permutation(len(record["boxes"]))
+            record = {**record, **{name: record[name][order] for name in SCENE}}
         return self._apply(record, rng.random(2) if self.random_crop else (0.5, 0.5), flip)
 
     def centered(self, record: dict) -> dict:
@@ -59,7 +70,8 @@ class Augment:
         factor = self.resize_factor * max(want / side for want, side in zip(self.size, sides, strict=True))
         h, w = (max(want, round(side * factor)) for want, side in zip(self.size, sides, strict=True))
         top, left = (round(c * (side - want)) for c, side, want in zip(corner, (h, w), self.size, strict=True))
-        done = {**record, "label": np.int32(record["label"])}
+        done = {name: value for name, value in record.items() if name not in SCENE}
+        done["label"] = np.int32(record["label"])
         for name in record.keys() & RESAMPLING.keys():
             image = Image.fromarray(np.squeeze(record[name]))
             if (w, h) != image.size:
@@ -70,6 +82,10 @@ class Augment:
         if self.coord:
             start = w - self.size[1] - left if flip else left  # in the flipped picture
             done["coord"] = coordinates(h, w)[top : top + self.size[0], start : start + self.size[1]]
+        if self.layout is not None:
+            num_classes, layout = self.layout
+            crop = (left / w, top / h, self.size[1] / w, self.size[0] / h)
+            done["objects"] = layouts.to_ids(record, layout, num_classes, crop, flip)
         return done
 
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from taming_jax import checkpoint, losses, metrics, optim, permute, sampling, sharding
 from taming_jax import state as states
 from taming_jax.animation import Animation
+from taming_jax.data import layouts
 from taming_jax.data.transforms import coordinates
 from taming_jax.errors import UserError, not_among
 from taming_jax.images import Sheet, to_uint8
@@ -42,9 +43,10 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
         raise UserError(
             f"first_stage.unknown={unknown!r}: 'random', 'extra', or a position among the {used} used codes"
         )
-    for name, needed in (("image", ("workdir",)), ("objects", ("length", "vocab_size"))):
-        if config.cond.name == name and not all(config.cond[field] for field in needed):
-            raise UserError(f"cond.name={name!r} needs {' and '.join(f'cond.{field}' for field in needed)}")
+    if config.cond.name == "image" and not config.cond.workdir:
+        raise UserError("cond.name='image' needs cond.workdir, the run directory of that image's first stage")
+    if config.cond.layout.kind not in layouts.KINDS:
+        raise not_among("cond.layout.kind", config.cond.layout.kind, layouts.KINDS)
     if config.gpt.embed_dim % config.gpt.num_heads:
         raise UserError(f"gpt.embed_dim={config.gpt.embed_dim} is not divided by gpt.num_heads={config.gpt.num_heads}")
     if not 0 < config.pkeep <= 1:
@@ -57,7 +59,7 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
         find_stage(config, stored, "cond")
     with config.unlocked():
         moved = {k: v for k, v in config.data.items() if v is not None}
-        config.data = ConfigDict({**first.data, "features": features(config), **moved})
+        config.data = ConfigDict({**first.data, "features": features(config), "layout": config.cond.layout, **moved})
     if config.data.size != first.data.size:
         raise UserError(f"data.size={config.data.size}: the first stage was trained at {first.data.size}")
     if config.cond.name == "image" and config.cond.config.data.size != config.data.size:
@@ -79,12 +81,13 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
 
 
 def check_classes(config: ConfigDict, class_names: tuple[str, ...]) -> None:
-    """Raises UserError where a transformer on classes was trained with another number of them than the data has."""
-    if config.task == "prior" and config.cond.name == "class" and num_classes(config) != max(1, len(class_names)):
-        raise UserError(
-            f"{config.data.path or config.data.name} has {len(class_names)} classes,"
-            f" the run was trained with {num_classes(config)}"
-        )
+    """Raises UserError where a transformer was trained on another number of classes than the data has."""
+    if config.task == "prior" and config.cond.name in ("class", "objects"):
+        if num_classes(config) != max(1, len(class_names)):
+            raise UserError(
+                f"{config.data.path or config.data.name} has {len(class_names)} classes,"
+                f" the run was trained with {num_classes(config)}"
+            )
 
 
 def features(config: ConfigDict) -> tuple[str, ...]:
@@ -173,7 +176,7 @@ def make_conditioner(config: ConfigDict) -> conditioners.Conditioner:
     if cond.name == "coordinates":
         return conditioners.coordinates(cond.levels, config.data.size, cond.down)
     if cond.name == "objects":
-        return conditioners.objects(cond.length, cond.vocab_size)
+        return conditioners.objects(layouts.length(cond.layout), cond.layout.num_tokens)
 
     def encode_condition(frozen, batch):
         return encode(cond.config, frozen["cond"], vqgan.to_input(cond.config, batch))

@@ -1,0 +1,168 @@
+"""Scene layouts: objects with boxes, and the ids that a transformer reads of them (as the original's builders do it).
+
+A scene is {'boxes': float32 [N,4], 'categories': int32 [N], 'groups': bool [N]}; boxes are left, top, width and height
+as shares of the picture's sides.
+"""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image, ImageDraw, ImageFont
+
+from taming_jax.errors import UserError, not_among
+
+KINDS = {"bbox": 3, "center": 2}  # ids for each object: its category, and the corners of its box or its centre
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+COLORS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2", "#17becf")
+
+
+def length(layout: ConfigDict) -> int:
+    """How many ids a layout is."""
+    return layout.max_objects * KINDS[layout.kind] + 2 * layout.encode_crop
+
+
+def to_ids(
+    scene: dict, layout: ConfigDict, num_classes: int, crop: tuple[float, ...] = WHOLE, flip: bool = False
+) -> np.ndarray:
+    """A scene, seen through a crop of its picture (left, top, width, height) -> int32 [length].
+
+    An object is its category, plus `num_classes` if it is a group, and one or two places; what is missing up to
+    `max_objects` is the last of `num_tokens`. With `encode_crop` places are those of the whole picture, and the crop's
+    corners come last; without, they are places in the crop. Objects outside of the crop are left out; what is more
+    than `max_objects` too.
+    """
+    none, ids = layout.num_tokens - 1, []
+    frame = WHOLE if layout.encode_crop else crop
+    for box, category, group in zip(scene["boxes"], scene["categories"], scene["groups"], strict=True):
+        if overlap(box, crop) > 0:
+            left, top, width, height = rescale(box, frame, flip)
+            ids.append(int(category) + num_classes * bool(group and layout.use_group))
+            if layout.kind == "bbox":
+                ids += [place(left, top, layout), place(left + width, top + height, layout)]
+            else:
+                ids.append(place(left + width / 2, top + height / 2, layout))
+    ids = ids[: layout.max_objects * KINDS[layout.kind]]
+    ids += [none] * (layout.max_objects * KINDS[layout.kind] - len(ids))
+    if layout.encode_crop:
+        left, top, width, height = crop
+        left = 1 - left - width if flip else left
+        ids += [place(left, top, layout), place(left + width, top + height, layout)]
+    return np.int32(ids)
+
+
+def from_ids(ids: np.ndarray, layout: ConfigDict, num_classes: int) -> dict:
+    """The scene that ids tell of; centres become the boxes of a sixteenth of a side around them."""
+    size, side = KINDS[layout.kind], int(layout.num_tokens**0.5)
+    found = ids[: layout.max_objects * size].reshape(-1, size)
+    found = found[found[:, 0] != layout.num_tokens - 1]
+    corners = np.stack([found[:, 1:] % side, found[:, 1:] // side], -1) / (side - 1)  # [N,1 or 2,(x,y)]
+    if layout.kind == "bbox":
+        first, last = corners[:, 0], corners[:, 1]
+    else:
+        first, last = corners[:, 0] - 1 / 32, corners[:, 0] + 1 / 32
+    return {
+        "boxes": np.float32(np.concatenate([first, last - first], 1)),
+        "categories": found[:, 0] % num_classes,
+        "groups": found[:, 0] >= num_classes,
+    }
+
+
+def place(x: float, y: float, layout: ConfigDict) -> int:
+    """The number of the cell of a square grid of at most `num_tokens` cells, row by row; x and y in [0, 1]."""
+    side = int(layout.num_tokens**0.5)
+    return round(y * (side - 1)) * side + round(x * (side - 1))
+
+
+def overlap(box: np.ndarray, other: tuple[float, ...]) -> float:
+    """Area that two boxes share."""
+    sides = (min(box[i] + box[i + 2], other[i] + other[i + 2]) - max(box[i], other[i]) for i in (0, 1))
+    return float(np.prod([max(0.0, side) for side in sides]))
+
+
+def rescale(box: np.ndarray, crop: tuple[float, ...], flip: bool) -> tuple[float, float, float, float]:
+    """A box as a part of a crop, cut off at its edges, in the flipped picture if `flip`."""
+    left, top = (min(max((box[i] - crop[i]) / crop[i + 2], 0.0), 1.0) for i in (0, 1))
+    width, height = min(box[2] / crop[2], 1 - left), min(box[3] / crop[3], 1 - top)
+    return (1 - left - width if flip else left), top, width, height
+
+
+def read_annotations(folder: Path, layout: ConfigDict) -> tuple[dict[str, dict], list[str]]:
+    """All JSON files of a folder, in COCO's format -> (scenes by the pictures' file names, names of the categories).
+
+    Categories are in the order of their ids as text, without 'other', as in the original. Scenes with fewer objects
+    above `min_area` than `min_objects`, or more than `max_objects`, are left out. Raises UserError for what is no such
+    file.
+    """
+    files = sorted(folder.rglob("*.json"))
+    if not files:
+        raise UserError(f"{folder} holds no JSON files (docs/data.md has their format)")
+    contents, names, pictures = [], {}, {}
+    for file in files:
+        try:
+            content = json.loads(file.read_text())
+            names |= {str(c["id"]): c["name"] for c in content["categories"] if c["name"] != "other"}
+            pictures |= {p["id"]: (p["file_name"], p["width"], p["height"]) for p in content["images"]}
+            contents.append(content["annotations"])
+        except (ValueError, KeyError, TypeError) as e:
+            raise UserError(f"{file} is not in COCO's format: {type(e).__name__} {str(e)[:100]}") from e
+    numbers = {category: i for i, category in enumerate(sorted(names))}
+    found = defaultdict(list)
+    for annotation in (a for annotations in contents for a in annotations if str(a["category_id"]) in numbers):
+        if annotation["image_id"] not in pictures:
+            raise UserError(f"{folder}: annotation of image {annotation['image_id']}, which is not in 'images'")
+        name, width, height = pictures[annotation["image_id"]]
+        box = np.float32(annotation["bbox"]) / (width, height, width, height)
+        if box[2] * box[3] > layout.min_area:
+            found[name].append((box, numbers[str(annotation["category_id"])], annotation.get("iscrowd", 0)))
+    return {
+        name: {
+            "boxes": np.float32([box for box, _, _ in objects]),
+            "categories": np.int32([category for _, category, _ in objects]),
+            "groups": np.bool_([group for _, _, group in objects]),
+        }
+        for name, objects in found.items()
+        if layout.min_objects <= len(objects) <= layout.max_objects
+    }, [names[category] for category in sorted(names)]
+
+
+def read_scene(file: Path, layout: ConfigDict, class_names: tuple[str, ...]) -> dict:
+    """A user's layout: [{"category": "name or number", "box": [left, top, right, bottom] in [0, 1]}, ...].
+
+    `"group": true` where the box holds many. Raises UserError for categories that are not there, boxes outside of the
+    image, and more objects than the transformer reads.
+    """
+    try:
+        objects = json.loads(file.read_text())
+        boxes = np.float32([o["box"] for o in objects]).reshape(-1, 4)
+        words, groups = [str(o["category"]) for o in objects], [bool(o.get("group")) for o in objects]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise UserError(f"--layout={file} is no list of objects with 'category' and 'box': {str(e)[:100]}") from e
+    if len(boxes) > layout.max_objects:
+        raise UserError(f"--layout={file} has {len(boxes)} objects; the transformer reads {layout.max_objects}")
+    categories, lower = [], [name.lower() for name in class_names]
+    for word, box in zip(words, boxes, strict=True):
+        if word.lower() not in lower and not (word.isdecimal() and int(word) < len(lower)):
+            raise not_among(f"--layout={file}: category", word, class_names)
+        categories.append(lower.index(word.lower()) if word.lower() in lower else int(word))
+        if not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+            sides = ", ".join(f"{side:g}" for side in box)
+            raise UserError(f"--layout={file}: {word!r} has the box {sides}: left, top, right, bottom within [0, 1]")
+    boxes[:, 2:] -= boxes[:, :2]
+    return {"boxes": boxes, "categories": np.int32(categories), "groups": np.bool_(groups)}
+
+
+def draw(scene: dict, class_names: tuple[str, ...], size: tuple[int, int]) -> np.ndarray:
+    """Boxes with names on white: uint8 [H,W,3] of a size (height, width)."""
+    h, w = size
+    picture = Image.new("RGB", (w, h), "white")
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size=max(8, min(h, w) // 12))
+    for i, (box, category) in enumerate(zip(scene["boxes"], scene["categories"], strict=True)):
+        left, top, width, height = box * (w, h, w, h)
+        color = COLORS[i % len(COLORS)]
+        pen.rectangle((left, top, left + width - 1, top + height - 1), outline=color, width=max(1, min(h, w) // 64))
+        name = class_names[category] if class_names else str(category)
+        pen.text((left + 2, top + 1), name, fill=color, font=font)
+    return np.asarray(picture)

@@ -1,0 +1,45 @@
+"""'openmoji/scenes': a few drawings side by side in one picture, with the box and the class of each."""
+
+import numpy as np
+from PIL import Image
+
+SIDE, SMALLEST, LARGEST = 128, 40, 72  # pixels, of a scene and of the drawings in it
+MOST, EACH = 4, 4  # drawings in a scene, scenes for each drawing
+
+
+class Scenes:
+    """Scene i holds drawing i and up to three others by chance, from i alone; they do not overlap by much."""
+
+    def __init__(self, drawings):
+        self.drawings, self.class_names = drawings, drawings.class_names
+
+    def __len__(self) -> int:
+        return EACH * len(self.drawings)
+
+    def __repr__(self) -> str:
+        return f"Scenes({self.drawings!r})"
+
+    def __getitem__(self, index: int) -> dict:
+        rng = np.random.default_rng(index)
+        canvas, taken = np.full((SIDE, SIDE, 3), 255, np.uint8), np.zeros((SIDE, SIDE), bool)
+        boxes, categories = [], []
+        for number in (index % len(self.drawings), *rng.integers(0, len(self.drawings), rng.integers(1, MOST))):
+            record, side = self.drawings[int(number)], int(rng.integers(SMALLEST, LARGEST + 1))
+            drawing = np.asarray(Image.fromarray(record["image"]).resize((side, side), Image.Resampling.LANCZOS))
+            ink = np.argwhere(drawing.min(-1) < 240)  # not what resampling rings
+            if not len(ink):
+                continue
+            (top, left), (bottom, right) = ink.min(0), ink.max(0) + 1
+            drawing, height, width = drawing[top:bottom, left:right], bottom - top, right - left
+            # Of a few places the one where the least is covered.
+            places = np.stack([rng.integers(0, SIDE - height + 1, 8), rng.integers(0, SIDE - width + 1, 8)], 1)
+            y, x = min(places, key=lambda place: taken[place[0] : place[0] + height, place[1] : place[1] + width].sum())
+            here = np.s_[y : y + height, x : x + width]
+            canvas[here], taken[here] = np.minimum(canvas[here], drawing), True
+            boxes.append((x / SIDE, y / SIDE, width / SIDE, height / SIDE))
+            categories.append(record["label"])
+        scene = {"boxes": np.float32(boxes).reshape(-1, 4), "categories": np.int32(categories)}
+        return {"image": canvas, "label": 0, **scene, "groups": np.zeros(len(boxes), bool)}
+
+    def describe(self, index: int) -> str:
+        return f"scene {index} of {self.drawings!r}"

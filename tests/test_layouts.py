@@ -1,0 +1,166 @@
+"""Scenes of objects: ids as the original makes them, files in COCO's format, and what a user asks for."""
+
+import json
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from configs import common
+from taming_jax import data
+from taming_jax.data import layouts, scenes
+from taming_jax.errors import UserError
+
+
+def layout_of(**fields) -> ConfigDict:
+    layout = common.get_cond("objects").layout
+    layout.update(dict(num_tokens=16, max_objects=3, encode_crop=False, use_group=False) | fields)
+    return layout
+
+
+SCENE = {
+    "boxes": np.float32([[0, 0, 0.5, 1], [0.5, 0.25, 0.5, 0.5], [0.9, 0.9, 0.1, 0.1]]),
+    "categories": np.int32([2, 0, 1]),
+    "groups": np.array([False, True, False]),
+}
+
+
+def test_places_are_the_cells_of_a_grid():
+    """The example in the original: of 16 tokens, the second row's third cell is 6 and the last is 15."""
+    assert layouts.place(2 / 3, 1 / 3, layout_of()) == 6 and layouts.place(1, 1, layout_of()) == 15
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "expected"),
+    [
+        # Places on a grid of 4x4: x = 0, 1/3, 2/3, 1.
+        (dict(), dict(), [2, 0, 14, 0, 6, 11, 1, 15, 15]),
+        (dict(kind="center"), dict(), [2, 9, 0, 10, 1, 15]),
+        (dict(use_group=True), dict(), [2, 0, 14, 3, 6, 11, 1, 15, 15]),
+        (dict(max_objects=1), dict(), [2, 0, 14]),
+        (dict(max_objects=4), dict(), [2, 0, 14, 0, 6, 11, 1, 15, 15, 15, 15, 15]),
+        # The left half: the second object only touches it, the third is outside.
+        (dict(), dict(crop=(0, 0, 0.5, 1)), [2, 0, 15, 15, 15, 15, 15, 15, 15]),
+        (dict(), dict(crop=(0, 0, 0.5, 1), flip=True), [2, 0, 15, 15, 15, 15, 15, 15, 15]),
+        (dict(), dict(flip=True), [2, 2, 15, 0, 4, 10, 1, 12, 12]),
+        # With the crop itself, places are those of the whole picture, and the crop comes last.
+        (dict(encode_crop=True), dict(crop=(0, 0, 0.5, 1)), [2, 0, 14, 15, 15, 15, 15, 15, 15, 0, 14]),
+        (dict(encode_crop=True), dict(crop=(0, 0, 0.5, 1), flip=True), [2, 2, 15, 15, 15, 15, 15, 15, 15, 2, 15]),
+    ],
+)
+def test_ids_of_a_scene(fields, options, expected):
+    layout = layout_of(**fields)
+    ids = layouts.to_ids(SCENE, layout, 3, **options)
+    assert ids.tolist() == expected and len(ids) == layouts.length(layout)
+
+
+def test_a_scene_comes_back_from_its_ids():
+    layout = layout_of(num_tokens=8192, use_group=True)
+    back = layouts.from_ids(layouts.to_ids(SCENE, layout, 3), layout, 3)
+    np.testing.assert_allclose(back["boxes"], SCENE["boxes"], atol=1 / 89)
+    assert back["categories"].tolist() == [2, 0, 1] and back["groups"].tolist() == [False, True, False]
+    assert layouts.draw(back, ("a", "b", "c"), (40, 60)).shape == (40, 60, 3)
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """Four pictures with objects, in COCO's layout and in two files, as its things and its stuff are."""
+    (tmp_path / "images" / "train2017").mkdir(parents=True)
+    (tmp_path / "images" / "val2017").mkdir()
+    (tmp_path / "objects").mkdir()
+    pictures = []
+    for i in range(5):
+        file = tmp_path / "images" / ("val2017" if i == 4 else "train2017") / f"{i}.png"
+        Image.new("RGB", (40, 30), (10 * i, 0, 0)).save(file)
+        pictures.append(dict(id=i, file_name=file.name, width=40, height=30))
+    objects = [dict(image_id=i, category_id=2, bbox=[0, 0, 20, 15], iscrowd=0) for i in range(5)]
+    more = [dict(image_id=i, category_id=10, bbox=[20, 15, 20, 15]) for i in (0, 1, 2, 4)]
+    more += [dict(image_id=0, category_id=183, bbox=[0, 0, 9, 9]), dict(image_id=0, category_id=2, bbox=[0, 0, 0, 1])]
+    things = dict(images=pictures, annotations=objects, categories=[dict(id=2, name="bike"), dict(id=3, name="car")])
+    stuff = dict(images=pictures, annotations=more, categories=[dict(id=10, name="sky"), dict(id=183, name="other")])
+    (tmp_path / "objects" / "things.json").write_text(json.dumps(things))
+    (tmp_path / "objects" / "stuff.json").write_text(json.dumps(stuff))
+    return tmp_path
+
+
+def data_config(path, **fields) -> ConfigDict:
+    c = common.get_data("folder", size=30)
+    c.update(path=str(path), features=("image", "objects"), splits=dict(train="train2017", validation="val2017"))
+    c.layout = layout_of(**fields)
+    return c
+
+
+def test_a_folder_in_cocos_layout(coco):
+    config = data_config(coco)
+    train, held_out = (data.open_source(config, split) for split in ("train", "validation"))
+    assert train.class_names == ["sky", "bike", "car"]  # by their ids as text, as in the original
+    assert len(train) == 3 and len(held_out) == 1  # picture 3 has one object, and two are asked for
+    record = held_out[0]
+    assert record["categories"].tolist() == [0, 1]
+    np.testing.assert_allclose(record["boxes"], [[0.5, 0.5, 0.5, 0.5], [0, 0, 0.5, 0.5]])
+    config.class_names = tuple(train.class_names)
+    centered = data.augment(config).centered(record)  # 30 of 40 columns, from the fifth on
+    assert centered["objects"].tolist() == [0, 10, 15, 1, 0, 10, 15, 15, 15] and "boxes" not in centered
+    orders = {tuple(data.augment(config)(record, np.random.default_rng(i))["objects"][::3]) for i in range(20)}
+    assert orders == {(1, 0, 15), (0, 1, 15)}  # objects come in any order, so that none is learned
+
+
+def test_annotations_that_are_none_are_refused(coco):
+    (coco / "objects" / "more.json").write_text("[1, 2]")
+    with pytest.raises(UserError, match=r"more.json is not in COCO's format"):
+        data.open_source(data_config(coco), "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"category": "bik", "box": [0, 0, 1, 1]}]', "did you mean 'bike'"),
+        ('[{"category": 7, "box": [0, 0, 1, 1]}]', "category='7'"),
+        ('[{"category": "car", "box": [0.2, 0, 1.5, 1]}]', "'car' has the box 0.2, 0, 1.5, 1"),
+        ('[{"category": "car"}]', "no list of objects"),
+        ("[" + ", ".join(['{"category": "car", "box": [0, 0, 1, 1]}'] * 4) + "]", "has 4 objects; .* reads 3"),
+        ("{", "no list of objects"),
+    ],
+)
+def test_a_layout_that_does_not_fit_gets_one_line(content, message, tmp_path):
+    (tmp_path / "scene.json").write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        layouts.read_scene(tmp_path / "scene.json", layout_of(), ("sky", "bike", "car"))
+    assert "\n" not in str(caught.value) and "scene.json" in str(caught.value)
+
+
+def test_a_layout_as_a_user_writes_it(tmp_path):
+    objects = [{"category": "Bike", "box": [0, 0.25, 0.5, 1]}, {"category": 2, "box": [0, 0, 1, 1], "group": True}]
+    (tmp_path / "scene.json").write_text(json.dumps(objects))
+    scene = layouts.read_scene(tmp_path / "scene.json", layout_of(), ("sky", "bike", "car"))
+    np.testing.assert_allclose(scene["boxes"], [[0, 0.25, 0.5, 0.75], [0, 0, 1, 1]])
+    assert scene["categories"].tolist() == [1, 2] and scene["groups"].tolist() == [False, True]
+
+
+class Drawings:
+    """Squares of one colour for each class, with a margin."""
+
+    class_names = ("red", "green")
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        image = np.full((32, 32, 3), 255, np.uint8)
+        image[8:24, 4:28] = (200, 0, 0) if index % 2 == 0 else (0, 200, 0)
+        return {"image": image, "label": index % 2}
+
+
+def test_scenes_of_drawings_lie_where_their_boxes_say():
+    source = scenes.Scenes(Drawings())
+    assert len(source) == 24
+    for index in range(24):
+        record = source[index]
+        np.testing.assert_array_equal(record["image"], source[index]["image"])
+        assert 2 <= len(record["boxes"]) <= 4 and record["categories"][0] == index % 2
+        inside = np.zeros((scenes.SIDE, scenes.SIDE), bool)
+        for left, top, width, height in np.round(record["boxes"] * scenes.SIDE).astype(int):
+            assert 1.3 < width / height < 1.8  # the margin is not a part of the box
+            inside[top : top + height, left : left + width] = True
+        assert (record["image"][~inside] == 255).all() and (record["image"][inside].min(-1) < 250).mean() > 0.9
