@@ -64,6 +64,7 @@ def get_data(name: str, size: int) -> ConfigDict:
             dir="",  # of TFDS; empty is ~/tensorflow_datasets
             path="",  # of a folder
             validation_share=0.05,  # of a folder
+            num_labels=0,  # of segmentation maps, filled in from the model that sees them
             label_shift=0,  # added to the labels of a folder's segmentation maps; 255 then becomes 0
             splits=dict(train="train", validation="validation"),  # of TFDS, or sub-folders of a folder's images/
             features=("image",),  # what records hold beside the label: image, line, depth, segmentation, coord

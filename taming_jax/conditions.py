@@ -80,10 +80,8 @@ def read_conditions(config: ConfigDict, files: list[str], size: tuple[int, int])
             feature = folder.read(Path(file), stage.input, stage.data.label_shift)
         except (OSError, ValueError) as e:
             raise UserError(f"--condition={file} cannot be read: {' '.join(str(e).split())}") from e
-        if stage.input == "segmentation" and feature.max() >= stage.model.out_ch:
-            raise UserError(
-                f"--condition={file} holds the label {feature.max()}; labels are 0 to {stage.model.out_ch - 1}"
-            )
+        if stage.input == "segmentation":
+            folder.check_labels(feature, Path(file), stage.model.out_ch, stage.data.label_shift)
         image = np.zeros((*feature.shape[:2], 3), np.uint8)
         rows.append(fit({"image": image, stage.input: feature, "label": 0}, size))
     return stack(rows)

@@ -306,7 +306,8 @@ def vq_config(model: dict, image_key: str = "image") -> ConfigDict:
     c.input = key if key in vqgan.INPUTS else "image"
     c.data.features = tuple(sorted({"image", c.input}))
     # The original's COCO-Stuff has 182 labels from 0 and 255 for none, which it stores as 0 before the others.
-    c.data.label_shift = int(c.input == "segmentation" and dd["out_ch"] == 183)
+    c.data.num_labels = dd["out_ch"] if c.input == "segmentation" else 0
+    c.data.label_shift = int(c.data.num_labels == 183)
     c.loss.codebook_weight = float(loss.get("codebook_weight", 1.0))
     if c.input == "segmentation":
         c.loss.pixel = "bce"
@@ -377,6 +378,9 @@ def prior_from_torch(
         config.cond, class_names = condition(tensors, params, data, workdir, runs)
         config.data = ConfigDict({**first.data, "class_names": class_names})
         config.data.update(features=prior.features(config), layout=config.cond.layout)
+        if config.cond.name == "image":
+            seen = config.cond.config.data
+            config.data.update(num_labels=seen.num_labels, label_shift=seen.label_shift)
         config.gpt.update(num_layers=t["n_layer"], num_heads=t["n_head"], embed_dim=t["n_embd"])
         config.gpt.update({name: float(t.get(name, 0.0)) for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop")})
         config.gpt.update(n_unmasked=t.get("n_unmasked", 0), vocab_size=t["vocab_size"], block_size=t["block_size"])

@@ -262,7 +262,8 @@ def test_an_empty_folder_is_an_error(tmp_path):
 @pytest.mark.parametrize("kind", ["segmentation", "depth", "line"])
 def test_what_belongs_to_a_picture(kind, annotated_folder):
     config = common.get_data("folder", size=16)
-    config.update(path=str(annotated_folder), features=("image", kind), validation_share=0.2, label_shift=1)
+    config.update(path=str(annotated_folder), features=("image", kind), validation_share=0.2)
+    config.update(label_shift=1, num_labels=4)
     source = data.open_source(config, "train")
     record = source[0]
     done = data.augment(config)(record, np.random.default_rng(0))
@@ -275,6 +276,13 @@ def test_what_belongs_to_a_picture(kind, annotated_folder):
         np.testing.assert_allclose(record[kind][..., 0], 2 * (grey - grey.min()) / np.ptp(grey) - 1, atol=1e-5)
     else:
         assert record[kind].dtype == np.uint8 and done[kind].shape == (16, 16, 1)
+
+
+def test_a_label_that_the_model_lacks_stops_at_once(annotated_folder):
+    config = common.get_data("folder", size=16)
+    config.update(path=str(annotated_folder), features=("image", "segmentation"), num_labels=4)
+    with pytest.raises(UserError, match=r"png holds the label 255; the model has the labels 0 to 3"):
+        data.open_source(config, "train")[0]
 
 
 def test_splits_that_are_folders(annotated_folder, tmp_path):

@@ -24,7 +24,8 @@ class FolderSource:
 
     def __init__(self, root: Path, files: list[Path], class_names: list[str], data: ConfigDict, scenes: dict | None):
         self.root, self.files, self.class_names, self.scenes = root, files, class_names, scenes
-        self.label_shift, self.kinds = data.label_shift, [kind for kind in FOLDERS if kind in data.features]
+        self.label_shift, self.num_labels = data.label_shift, data.num_labels
+        self.kinds = [kind for kind in FOLDERS if kind in data.features]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -43,6 +44,8 @@ class FolderSource:
         for kind in self.kinds:
             beside = self.root.parent / FOLDERS[kind] / relative.with_suffix(".png")
             record[kind] = read(beside, kind, self.label_shift)
+            if kind == "segmentation":
+                check_labels(record[kind], beside, self.num_labels, self.label_shift)
             if record[kind].shape[:2] != record["image"].shape[:2]:
                 raise ValueError(f"{beside} is {record[kind].shape[:2]}, its image {record['image'].shape[:2]}")
         return record
@@ -87,6 +90,13 @@ def read(file: Path, kind: str, label_shift: int = 0) -> np.ndarray:
         raise ValueError(f"{file.name} holds depths that are not finite")
     span = max(1e-8, values.max() - values.min())
     return (2 * (values - values.min()) / span - 1)[..., None]
+
+
+def check_labels(labels: np.ndarray, file: Path, num_labels: int, label_shift: int) -> None:
+    """Raises UserError for a label that the model does not have."""
+    if labels.max() >= num_labels:
+        found, shift = int(labels.max()) - label_shift, f" plus data.label_shift={label_shift}" if label_shift else ""
+        raise UserError(f"{file} holds the label {found}{shift}; the model has the labels 0 to {num_labels - 1}")
 
 
 def source(data: ConfigDict, split: str) -> FolderSource:

@@ -59,6 +59,8 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
         find_stage(config, stored, "cond")
     with config.unlocked():
         moved = {k: v for k, v in config.data.items() if v is not None}
+        if config.cond.name == "image":
+            moved = {name: config.cond.config.data[name] for name in ("num_labels", "label_shift")} | moved
         config.data = ConfigDict({**first.data, "features": features(config), "layout": config.cond.layout, **moved})
     if config.data.size != first.data.size:
         raise UserError(f"data.size={config.data.size}: the first stage was trained at {first.data.size}")

@@ -69,6 +69,7 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
             f" the config {', '.join(sorted(given))}; begin from a config with that quantizer"
         )
     config.data.features = tuple(sorted({"image", config.input, *config.data.features}))
+    config.data.num_labels = config.model.out_ch if segments else 0
     return config
 
 

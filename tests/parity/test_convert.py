@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from taming_jax import checkpoint, convert, sharding
 from taming_jax.errors import UserError
@@ -57,10 +59,10 @@ class Callback:
     """What a trainer leaves in its checkpoints: a class that the reader must not import."""
 
 
-def save(model: torch.nn.Module, config: dict, folder: Path, step: int = 0) -> tuple[Path, Path]:
+def save(model: torch.nn.Module, config: dict, folder: Path, step: int = 0, **more: dict) -> tuple[Path, Path]:
     stored = {"state_dict": model.state_dict(), "global_step": step, "callbacks": {Callback: {"best": 1.0}}}
     torch.save(stored, folder / "model.ckpt")
-    (folder / "model.yaml").write_text(yaml.safe_dump({"model": config}))
+    (folder / "model.yaml").write_text(yaml.safe_dump({"model": config, **more}))
     return folder / "model.ckpt", folder / "model.yaml"
 
 
@@ -287,11 +289,6 @@ def test_a_converted_run_trains_on_evaluates_and_is_not_written_over(tmp_path, p
     """By the commands as they are typed."""
     config = small()
     ckpt, file = save(build(config), config, tmp_path, step=2)
-
-    def run(module: str, *args: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", f"taming_jax.{module}", *args]
-        return subprocess.run(command, capture_output=True, text=True)
-
     workdir = tmp_path / "run"
     args = (f"--ckpt={ckpt}", f"--config={file}", f"--workdir={workdir}")
     done = run("convert", *args)
@@ -311,10 +308,71 @@ def test_a_converted_run_trains_on_evaluates_and_is_not_written_over(tmp_path, p
     build(config).load_state_dict(torch.load(tmp_path / "back.ckpt", weights_only=True)["state_dict"], strict=True)
 
 
+def small_condition(kind: str) -> tuple[object, str]:
+    """A condition's stage and its key, as the published models have them, small."""
+    if kind == "class":
+        return {**models.LABEL, "params": {"n_classes": 3}}, "class_label"
+    if kind == "objects":
+        return models.OBJECTS, "objects_bbox"
+    channels = {"segmentation": 4, "depth": 1}[kind]
+    stage = small(models.BCE if kind == "segmentation" else models.DUMMY)
+    if kind == "segmentation":
+        stage["target"] = "taming.models.vqgan.VQSegmentationModel"
+        stage["params"] |= dict(n_labels=channels)
+    stage["params"]["image_key"] = kind
+    stage["params"]["ddconfig"] |= dict(in_channels=channels, out_ch=channels)
+    return stage, kind
+
+
+@pytest.mark.parametrize("kind", ["class", "segmentation", "depth", "objects"])
+def test_a_converted_transformer_trains_on_evaluates_and_samples(kind, tmp_path, annotated_folder):
+    """By the commands as they are typed, on files in the layout of docs/data.md."""
+    if kind == "segmentation":
+        annotated_folder = shutil.copytree(annotated_folder, tmp_path / "shifted")
+        for file in (annotated_folder / "segmentations").rglob("*.png"):
+            with Image.open(file) as picture:
+                labels = np.asarray(picture) + np.uint8(1)  # nothing is 0
+            Image.fromarray(labels).save(file)
+    stage, key = small_condition(kind)
+    length = {"class": 1, "objects": 3 * 4 + 2}.get(kind, 256)
+    config = models.net2net(stage, 1, 2, 32, vocab=64, block=length + 256, key=key)
+    config["params"]["first_stage_config"] = small(models.DUMMY)
+    scenes = {"target": "taming.data.annotated_objects_coco.AnnotatedObjectsCoco", "params": {"encode_crop": True}}
+    scenes["params"]["min_objects_per_image"] = 1
+    more = {"data": {"params": {"train": scenes}}} if kind == "objects" else {}
+    ckpt, file = save(build(config), config, tmp_path, **more)
+    workdir = tmp_path / "run"
+    done = run("convert", f"--ckpt={ckpt}", f"--config={file}", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    folder = annotated_folder / "images" if kind == "class" else annotated_folder
+    if kind == "objects":  # 171 classes in COCO, of which the files here have three
+        refused = run("evaluate", f"--workdir={workdir}", f"--data_path={folder}")
+        assert refused.returncode == 2 and "3 classes, the run was trained with 171" in refused.stderr
+    else:
+        done = run("evaluate", f"--workdir={workdir}", f"--data_path={folder}")
+        assert done.returncode == 0 and "nll" in done.stdout, done.stderr
+        fields = [f"--config.data.path={folder}", "--config.steps=1", "--config.eval_every=1"]
+        done = run("train", f"--config=configs/stored.py:{workdir}", f"--workdir={workdir}", *fields)
+        assert done.returncode == 0 and "starting at step 0" in done.stdout, done.stderr
+    file = annotated_folder / {"segmentation": "segmentations", "depth": "depths"}.get(kind, "") / "cross" / "3.png"
+    asked = [f"--condition={file}", "--size=32x40"]
+    if kind == "objects":
+        (tmp_path / "scene.json").write_text('[{"category": 7, "box": [0, 0, 0.5, 1]}]')
+        asked = [f"--layout={tmp_path / 'scene.json'}"]
+    if kind == "class":
+        asked = ["--classes=0"]
+    done = run("sample", f"--workdir={workdir}", f"--out={tmp_path / 'out'}", "--num_samples=1", *asked)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").glob("*/00000.png"))) == 1
+
+
+def run(module: str, *args: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", f"taming_jax.{module}", *args]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
 @pytest.fixture
 def pictures(tmp_path):
-    from PIL import Image
-
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(6):
