@@ -4,7 +4,7 @@
 
 Each code is predicted from the window that would decode it. At stride 1 that is the window centred on it, as in the
 original; at stride s the window moves every s columns, so the last code of a group sees s - 1 columns less to its right
-in the rows above, and more to its left. The run must be without a condition, or on classes or coordinates.
+in the rows above, and more to its left. The run must write row by row, without condition or on classes or coordinates.
 """
 
 from pathlib import Path
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from taming_jax import checkpoint, cli, conditions, data, losses, sampling, sharding
 from taming_jax import sample as sampler
 from taming_jax.data.transforms import coordinates
+from taming_jax.errors import UserError
 from taming_jax.images import to_float
 from taming_jax.tasks import prior
 
@@ -35,6 +36,8 @@ def windows(h: int, w: int, n: int, stride: int) -> np.ndarray:
 def main() -> None:
     workdir = Path(cli.required("workdir"))
     config, step = sampler.load_config(workdir)
+    if config.cond.name not in ("none", "class", "coordinates") or config.order != "row_major":
+        raise UserError(f"{workdir} is conditioned on {config.cond.name!r} in the order {config.order!r}; see --help")
     size = conditions.parse_size(flags.FLAGS.size, config)
     task, cond, gpt = prior.make(config), prior.make_conditioner(config), prior.make_model(config)
     n, factor = prior.side(config.first_stage.config), prior.code_size(config)
@@ -47,7 +50,7 @@ def main() -> None:
         """-> codes [1,h,w] and the condition [1,S] or [1,h,w]."""
         codes = prior.encode_grid(config, nets["gen"], to_float(image), jax.random.key(0))
         c = cond.tokens(nets, {"label": label, "coord": coordinates(*size)[None]})
-        return codes, c.reshape(1, h, w) if cond.grid else c
+        return codes, prior.fold_condition(config, c, (h, w))
 
     @jax.jit
     def nll(params, codes, c, window):

@@ -1,5 +1,6 @@
 """The sliding window in motion: an image as its codes were painted, with the window's frame."""
 
+import importlib.util
 import io
 from typing import NamedTuple
 
@@ -7,18 +8,22 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from taming_jax.errors import UserError
-from taming_jax.sampling import window_start
+from taming_jax.sampling import column_groups, window_start
 
 PAPER, FRAME = 235, (230, 40, 60)
 FRAMES, PER_SECOND, LAST = 120, 20, 40  # the last picture stays for so many frames
 
 
 class Animation(NamedTuple):
-    """image: uint8 [H,W,3]. when: [h,w] int, the step that painted each code; -1 for codes that were given."""
+    """image: uint8 [H,W,3]. when: [h,w] int, the step that painted each code; -1 for codes that were given.
+
+    window, stride: of the sliding window that painted them.
+    """
 
     image: np.ndarray
     when: np.ndarray
     window: int
+    stride: int = 1
 
 
 def draw_frames(animation: Animation, longest: int = 512) -> list[np.ndarray]:
@@ -27,8 +32,13 @@ def draw_frames(animation: Animation, longest: int = 512) -> list[np.ndarray]:
     The pixels are those of the finished image, shown where their code is there. Images whose longest side is below
     half of `longest` are enlarged by a whole factor, larger ones than `longest` are made smaller.
     """
-    image, when, window = animation
-    (height, width, _), (h, w) = image.shape, when.shape
+    image, when, window, stride = animation
+    lefts = {
+        j: left
+        for left, first, count in column_groups(when.shape[1], window, stride)
+        for j in range(first, first + count)
+    }
+    (height, width, _), h = image.shape, len(when)
     block = height // h
     scale = longest // max(height, width) or longest / max(height, width)
     size = round(width * scale) // 2 * 2, round(height * scale) // 2 * 2  # video codecs want even sides
@@ -38,7 +48,7 @@ def draw_frames(animation: Animation, longest: int = 512) -> list[np.ndarray]:
         picture = Image.fromarray(np.where(painted, image, np.uint8(PAPER))).resize(size, Image.Resampling.BOX)
         draw = ImageDraw.Draw(picture)
         for i, j in np.argwhere(when == step):
-            top, left = window_start(i, window, h), window_start(j, window, w)
+            top, left = window_start(i, window, h), lefts[int(j)]
             box = np.array([left, top, left + window, top + window]) * block * scale
             draw.rectangle((*box[:2], *(box[2:] - 1)), outline=FRAME, width=2)
         frames.append(np.asarray(picture))
@@ -58,14 +68,18 @@ def to_gif(frames: list[np.ndarray]) -> bytes:
 
 
 def write_mp4(frames: list[np.ndarray], path: str) -> None:
-    """An H.264 video that browsers play; raises UserError where the package for it is missing."""
-    try:
-        import imageio_ffmpeg
-    except ImportError as e:
-        raise UserError("--animate=mp4 needs a package: pip install -e '.[video]'; gif needs none") from e
+    """An H.264 video that browsers play; for which `check_mp4` must have found the package."""
+    import imageio_ffmpeg
+
     height, width, _ = frames[0].shape
     video = imageio_ffmpeg.write_frames(path, (width, height), fps=PER_SECOND, macro_block_size=2)
     video.send(None)
     for frame in frames:
         video.send(np.ascontiguousarray(frame))
     video.close()
+
+
+def check_mp4() -> None:
+    """Raises UserError where the package for videos is missing."""
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise UserError("--animate=mp4 needs a package: pip install -e '.[video]'; gif needs none")

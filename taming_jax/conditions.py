@@ -12,7 +12,7 @@ from taming_jax.errors import UserError, nearest, not_among
 from taming_jax.tasks import prior, vqgan
 
 MOST_CLASSES = 16  # painted when --classes does not say which
-SIDES = {"top": np.s_[:0.5, :], "bottom": np.s_[0.5:, :], "left": np.s_[:, :0.5], "right": np.s_[:, 0.5:]}
+SIDES = ("top", "bottom", "left", "right")
 
 
 class Given(NamedTuple):
@@ -46,7 +46,7 @@ def parse_classes(text: str | None, names: tuple[str, ...]) -> list[int]:
 def parse_size(text: str | None, config: ConfigDict) -> tuple[int, int]:
     """'512x1024' -> (512, 1024), height first. None: as in training; for coordinates, a whole picture.
 
-    Raises UserError for a size that is smaller than in training, or that the first stage does not divide.
+    Raises UserError for a size that the transformer cannot paint.
     """
     factor, least = prior.code_size(config), config.data.size
     if text is None:
@@ -56,19 +56,13 @@ def parse_size(text: str | None, config: ConfigDict) -> tuple[int, int]:
     if len(parts) != 2 or not all(part.isdecimal() for part in parts):
         raise UserError(f"--size={text!r}: height x width in pixels, such as 512x1024")
     size = int(parts[0]), int(parts[1])
-    if min(size) < least or size[0] % factor or size[1] % factor:
-        raise UserError(f"--size={text}: multiples of {factor} from {least} on, the size of training")
-    if config.cond.name == "image":
-        h, w = (n // factor for n in size)
-        cond, n = prior.side(config.cond.config), prior.side(config.first_stage.config)
-        if h * cond % n or w * cond % n:
-            raise UserError(f"--size={text}: the condition's grid of {cond} codes to {n} does not divide it")
+    prior.check_size(config, "--size", size)
     return size
 
 
-def fit(record: dict, size: tuple[int, int], coord: bool = False) -> dict:
+def fit(record: dict, size: tuple[int, int]) -> dict:
     """All features of a record just large enough for a size (height, width), the centre cut out."""
-    return transforms.Augment(size, 1.0, random_crop=False, flip=False, coord=coord).centered(record)
+    return transforms.Augment(size, 1.0, random_crop=False, flip=False).centered(record)
 
 
 def read_conditions(config: ConfigDict, files: list[str], size: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -78,7 +72,7 @@ def read_conditions(config: ConfigDict, files: list[str], size: tuple[int, int])
     for file in files:
         try:
             feature = folder.read(Path(file), stage.input, stage.data.label_shift)
-        except (OSError, ValueError) as e:
+        except data.UNREADABLE as e:
             raise UserError(f"--condition={file} cannot be read: {' '.join(str(e).split())}") from e
         if stage.input == "segmentation":
             folder.check_labels(feature, Path(file), stage.model.out_ch, stage.data.label_shift)
@@ -98,11 +92,10 @@ def read_layouts(config: ConfigDict, files: list[str]) -> dict[str, np.ndarray]:
 def held_out(config: ConfigDict, count: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
     """The first `count` held-out records as conditions, in training's scale or fitted to a larger size."""
     source = data.open_source(config.data, "validation")
+    prior.check_classes(config, source.class_names)
     order = np.random.default_rng(0).permutation(len(source))[:count]
     as_trained = size == (config.data.size, config.data.size)
     augment = data.augment(config.data).centered if as_trained else lambda record: fit(record, size)
-    if config.cond.name == "objects" and not as_trained:
-        raise UserError("--size: a layout is that of a picture as large as in training")
     return stack([augment(source[int(i)]) for i in order])
 
 
@@ -127,7 +120,7 @@ def read_given(config: ConfigDict, image: str, keep: str, size: tuple[int, int])
             raise not_among("--keep", file, [*SIDES, "a mask's file"])
         try:
             record[kind] = folder.read(Path(file), "image")
-        except (OSError, ValueError) as e:
+        except data.UNREADABLE as e:
             raise UserError(f"--{flag}={file} cannot be read: {' '.join(str(e).split())}") from e
     if "segmentation" in record:
         record["segmentation"] = record["segmentation"].min(-1)
@@ -139,15 +132,9 @@ def read_given(config: ConfigDict, image: str, keep: str, size: tuple[int, int])
     if "segmentation" in record:
         white = record["segmentation"] > 127
         return Given(record["image"], white.reshape(h, factor, w, factor).all((1, 3)))
-    rows, columns = SIDES[keep]
-    mask = np.zeros((h, w), bool)
-    mask[part(rows, h), part(columns, w)] = True
-    return Given(record["image"], mask)
-
-
-def part(share: slice, size: int) -> slice:
-    """slice(0.5, None) of 16 -> slice(8, None)."""
-    return slice(*(end if end is None else round(end * size) for end in (share.start, share.stop)))
+    i, j = np.indices((h, w))
+    halves = {"top": i < h // 2, "bottom": i >= h // 2, "left": j < w // 2, "right": j >= w // 2}
+    return Given(record["image"], halves[keep])
 
 
 def pictures_of(config: ConfigDict, rows: dict[str, np.ndarray]) -> np.ndarray | None:

@@ -178,14 +178,12 @@ def start_wandb(workdir: Path, config: ConfigDict) -> "wandb.Run":  # noqa: F821
         raise UserError(f"wandb_project={config.wandb_project!r} needs a package: pip install -e '.[wandb]'") from e
     workdir.mkdir(parents=True, exist_ok=True)
     stored = workdir / "wandb_id"
-    run = wandb.init(
-        project=config.wandb_project,
-        id=stored.read_text() if stored.exists() else None,
-        resume="allow",
-        name=workdir.name,
-        dir=str(workdir),
-        config=config.to_dict(),
-    )
+    begun = stored.read_text() if stored.exists() else None
+    fields = dict(project=config.wandb_project, id=begun, name=workdir.name, config=config.to_dict())
+    try:
+        run = wandb.init(**fields, resume="allow", dir=str(workdir))
+    except wandb.errors.Error as e:  # no login, no network, a name that it does not take
+        raise UserError(f"wandb_project={config.wandb_project!r}: {' '.join(str(e).split())[:200]}") from e
     stored.write_text(run.id)
     return run
 

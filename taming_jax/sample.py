@@ -8,6 +8,7 @@ Writes every image as a file of its own as soon as it is painted, `samples.png` 
 `samples.json` with what makes them. The same command goes on where it was stopped.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +22,12 @@ from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
 
-from taming_jax import animation, checkpoint, cli, conditions, images, sampling, sharding
+from taming_jax import animation, checkpoint, cli, conditions, images, sharding
 from taming_jax.data.transforms import coordinates
 from taming_jax.errors import UserError
 from taming_jax.metrics import say
 from taming_jax.tasks import prior
-from taming_jax.tiling import decode_tiled
+from taming_jax.tiling import TILE, decode_tiled
 
 SHEET = (16, 8)  # rows and columns at most
 DECODING = ("temperature", "top_k", "top_p", "guidance")
@@ -43,7 +44,7 @@ def sample(
     given: conditions.Given | None = None,
     method: str = "cached",
     stride: int = 1,
-    tile: int = 64,
+    tile: int = TILE,
 ) -> Iterator[np.ndarray]:
     """One image for each row, from a run's checkpoint, batch by batch: uint8 [b,H,W,3], b <= batch_size.
 
@@ -55,23 +56,22 @@ def sample(
     """
     prior.check_decoding(config)
     task, cond = prior.make(config), prior.make_conditioner(config)
-    mesh = sharding.make_mesh(config.mesh)
+    mesh, total = sharding.make_mesh(config.mesh), len(rows["label"])
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    batch_size = min(batch_size, -(-total // parts) * parts)
     sharding.check_batch(batch_size, mesh)
     like = jax.eval_shape(task.init, jax.random.key(0)).params["gpt"]
     nets = {"gpt": checkpoint.load_net(workdir, step, "gpt", like), **task.load_frozen()}
     nets = jax.device_put(nets, sharding.infer_shardings(nets, mesh))
-    n, factor = prior.side(config.first_stage.config), prior.code_size(config)
-    h, w = (side // factor for side in size)
-    painter = prior.make_painter(config, (h, w), method, stride)
+    h, w = (side // prior.code_size(config) for side in size)
+    painter = prior.make_painter(config, method, stride)
     params, options = prior.decode_params(config, nets["gpt"]), prior.draw_options(config)
 
     @jax.jit
     def begin(nets, rows):
         fold = jax.vmap(jax.random.fold_in, (None, 0))
         keys = jax.vmap(jax.random.fold_in)(fold(jax.random.key(seed), rows["label"]), rows["index"])
-        c = cond.tokens(nets, rows)
-        spatial = cond.grid is not None and (h, w) != (n, n)
-        return c.reshape(len(c), cond.grid[0] * h // n, cond.grid[1] * w // n) if spatial else c, keys
+        return prior.fold_condition(config, cond.tokens(nets, rows), (h, w)), keys
 
     @jax.jit
     def finish(nets, grid):
@@ -83,7 +83,6 @@ def sample(
             encode = jax.jit(lambda nets, x: prior.encode_grid(config, nets["gen"], x, jax.random.key(seed)))
             codes, known = np.asarray(encode(nets, images.to_float(jnp.asarray(given.image[None])))), given.keep
         codes = jax.device_put(codes.repeat(batch_size, 0), NamedSharding(mesh, sharding.BATCH))
-        total = len(rows["label"])
         with tqdm(total=total * h * w, desc="painting", unit="code", unit_scale=True, mininterval=1) as progress:
             for start in range(0, total, batch_size):
                 # The last batch is filled up with the first rows again, so that one program serves all.
@@ -117,7 +116,10 @@ def ask(config: ConfigDict, workdir: Path, size: tuple[int, int]) -> dict[str, n
     ):
         if given[flag].value is not None and kind not in kinds:
             raise UserError(f"--{flag}: {workdir} is conditioned on {kind!r}, not on {' or '.join(map(repr, kinds))}")
-    if (given.condition or given.layout) is not None and given.data_path is not None:
+    for flag in ("condition", "layout"):
+        if given[flag].value == []:
+            raise UserError(f"--{flag} is empty: name files, with commas between")
+    if (given.condition or given.layout) and given.data_path is not None:
         raise UserError("give one of --data_path and --condition or --layout")
     if given.layout is not None:
         return conditions.read_layouts(config, given.layout)
@@ -132,6 +134,8 @@ def ask(config: ConfigDict, workdir: Path, size: tuple[int, int]) -> dict[str, n
 
 def main() -> None:
     given, workdir, out = flags.FLAGS, Path(cli.required("workdir")), Path(cli.required("out"))
+    if given.animate == "mp4":
+        animation.check_mp4()
     config, step = load_config(workdir)
     if given.first_stage is not None:
         config.first_stage.workdir = given.first_stage
@@ -153,6 +157,7 @@ def main() -> None:
     made_by = dict(workdir=str(workdir), step=step, first_stage=config.first_stage.workdir)
     asked = "seed num_samples data_path condition layout image keep size stride classes num_conditions".split()
     made_by |= {name: given[name].value for name in asked} | config.sample.to_dict()
+    made_by["files"] = digest([given.image, given.keep, *(given.condition or []), *(given.layout or [])])
     record = out / "samples.json"
     if record.exists() and json.loads(record.read_text()) != made_by:
         raise UserError(f"{out} holds samples made with other options (see {record}); name another --out")
@@ -162,24 +167,31 @@ def main() -> None:
     word = "class" if config.cond.name == "class" else "condition"
     captions = [{"class": names[label]} if named else {} for label in rows["label"]]
     files = [out / f"{word}_{label:03}" / f"{i:05}.png" for label in rows["label"] for i in range(columns)]
-    missing = np.flatnonzero([not file.exists() for file in files])
-    if not len(missing) and (out / "samples.png").exists():
+    firsts = [file.with_suffix(f".{given.animate}") for file in files[::columns]] if given.animate else []
+    archive = [out / "samples.npz"] if given.npz else []
+    if all(file.exists() for file in (*files, *firsts, *archive, out / "samples.png")):
         say(f"these samples are already painted: {out / 'samples.png'}")
         return
-    shown = conditions.pictures_of(config, rows)
+    missing = np.flatnonzero([not file.exists() for file in files])
     if len(missing):
         todo = {name: value[missing // columns] for name, value in rows.items()}
         todo["index"] = np.int32(missing % columns)
+        # 16 at once as large as in training, fewer larger ones, for memory's sake.
+        share = size[0] * size[1] / config.data.size**2
+        batch_size = given.batch_size or max(1, round(16 / share / jax.device_count())) * jax.device_count()
         way = dict(given=part, method=given.method, stride=given.stride, tile=given.tile)
-        batches = sample(config, workdir, step, todo, size, given.seed, given.batch_size, **way)
-        out.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(made_by))
+        batches = sample(config, workdir, step, todo, size, given.seed, batch_size, **way)
         for number, image in zip(missing, (image for batch in batches for image in batch), strict=True):
-            files[number].parent.mkdir(exist_ok=True)
+            files[number].parent.mkdir(parents=True, exist_ok=True)
+            if not record.exists():
+                record.with_suffix(".part").write_text(json.dumps(made_by))
+                record.with_suffix(".part").replace(record)
             row, index = divmod(int(number), columns)
             images.save_png(Image.fromarray(image), files[number], **made_by, **captions[row], index=index)
-            if given.animate and index == 0:
-                animate(config, image, part, given.method, files[number].with_suffix(f".{given.animate}"))
+    for png, file in zip(files[::columns], firsts, strict=bool(firsts)):
+        if not file.exists():
+            animate(config, np.asarray(Image.open(png)), part, file)
+    shown = conditions.pictures_of(config, rows)
     for row, picture in enumerate(shown if shown is not None else []):
         images.save_png(Image.fromarray(images.to_uint8(picture)), files[row * columns].with_name("condition.png"))
 
@@ -191,19 +203,29 @@ def main() -> None:
             sheet = [[*row, images.to_uint8(rows["image"][r])] for r, row in enumerate(sheet)]
     sheet = images.Sheet(np.array(sheet), tuple(c["class"] for c in captions[:count]) if named else ())
     images.save_png(images.draw_sheet(sheet), out / "samples.png", **made_by)
-    if given.npz:
+    for file in archive:
         labels = np.repeat(rows["label"], columns)
-        np.savez(out / "samples.npz", np.stack([np.asarray(Image.open(file)) for file in files]), labels)
+        np.savez(file, np.stack([np.asarray(Image.open(file)) for file in files]), labels)
     say(f"{len(files)} samples for {len(rows['label'])} conditions: {out / 'samples.png'}")
 
 
-def animate(config: ConfigDict, image: np.ndarray, given: conditions.Given | None, method: str, file: Path) -> None:
-    """Writes the painting of an image as a GIF or MP4."""
-    window, factor = prior.side(config.first_stage.config), prior.code_size(config)
-    when = sampling.painting_order(image.shape[0] // factor, image.shape[1] // factor, window, method)
+def digest(files: list[str | None]) -> str:
+    """Tells other contents of files from these; names that are no files count as they are."""
+    hashed = hashlib.blake2b(digest_size=8)
+    for file in files:
+        found = file is not None and Path(file).is_file()
+        hashed.update(Path(file).read_bytes() if found else str(file).encode())
+    return hashed.hexdigest()
+
+
+def animate(config: ConfigDict, image: np.ndarray, given: conditions.Given | None, file: Path) -> None:
+    """Writes the painting of an image as a GIF or MP4, as the flags have it."""
+    method, stride, window = flags.FLAGS.method, flags.FLAGS.stride, prior.side(config.first_stage.config)
+    size = tuple(side // prior.code_size(config) for side in image.shape[:2])
+    when = prior.painting_order(config, size, method)
     if given is not None:
         when = np.where(given.keep, -1, when)
-    frames = animation.draw_frames(animation.Animation(image, when, window))
+    frames = animation.draw_frames(animation.Animation(image, when, window, stride))
     if file.suffix == ".gif":
         file.write_bytes(animation.to_gif(frames))
     else:
@@ -232,10 +254,10 @@ if __name__ == "__main__":
     flags.DEFINE_enum(
         "method", "cached", ["cached", "wavefront"], "For large images; the same codes, 'wavefront' for accelerators."
     )
-    flags.DEFINE_integer("tile", 64, "Codes a side that are decoded at once, for the decoder's memory.", lower_bound=8)
+    flags.DEFINE_integer("tile", TILE, "Codes a side decoded at once, for the decoder's memory.", lower_bound=8)
     flags.DEFINE_enum("animate", None, ["gif", "mp4"], "Write how the first image of each condition is painted.")
     flags.DEFINE_bool("npz", False, "Write all images and their labels as samples.npz too (arr_0, arr_1).")
-    flags.DEFINE_integer("batch_size", 16, "Images painted at once.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", None, "Images painted at once; default: 16, fewer large ones.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "The same seed gives the same images.")
     flags.DEFINE_float(
         "temperature", None, "Above 1 is wilder, below 1 is tamer; default: the run's config, as for the next three."

@@ -109,6 +109,9 @@ def column_groups(size: int, window: int, stride: int) -> list[tuple[int, int, i
     return [(int(lefts[a]), int(a), int(b - a)) for a, b in itertools.pairwise(starts)]
 
 
+KEPT_BYTES = 2**32  # of keys and values from row to row, for all images of a batch; with more, they are made anew
+
+
 class Grid(NamedTuple):
     """What is painted, and how far it is."""
 
@@ -127,13 +130,7 @@ class Sampler(NamedTuple):
     init_cache: Callable
     window: int
     keys: jax.Array  # [B], one per image, folded with the position in the grid
-    temperature: jax.Array
-    top_k: jax.Array
-    top_p: jax.Array
-
-    def draw(self, logits: jax.Array, place: jax.Array) -> jax.Array:
-        """[B,V], place in the grid [] or [B] -> ids [B]."""
-        return draw(logits, self.keys, place, self.temperature, self.top_k, self.top_p)
+    options: tuple  # temperature, top_k, top_p
 
 
 def prefix_at(cond: jax.Array, top: jax.Array, left: jax.Array, window: int, height: int) -> jax.Array:
@@ -153,13 +150,13 @@ def cut(grid: jax.Array, top: jax.Array, left: jax.Array, window: int) -> jax.Ar
 
 
 def paint_row(
-    sampler: Sampler, cond: jax.Array, grid: Grid, i: jax.Array, caches, stride: int, keep: bool
+    sampler: Sampler, cond: jax.Array, grid: Grid, i: jax.Array, caches, stride: int, seen: int, keep: bool
 ) -> tuple[Grid, list | None]:
     """Row `i` of a grid, the rows above it painted; with the caches of its windows, if `keep`.
 
     A window that stands still keeps its keys and values: between its columns, and from row to row where it rests at the
-    top or the bottom. caches: what the row above kept, or None where the windows have moved down since. Then each
-    window reads its condition and the codes above first, and no more of itself than that.
+    top or the bottom. caches: what the row above kept, or None where there are none. Then each window reads its
+    condition and the codes above first, of itself `seen` codes, which must be enough for that.
     """
     b, h, w = grid.codes.shape
     n = sampler.window
@@ -171,16 +168,16 @@ def paint_row(
         s = prefix.shape[1]
         before = (i - top) * n + start - left  # codes of this window that are known
         if cache is None:
-            # Of itself half its rows and one: where more rows are above, the window rests and has a cache.
-            length = min(n // 2 * n + n, n * n - 1)
-            tokens, position, at = jnp.concatenate([prefix, patch[:, :length]], 1), 0, s + before - 1
+            tokens, position, at = jnp.concatenate([prefix, patch[:, :seen]], 1), 0, s + before - 1
             cache = sampler.init_cache(b)
         else:
             tokens, position, at = jax.lax.dynamic_slice_in_dim(patch, before - n, n, 1), s + before - n, n - 1
         logits, cache = sampler.decode(tokens, position, cache, jnp.broadcast_to(at, b))
 
         def put(codes, logits, j):
-            drawn = jnp.where(grid.known[i, j], codes[:, i, j], sampler.draw(logits[:, 0], i * w + j))
+            drawn = jnp.where(
+                grid.known[i, j], codes[:, i, j], draw(logits[:, 0], sampler.keys, i * w + j, *sampler.options)
+            )
             return codes.at[:, i, j].set(drawn), drawn
 
         def following(carry, k):
@@ -225,18 +222,19 @@ def paint_wavefront(sampler: Sampler, cond: jax.Array, grid: Grid, t: jax.Array)
     active = (i >= 0) & (i < h) & (j >= 0) & (j < w)
     i, j = jnp.where(active, i, 0), jnp.where(active, j, 0)
     top, left = window_start(i, n, h), window_start(j, n, w)
+    # Slots after the batch, so that a batch that is split over devices stays so.
     tokens = jax.vmap(
-        lambda top, left: jnp.concatenate([prefix_at(cond, top, left, n, h), cut(grid.codes, top, left, n)[:, :-1]], 1)
+        lambda top, left: jnp.concatenate([prefix_at(cond, top, left, n, h), cut(grid.codes, top, left, n)[:, :-1]], 1),
+        out_axes=1,
     )(top, left)
     s = tokens.shape[-1] - (n * n - 1)
-    at = jnp.repeat(s + (i - top) * n + j - left - 1, b)
-    flat = tokens.reshape(slots * b, -1)
+    at = jnp.tile(s + (i - top) * n + j - left - 1, b)
+    flat = tokens.reshape(b * slots, -1)
     logits, _ = sampler.decode(flat, 0, sampler.init_cache(len(flat)), at)
-    many = sampler._replace(keys=jnp.tile(sampler.keys, slots))
-    drawn = many.draw(logits[:, 0], jnp.repeat(i * w + j, b)).reshape(slots, b)
-    ids = jnp.where((active & ~grid.known[i, j])[:, None], drawn, grid.codes[:, i, j].T)
+    drawn = draw(logits[:, 0], jnp.repeat(sampler.keys, slots), jnp.tile(i * w + j, b), *sampler.options)
+    ids = jnp.where(active & ~grid.known[i, j], drawn.reshape(b, slots), grid.codes[:, i, j])
     # What is not active is written to a row outside, which drops it.
-    codes = grid.codes.at[:, jnp.where(active, i, h), j].set(ids.T, mode="drop")
+    codes = grid.codes.at[:, jnp.where(active, i, h), j].set(ids, mode="drop")
     return grid._replace(codes=codes)
 
 
@@ -270,35 +268,44 @@ def make_painter(
     if method not in ("cached", "wavefront") or (method == "wavefront" and stride > 1):
         raise ValueError(f"method={method!r}: 'cached', or 'wavefront' with stride=1")
 
-    def sampler(params, *options) -> Sampler:
-        return Sampler(functools.partial(decode, params), init_cache, window, *options)
+    def sampler(params, keys, options) -> Sampler:
+        return Sampler(functools.partial(decode, params), init_cache, window, keys, options)
 
-    @functools.partial(jax.jit, static_argnames="keep")
-    def row(params, options, cond, grid, i, caches, keep):
-        return paint_row(sampler(params, *options), cond, grid, i, caches, stride, keep)
+    def row(params, keys, options, cond, grid, i, caches, seen, keep):
+        return paint_row(sampler(params, keys, options), cond, grid, i, caches, stride, seen, keep)
+
+    # Caches that go on to the next row are written over.
+    rows = {
+        keep: jax.jit(row, static_argnames=("seen", "keep"), donate_argnames="caches" if keep else ())
+        for keep in (False, True)
+    }
 
     @jax.jit
-    def steps(params, options, cond, grid, start, stop):
-        one = sampler(params, *options)
+    def steps(params, keys, options, cond, grid, start, stop):
+        one = sampler(params, keys, options)
         return jax.lax.fori_loop(start, stop, lambda t, grid: paint_wavefront(one, cond, grid, t), grid)
 
-    def paint(params, cond, codes, known, keys, temperature, top_k, top_p) -> Iterator[tuple[jax.Array, int]]:
-        _, h, w = codes.shape
+    def paint(params, cond, codes, known, keys, *options) -> Iterator[tuple[jax.Array, int]]:
+        b, h, w = codes.shape
         check_grid(cond, codes, known, window)
-        options = (keys, temperature, top_k, top_p)
         grid = Grid(jnp.where(known, codes, 0).astype(jnp.int32), jnp.asarray(known))
         if method == "wavefront":
             order = painting_order(h, w, window, method)
-            for start in range(0, order.max() + 1, w):
-                stop = min(start + w, order.max() + 1)
-                grid = steps(params, options, cond, grid, start, stop)
+            total = int(order.max()) + 1
+            for start in range(0, total, w):
+                stop = min(start + w, total)
+                grid = steps(params, keys, options, cond, grid, start, stop)
                 yield grid.codes, int((order < stop).sum())
         else:
-            tops = window_start(np.arange(h), window, h)
-            caches = None
+            tops, caches = window_start(np.arange(h), window, h), None
+            cache = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(lambda: init_cache(b))))
+            fits = cache * len(column_groups(w, window, stride)) <= KEPT_BYTES
             for i in range(h):
-                keep = i + 1 < h and bool(tops[i + 1] == tops[i])
-                grid, caches = row(params, options, cond, grid, i, caches, keep=keep)
+                keep = fits and i + 1 < h and bool(tops[i + 1] == tops[i])
+                # Half the window's rows and one are above and in this row, unless it rests at the bottom.
+                seen = window // 2 + 1 if caches is not None or i - tops[i] <= window // 2 else window
+                seen = min(seen * window, window**2 - 1)
+                grid, caches = rows[keep](params, keys, options, cond, grid, i, caches, seen=seen, keep=keep)
                 yield grid.codes, (i + 1) * w
 
     return paint

@@ -5,8 +5,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+TILE = 64  # codes a side: 1024 pixels of a model with f=16
 
-def decode_tiled(decode: Callable[[jax.Array], jax.Array], grid: jax.Array, tile: int) -> np.ndarray:
+
+def decode_tiled(decode: Callable[[jax.Array], jax.Array], grid: jax.Array, tile: int = TILE) -> np.ndarray:
     """A grid of codes decoded in overlapping tiles. [B,h,w] int32 -> float32 [B,H,W,C].
 
     decode: [B,h',w'] -> [B,H',W',C], and sees at most `tile` codes on a side; a grid that is no larger is decoded

@@ -26,6 +26,8 @@ PARAMETERS = {
     "openmoji_vqvae": {"gen": 809_843},
     "openmoji_segmentation": {"gen": 805_747},
     "openmoji_crops_vq": {"gen": 809_843, "disc": 167_841},
+    "openmoji_line_vq": {"gen": 0},
+    "openmoji_line": {"gpt": 0},
     "openmoji_scenes_vq": {"gen": 1_106_035, "disc": 167_841},
     "openmoji_coordinates": {"gpt": 3_716_352},
     "openmoji_scenes": {"gpt": 3_703_040},
@@ -49,6 +51,8 @@ def completed(name: str) -> ConfigDict:
         with config.unlocked():
             config.first_stage.config = first
             config.data = ConfigDict({**first.data, **config.data})
+            if config.cond.name == "image":
+                config.cond.config = load(Path(config.cond.workdir).name)
     return config
 
 

@@ -42,7 +42,10 @@ def assert_batches_equal(a, b):
 def test_openmoji_through_tfds_and_array_record(picture_folder, openmoji_dir):
     """All drawings with a Unicode group, as ArrayRecord; no skin tone across the splits; line art beside colours."""
     config = config_for(picture_folder, name="openmoji/px64", dir=str(openmoji_dir))
-    sources = {split: tfds_source.source(config.data, split, config.data.name) for split in ("train", "validation")}
+    sources = {
+        split: tfds_source.source(config.data, split, config.data.name, config.data.features)
+        for split in ("train", "validation")
+    }
     assert sum(map(len, sources.values())) == 3773
     assert 0.05 < len(sources["validation"]) / 3773 < 0.15
     assert sources["train"].class_names == list(openmoji.GROUPS)
@@ -292,6 +295,10 @@ def test_splits_that_are_folders(annotated_folder, tmp_path):
     config = common.get_data("folder", size=16)
     config.update(path=str(tmp_path), features=("image", "depth"), splits=dict(train="train", validation="val"))
     assert len(data.open_source(config, "train")) == len(data.open_source(config, "validation")) == 16
+    config.splits.validation = "validation"  # which is not there
+    with pytest.raises(UserError, match=r"images/train is there, .*images/validation is not"):
+        data.open_source(config, "train")
+    config.splits.validation = "val"
     (tmp_path / "depths" / "val" / "3.png").unlink()
     with Image.open(tmp_path / "depths" / "val" / "2.png") as picture:
         picture.convert("RGB").save(tmp_path / "depths" / "val" / "2.png")

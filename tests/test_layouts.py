@@ -119,6 +119,8 @@ def test_annotations_that_are_none_are_refused(coco):
         ('[{"category": 7, "box": [0, 0, 1, 1]}]', "category='7'"),
         ('[{"category": "car", "box": [0.2, 0, 1.5, 1]}]', "'car' has the box 0.2, 0, 1.5, 1"),
         ('[{"category": "car"}]', "no list of objects"),
+        ('[{"category": "car", "box": [0, 1]}, {"category": "car", "box": [0, 1]}]', "no list of objects"),
+        ("[]", "no list of objects"),
         ("[" + ", ".join(['{"category": "car", "box": [0, 0, 1, 1]}'] * 4) + "]", "has 4 objects; .* reads 3"),
         ("{", "no list of objects"),
     ],

@@ -18,7 +18,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
-from taming_jax import checkpoint, permute, sharding
+from taming_jax import checkpoint, conditions, permute, sharding
+from taming_jax import sample as sample_module
 from taming_jax.conditions import fit, parse_classes, parse_size, read_given
 from taming_jax.data.transforms import decode
 from taming_jax.errors import UserError
@@ -368,23 +369,47 @@ def test_a_large_image_around_a_given_part(prior_run, picture_folder, tmp_path):
         np.testing.assert_allclose(np.asarray(picture).astype(int), painted[2], atol=1)
 
 
-def test_given_codes_stay(prior_run, picture_folder):
-    config, _ = load_config(prior_run)
-    photo = picture_folder / "square" / "3.png"
+def test_given_codes_stay(prior_run, picture_folder, tmp_path):
+    """What is given is read as asked, and is in the samples; the rest is not the picture's."""
+    config, step = load_config(prior_run)
+    photo, mask = picture_folder / "square" / "3.png", tmp_path / "mask.png"
     for keep, rows, columns in (("top", np.s_[:4], np.s_[:]), ("right", np.s_[:], np.s_[4:])):
         given = read_given(config, str(photo), keep, (16, 16))
         expected = np.zeros((8, 8), bool)
         expected[rows, columns] = True
         np.testing.assert_array_equal(given.keep, expected)
-    for keep, message in (("topp", "did you mean 'top'"), (str(photo), None)):
-        if message:
-            with pytest.raises(UserError, match=message):
-                read_given(config, str(photo), keep, (16, 16))
-        else:
+    with Image.open(photo) as picture:
+        white = np.full(picture.size[::-1], 255, np.uint8)
+    white[: len(white) // 2] = 0
+    Image.fromarray(white).save(mask)
+    given = read_given(config, str(photo), str(mask), (16, 16))
+    assert given.keep[5:].all() and not given.keep[:4].any()
+    for keep, message in (("topp", "did you mean 'top'"), (str(picture_folder / "cross" / "0.png"), "as large")):
+        with pytest.raises(UserError, match=message):
             read_given(config, str(photo), keep, (16, 16))
-    other = picture_folder / "cross" / "0.png"
-    with pytest.raises(UserError, match=r"a mask is as large"):
-        read_given(config, str(photo), str(other), (16, 16))
+
+    seen = {}
+    whole = conditions.Given(given.image, np.ones((8, 8), bool))
+    half = conditions.Given(given.image, np.arange(8)[:, None] < np.full(8, 4))
+    for name, part in (("whole", whole), ("half", half), ("none", None)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sample_module, "decode_tiled", lambda decode, grid, tile: np.asarray(grid, np.uint8))
+            seen[name] = paint_codes(config, prior_run, step, part)
+    assert (seen["whole"] == seen["whole"][0]).all()
+    np.testing.assert_array_equal(seen["half"][:, :4], seen["whole"][:, :4])
+    assert (seen["half"][:, 4:] != seen["whole"][:, 4:]).any() and (seen["none"][:, :4] != seen["half"][:, :4]).any()
+
+
+def paint_codes(config, workdir: Path, step: int, given) -> np.ndarray:
+    rows = {"label": np.zeros(8, np.int32), "index": np.arange(8, dtype=np.int32)}
+    return np.concatenate(list(sample(config, workdir, step, rows, (16, 16), 0, 8, given=given)))
+
+
+def test_what_was_refused_leaves_no_trace(prior_run, tmp_path):
+    args = (f"--workdir={prior_run}", f"--out={tmp_path / 'out'}", "--size=18x18", "--num_samples=1", "--classes=0")
+    refused = run("sample", *args, "--stride=9")
+    assert refused.returncode == 2 and "stride=9: it must be 1 to 4" in refused.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_sizes(prior_run):
@@ -393,6 +418,13 @@ def test_sizes(prior_run):
     for size, message in (("8x32", "from 16 on"), ("17x32", "multiples of 2"), ("big", "height x width")):
         with pytest.raises(UserError, match=message):
             parse_size(size, config)
+    for fields, message in (
+        (dict(cond__name="objects", cond__layout__num_tokens=64), "a layout is that of a picture as large"),
+        (dict(order="z_curve"), "this transformer's order is 'z_curve'"),
+        (dict(cond__name="coordinates", cond__down=16), "has 1 ids where there are 8 codes"),
+    ):
+        with pytest.raises(UserError, match=message):
+            parse_size("18x18", changed(load_config(prior_run)[0], **fields))
 
 
 def paint(config, workdir: Path, step: int, labels: list[int], columns: int, seed=0, batch_size=8, **options):

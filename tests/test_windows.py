@@ -1,9 +1,13 @@
 """The sliding window: however it is computed, the codes are those of the plain loop."""
 
+import functools
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from taming_jax import sampling
 from taming_jax.models.gpt import GPT
@@ -13,21 +17,26 @@ WINDOW, VOCAB = 4, 13
 
 def make(prefix: int) -> tuple[GPT, dict]:
     drops = dict(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
-    model = GPT(VOCAB, prefix + WINDOW**2 - 1, num_layers=1, num_heads=2, embed_dim=16, n_unmasked=0, **drops)
+    model = GPT(VOCAB, prefix + WINDOW**2 - 1, num_layers=2, num_heads=2, embed_dim=16, n_unmasked=0, **drops)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
     shaken = lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape)  # noqa: E731
     return model, jax.tree.map(shaken, params)
 
 
-def plain(model, params, cond, codes, known, keys, temperature, top_k, top_p) -> np.ndarray:
+def plain(model, params, cond, codes, known, keys, stride, temperature, top_k, top_p) -> np.ndarray:
     """The whole window through the whole transformer for each code, as the original does it."""
     codes, (b, h, w) = np.where(known, codes, 0), codes.shape
     forward = jax.jit(lambda ids: model.apply({"params": params}, ids))
+    groups = sampling.column_groups(w, WINDOW, stride)
+    lefts = {j: left for left, first, count in groups for j in range(first, first + count)}
     for i, j in np.ndindex(h, w):
-        top, left = (sampling.window_start(np.int64(x), WINDOW, n) for x, n in ((i, h), (j, w)))
-        window = np.s_[:, top : top + WINDOW, left : left + WINDOW]
-        prefix = cond if cond.ndim == 2 else cond[window].reshape(b, -1)
-        ids = np.concatenate([prefix, codes[window].reshape(b, -1)], 1)[:, :-1]
+        top, left = int(sampling.window_start(np.int64(i), WINDOW, h)), lefts[j]
+        prefix = cond
+        if cond.ndim == 3:
+            finer = cond.shape[1] // h
+            rows, columns = (slice(x * finer, (x + WINDOW) * finer) for x in (top, left))
+            prefix = cond[:, rows, columns].reshape(b, -1)
+        ids = np.concatenate([prefix, codes[:, top : top + WINDOW, left : left + WINDOW].reshape(b, -1)], 1)[:, :-1]
         logits = forward(ids)[:, prefix.shape[1] - 1 + (i - top) * WINDOW + j - left]
         logits = sampling.filter_logits(logits / temperature, top_k, top_p)
         for n in range(b if not known[i, j] else 0):
@@ -35,23 +44,51 @@ def plain(model, params, cond, codes, known, keys, temperature, top_k, top_p) ->
     return codes
 
 
-@pytest.mark.parametrize("method", ["cached", "wavefront"])
-@pytest.mark.parametrize(("h", "w", "spatial"), [(9, 4, False), (10, 11, True)])
-def test_the_same_codes_as_the_plain_loop(h, w, spatial, method):
-    """From a condition, with some codes given, by chance; for grids that rest, that move, and that do both."""
+CASES = {  # grid, codes of the condition for each code of the grid's sides, stride, whether caches are kept
+    "wavefront": [(9, 4, 0, 1, True), (10, 11, 1, 1, True)],
+    "cached": [(9, 4, 0, 1, True), (10, 11, 1, 1, True), (10, 7, 2, 2, False)],
+}
+
+
+@pytest.mark.parametrize(("method", "case"), [(m, case) for m, cases in CASES.items() for case in cases])
+def test_the_same_codes_as_the_plain_loop(method, case, monkeypatch):
+    """With some codes given, by chance; for grids that rest, that move, and that do both, under any condition."""
+    h, w, finer, stride, kept = case
+    if not kept:
+        monkeypatch.setattr(sampling, "KEPT_BYTES", 0)
     rng = np.random.default_rng(h * w)
-    cond = rng.integers(0, VOCAB, (2, h, w) if spatial else (2, 1))
-    model, params = make(WINDOW**2 if spatial else 1)
+    cond = rng.integers(0, VOCAB, (2, h * finer, w * finer) if finer else (2, 1))
+    model, params = make(WINDOW**2 * finer**2 or 1)
     codes, known = rng.integers(0, VOCAB, (2, h, w)), rng.random((h, w)) < 0.2
-    options = (jax.random.split(jax.random.key(1), 2), 1.1, 9, 0.95)
+    keys, options = jax.random.split(jax.random.key(1), 2), (1.1, 9, 0.95)
     decode = lambda params, ids, position, cache, at: model.apply(  # noqa: E731
         {"params": params}, ids, position, cache, at=at, method="decode"
     )
-    paint = sampling.make_painter(decode, model.init_cache, WINDOW, method)
-    *_, (grid, done) = paint(params, jnp.asarray(cond), jnp.asarray(codes), jnp.asarray(known), *options)
-    np.testing.assert_array_equal(grid, plain(model, params, cond, codes, known, *options))
+    paint = sampling.make_painter(decode, model.init_cache, WINDOW, method, stride)
+    *_, (grid, done) = paint(params, jnp.asarray(cond), jnp.asarray(codes), jnp.asarray(known), keys, *options)
+    np.testing.assert_array_equal(grid, plain(model, params, cond, codes, known, keys, stride, *options))
     assert done == h * w
     np.testing.assert_array_equal(np.asarray(grid)[:, known], codes[:, known])
+
+
+def test_a_wavefront_of_a_batch_on_two_devices_moves_nothing_between_them():
+    model, params = make(1)
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:2]), ("data",))
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    decode = lambda params, ids, position, cache, at: model.apply(  # noqa: E731
+        {"params": params}, ids, position, cache, at=at, method="decode"
+    )
+    cond, keys = jnp.zeros((2, 1), jnp.int32), jax.random.split(jax.random.key(0), 2)
+    codes, known = jnp.zeros((2, 6, 9), jnp.int32), jnp.zeros((6, 9), bool)
+
+    def step(params, cond, codes, keys):
+        sampler = sampling.Sampler(functools.partial(decode, params), model.init_cache, WINDOW, keys, (1.0, 9, 0.9))
+        return sampling.paint_wavefront(sampler, cond, sampling.Grid(codes, known), 7).codes
+
+    batch = [jax.device_put(x, split) for x in (cond, codes, keys)]
+    compiled = jax.jit(step).lower(params, *batch).compile()
+    assert not re.search(r"all-(gather|reduce|to-all)|collective-permute", compiled.as_text())
+    np.testing.assert_array_equal(compiled(params, *batch), jax.jit(step)(params, cond, codes, keys))
 
 
 def test_groups_of_columns():
@@ -63,7 +100,8 @@ def test_groups_of_columns():
             assert 0 <= left <= size - window and left <= start and start + count <= left + window
 
 
-def test_another_seed_or_temperature_compiles_nothing():
+@pytest.mark.parametrize("method", ["cached", "wavefront"])
+def test_another_seed_or_temperature_compiles_nothing(method):
     model, params = make(1)
     traces = []
 
@@ -71,7 +109,7 @@ def test_another_seed_or_temperature_compiles_nothing():
         traces.append(1)
         return model.apply({"params": params}, ids, position, cache, at=at, method="decode")
 
-    paint = sampling.make_painter(decode, model.init_cache, WINDOW)
+    paint = sampling.make_painter(decode, model.init_cache, WINDOW, method)
     for seed in range(2):
         keys = jax.random.split(jax.random.key(seed), 1)
         list(
@@ -79,6 +117,8 @@ def test_another_seed_or_temperature_compiles_nothing():
                 params, jnp.full((1, 1), seed), jnp.zeros((1, 6, 6)), jnp.zeros((6, 6), bool), keys, 1.0 + seed, 9, 1.0
             )
         )
+        if method == "wavefront":
+            assert len(traces) == (1 if seed == 0 else 0)
         seen, traces = len(traces), []
     assert seen == 0
 

@@ -17,6 +17,8 @@ from PIL import Image
 from taming_jax.data import folder, scenes, tfds_source, transforms
 from taming_jax.errors import UserError
 
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
+
 
 def open_source(data: ConfigDict, split: str) -> "Readable":
     """The records of 'train' or 'validation'. Raises UserError where they cannot be had."""
@@ -25,9 +27,9 @@ def open_source(data: ConfigDict, split: str) -> "Readable":
     if data.name == "folder":
         source = folder.source(data, split)
     elif data.name == "openmoji/scenes":
-        source = scenes.Scenes(tfds_source.source(data, split, "openmoji/px64"))
+        source = scenes.source(data, split)
     else:
-        source = tfds_source.source(data, split, data.name)
+        source = tfds_source.source(data, split, data.name, data.features)
     if not len(source):
         raise UserError(f"data set {data.name!r} has no images in its {split} split")
     return Readable(source, data.max_bad_share)
@@ -57,7 +59,7 @@ class Readable:
                 continue
             try:
                 return self.source[i]
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:  # what Pillow raises
+            except UNREADABLE as e:
                 self.bad.add(i)
                 reason = (str(e).splitlines() or [type(e).__name__])[0]
                 message = f"{self.source.describe(i)} cannot be read ({reason})"

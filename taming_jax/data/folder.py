@@ -67,7 +67,7 @@ def find_name(scenes: dict, relative: Path) -> str | None:
 def read(file: Path, kind: str, label_shift: int = 0) -> np.ndarray:
     """A picture as a feature of a record. Raises ValueError or OSError for what cannot be read as such.
 
-    image: uint8 [H,W,3]. line: uint8 [H,W,1]. segmentation: labels uint8 [H,W], plus `label_shift`, where 255 (of no
+    image: uint8 [H,W,3]. line: uint8 [H,W,1]. segmentation: labels uint8 [H,W], plus `label_shift`; with 1, 255 (of no
     label) becomes 0 as in the original's COCO-Stuff. depth: float32 [H,W,1], from 8 or 16 bit grey, or from the four
     bytes of a float as RGBA (the original's), each picture stretched to [-1, 1].
     """
@@ -121,7 +121,11 @@ def source(data: ConfigDict, split: str) -> FolderSource:
         if not (root / name).is_dir():
             raise UserError(f"data.path={data.path}: there is no folder {name}/ in it (docs/data.md has the layout)")
     root = root / "images" if kinds else root
-    given = (root / data.splits[split]).is_dir() and kinds
+    parts = [root / data.splits[name] for name in ("train", "validation")]
+    given = bool(kinds) and parts[0].is_dir() and parts[1].is_dir()
+    if kinds and parts[0].is_dir() != parts[1].is_dir():
+        there, lacking = sorted(parts, key=Path.is_dir, reverse=True)
+        raise UserError(f"{there} is there, {lacking} is not: name both by data.splits, or have neither")
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
     if len(files) < 2:
         raise UserError(
@@ -130,8 +134,7 @@ def source(data: ConfigDict, split: str) -> FolderSource:
     scenes, class_names = None, []
     if "objects" in kinds:
         beside = root.parent / "objects"
-        own = beside / data.splits[split]
-        scenes, class_names = read_annotations(own if given and own.is_dir() else beside, data.layout)
+        scenes, class_names = read_annotations(beside, data.layout)
         files = [file for file in files if find_name(scenes, file.relative_to(root)) is not None]
     if given:
         files = [file for file in files if file.is_relative_to(root / data.splits[split])]

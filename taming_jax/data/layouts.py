@@ -83,7 +83,10 @@ def overlap(box: np.ndarray, other: tuple[float, ...]) -> float:
 
 
 def rescale(box: np.ndarray, crop: tuple[float, ...], flip: bool) -> tuple[float, float, float, float]:
-    """A box as a part of a crop, cut off at its edges, in the flipped picture if `flip`."""
+    """A box as a part of a crop, in the flipped picture if `flip`.
+
+    It is cut off at the right and at the bottom; one that begins before the crop keeps its size, as in the original.
+    """
     left, top = (min(max((box[i] - crop[i]) / crop[i + 2], 0.0), 1.0) for i in (0, 1))
     width, height = min(box[2] / crop[2], 1 - left), min(box[3] / crop[3], 1 - top)
     return (1 - left - width if flip else left), top, width, height
@@ -105,18 +108,20 @@ def read_annotations(folder: Path, layout: ConfigDict) -> tuple[dict[str, dict],
             content = json.loads(file.read_text())
             names |= {str(c["id"]): c["name"] for c in content["categories"] if c["name"] != "other"}
             pictures |= {p["id"]: (p["file_name"], p["width"], p["height"]) for p in content["images"]}
-            contents.append(content["annotations"])
+            contents += [
+                (a["image_id"], str(a["category_id"]), a["bbox"], a.get("iscrowd", 0)) for a in content["annotations"]
+            ]
         except (ValueError, KeyError, TypeError) as e:
             raise UserError(f"{file} is not in COCO's format: {type(e).__name__} {str(e)[:100]}") from e
     numbers = {category: i for i, category in enumerate(sorted(names))}
     found = defaultdict(list)
-    for annotation in (a for annotations in contents for a in annotations if str(a["category_id"]) in numbers):
-        if annotation["image_id"] not in pictures:
-            raise UserError(f"{folder}: annotation of image {annotation['image_id']}, which is not in 'images'")
-        name, width, height = pictures[annotation["image_id"]]
-        box = np.float32(annotation["bbox"]) / (width, height, width, height)
-        if box[2] * box[3] > layout.min_area:
-            found[name].append((box, numbers[str(annotation["category_id"])], annotation.get("iscrowd", 0)))
+    for picture, category, box, group in contents:
+        if picture not in pictures:
+            raise UserError(f"{folder}: annotation of image {picture}, which is not in 'images'")
+        name, width, height = pictures[picture]
+        box = np.float32(box) / (width, height, width, height)
+        if category in numbers and box[2] * box[3] > layout.min_area:
+            found[name].append((box, numbers[category], group))
     return {
         name: {
             "boxes": np.float32([box for box, _, _ in objects]),
@@ -136,7 +141,9 @@ def read_scene(file: Path, layout: ConfigDict, class_names: tuple[str, ...]) -> 
     """
     try:
         objects = json.loads(file.read_text())
-        boxes = np.float32([o["box"] for o in objects]).reshape(-1, 4)
+        boxes = np.float32([[float(side) for side in o["box"]] for o in objects])
+        if boxes.shape != (len(objects), 4) or not len(objects):
+            raise ValueError("a box has left, top, right and bottom")
         words, groups = [str(o["category"]) for o in objects], [bool(o.get("group")) for o in objects]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise UserError(f"--layout={file} is no list of objects with 'category' and 'box': {str(e)[:100]}") from e

@@ -1,7 +1,11 @@
 """'openmoji/scenes': a few drawings side by side in one picture, with the box and the class of each."""
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
+
+from taming_jax.data import tfds_source
+from taming_jax.errors import UserError
 
 SIDE, SMALLEST, LARGEST = 128, 40, 72  # pixels, of a scene and of the drawings in it
 MOST, EACH = 4, 4  # drawings in a scene, scenes for each drawing
@@ -43,3 +47,10 @@ class Scenes:
 
     def describe(self, index: int) -> str:
         return f"scene {index} of {self.drawings!r}"
+
+
+def source(data: ConfigDict, split: str) -> Scenes:
+    """Scenes of the drawings of one split; raises UserError for features that they do not have."""
+    if missing := set(data.features) - {"image", "objects", "coord"}:
+        raise UserError(f"data.features: {data.name} has image, objects, no {', '.join(sorted(missing))}")
+    return Scenes(tfds_source.source(data, split, "openmoji/px64", ("image",)))

@@ -35,7 +35,7 @@ class TfdsSource:
         return f"record {index} of {self.name} {self.split}"
 
 
-def source(data: ConfigDict, split: str, name: str) -> TfdsSource:
+def source(data: ConfigDict, split: str, name: str, features: tuple[str, ...]) -> TfdsSource:
     """A data set as TFDS knows it ('imagenet2012', 'celeb_a_hq/256'), or 'openmoji/px64'; in `data.dir` or TFDS's own.
 
     Prepares the data set, as ArrayRecord, where it is not yet prepared and can be. `data.splits` names its splits.
@@ -66,10 +66,10 @@ def source(data: ConfigDict, split: str, name: str) -> TfdsSource:
             f"data.splits.{split}={part!r} is no split of {name}; it has {', '.join(builder.info.splits)}"
         ) from e
     had = {"image", "line", "segmentation"} if "line" in builder.info.features else {"image"}
-    if missing := set(data.features) - had - {"coord", "objects"}:
+    if missing := set(features) - had - {"coord"}:
         raise UserError(f"data.features: {name} has {', '.join(sorted(had))}, no {', '.join(sorted(missing))}")
     label = builder.info.features["label"] if "label" in builder.info.features else None
-    return TfdsSource(name, part, records, list(getattr(label, "names", None) or []), data.features)
+    return TfdsSource(name, part, records, list(getattr(label, "names", None) or []), features)
 
 
 def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:

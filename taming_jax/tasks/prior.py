@@ -20,6 +20,7 @@ from taming_jax.models import conditioners
 from taming_jax.models.gpt import GPT, Cache
 from taming_jax.models.quantize import remap, unmap
 from taming_jax.tasks import vqgan
+from taming_jax.tiling import decode_tiled
 
 CONDITIONS = ("none", "class", "coordinates", "image", "objects")
 
@@ -69,7 +70,10 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
         raise UserError(f"cond.workdir={config.cond.workdir} was trained at {size} pixels, not {config.data.size}")
     if config.cond.name == "coordinates" and config.data.size % config.cond.down:
         raise UserError(f"cond.down={config.cond.down} does not divide data.size={config.data.size}")
-    check_canvas(config)
+    if any(config.canvas):
+        check_size(config, "canvas", tuple(config.canvas))
+        if config.cond.name in ("image", "objects"):
+            raise UserError(f"canvas: a transformer conditioned on {config.cond.name!r} has none in training")
     cond = make_conditioner(config)
     for name, value, least in (
         ("vocab_size", config.gpt.vocab_size, vocab_size(config)),
@@ -114,23 +118,10 @@ def find_stage(config: ConfigDict, stored: ConfigDict | None, name: str) -> Conf
     return found
 
 
-def check_canvas(config: ConfigDict) -> None:
-    """Raises UserError for a canvas that the sliding window cannot paint in training."""
-    if not any(config.canvas):
-        return
-    factor, least, text = code_size(config), config.data.size, "x".join(map(str, config.canvas))
-    if len(config.canvas) != 2 or min(config.canvas) < least or any(n % factor for n in config.canvas):
-        raise UserError(f"canvas={text}: multiples of {factor} from {least} on, the size of training; (0, 0) is none")
-    if config.cond.name in ("image", "objects"):
-        raise UserError(
-            f"canvas={text}: a transformer conditioned on {config.cond.name!r} paints no canvas in training"
-        )
-
-
 def check_decoding(config: ConfigDict) -> None:
     """Raises UserError for a temperature, top_k, top_p or guidance in `config.sample` outside its range."""
     options = config.sample
-    if options.temperature <= 0:
+    if not options.temperature > 0:
         raise UserError(f"temperature={options.temperature:g}: it must be above 0")
     if options.top_k < 1:
         raise UserError(f"top_k={options.top_k}: it must be at least 1; over the codebook's size it keeps all codes")
@@ -178,7 +169,10 @@ def make_conditioner(config: ConfigDict) -> conditioners.Conditioner:
     if cond.name == "coordinates":
         return conditioners.coordinates(cond.levels, config.data.size, cond.down)
     if cond.name == "objects":
-        return conditioners.objects(layouts.length(cond.layout), cond.layout.num_tokens)
+        layout, count = cond.layout, num_classes(config)
+        if count * (1 + layout.use_group) >= layout.num_tokens:
+            raise UserError(f"cond.layout.num_tokens={layout.num_tokens} are too few for {count} classes of objects")
+        return conditioners.objects(layouts.length(layout), layout.num_tokens)
 
     def encode_condition(frozen, batch):
         return encode(cond.config, frozen["cond"], vqgan.to_input(cond.config, batch))
@@ -288,19 +282,18 @@ def make(config: ConfigDict) -> states.Task:
         return {"samples": Sheet(images, captions)}
 
     size = tuple(n // code_size(config) for n in config.canvas)
-    painter = make_painter(config, size, "cached", 1) if any(config.canvas) else None
+    painter = make_painter(config, "cached", 1) if any(config.canvas) else None
     decode_canvas = jax.jit(lambda params, grid: decode_grid(config, params, grid))
 
     def paint(state: states.TrainState, key: jax.Array) -> dict[str, Animation]:
         """The first condition as a large image, painted by the sliding window."""
-        coord = coordinates(*config.canvas)[None]
-        c = cond.tokens(state.frozen, {"label": jnp.zeros(1, jnp.int32), "coord": coord})
-        c = c.reshape(1, *size) if cond.grid else c
+        batch = {"label": jnp.zeros(1, jnp.int32), "coord": coordinates(*config.canvas)[None]}
+        c = fold_condition(config, cond.tokens(state.frozen, batch), size)
         params, codes, known = states.averaged(state, "gpt"), jnp.zeros((1, *size), jnp.int32), jnp.zeros(size, bool)
         parts = painter(decode_params(config, params), c, codes, known, key[None], *draw_options(config))
         *_, (grid, _) = parts
-        image = to_uint8(jax.device_get(decode_canvas(state.frozen["gen"], grid)))[0]
-        return {"painting": Animation(image, sampling.painting_order(*size, side(first), "cached"), side(first))}
+        image = to_uint8(decode_tiled(functools.partial(decode_canvas, state.frozen["gen"]), grid))[0]
+        return {"painting": Animation(image, painting_order(config, size, "cached"), side(first))}
 
     paint = paint if any(config.canvas) else None
     return states.Task(init, load_frozen, phase, train_step, eval_step, pictures, paint)
@@ -352,22 +345,46 @@ def draw_options(config: ConfigDict) -> tuple[float, int, float]:
     return config.sample.temperature, min(config.sample.top_k, num_codes(config)), config.sample.top_p
 
 
-def make_painter(config: ConfigDict, size: tuple[int, int], method: str, stride: int) -> sampling.Painter:
-    """The painter of a completed config, for a grid of height and width `size`, guided if `config.sample` says so.
-
-    Raises UserError where the transformer does not write row by row and the grid is larger than its own, and for a
-    stride that is too long.
-    """
+def make_painter(config: ConfigDict, method: str, stride: int) -> sampling.Painter:
+    """The painter of a completed config, guided if `config.sample` says so; raises UserError for a stride too long."""
     n = side(config.first_stage.config)
     decode, init_cache = make_decode(config)
-    if config.order != "row_major" and size == (n, n):
-        return sampling.make_sequence_painter(decode, init_cache, permute.ORDERS[config.order](n, n))
     if config.order != "row_major":
-        raise UserError(f"a sliding window follows rows; this transformer writes in the order {config.order!r}")
+        return sampling.make_sequence_painter(decode, init_cache, permute.ORDERS[config.order](n, n))
     try:
         return sampling.make_painter(decode, init_cache, n, method, stride)
     except ValueError as e:
         raise UserError(str(e)) from e
+
+
+def painting_order(config: ConfigDict, size: tuple[int, int], method: str) -> np.ndarray:
+    """At which step `make_painter`'s painter paints each code, [h,w] int."""
+    n = side(config.first_stage.config)
+    if config.order == "row_major":
+        return sampling.painting_order(*size, n, method)
+    return np.argsort(permute.ORDERS[config.order](n, n)).reshape(n, n)
+
+
+def fold_condition(config: ConfigDict, c: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Ids [B,S] as a grid [B,h,w], where they lie on one and the codes' grid `size` is larger than in training."""
+    grid, n = make_conditioner(config).grid, side(config.first_stage.config)
+    if grid is None or size == (n, n):
+        return c
+    return c.reshape(len(c), grid[0] * size[0] // n, grid[1] * size[1] // n)
+
+
+def check_size(config: ConfigDict, name: str, size: tuple[int, int]) -> None:
+    """Raises UserError for a picture (height, width) that the transformer cannot paint; `name` is the option's."""
+    text, factor, least = "x".join(map(str, size)), code_size(config), config.data.size
+    if len(size) != 2 or min(size) < least or any(n % factor for n in size):
+        raise UserError(f"{name}={text}: multiples of {factor} from {least} on, the size of training")
+    if size != (least, least) and config.order != "row_major":
+        raise UserError(f"{name}={text}: a sliding window follows rows; this transformer's order is {config.order!r}")
+    if size != (least, least) and config.cond.name == "objects":
+        raise UserError(f"{name}={text}: a layout is that of a picture as large as in training, {least}x{least}")
+    grid, n = make_conditioner(config).grid, side(config.first_stage.config)
+    if grid is not None and any(pixels // factor * grid[0] % n for pixels in size):
+        raise UserError(f"{name}={text}: the condition has {grid[0]} ids where there are {n} codes, which must divide")
 
 
 def encode_grid(config: ConfigDict, first_stage: dict, images: jax.Array, key: jax.Array) -> jax.Array:

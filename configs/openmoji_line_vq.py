@@ -1,0 +1,22 @@
+"""VQ model of OpenMoji's line art. The condition's first stage of `openmoji_line`.
+
+    python -m taming_jax.train --config=configs/openmoji_line_vq.py --workdir=runs/openmoji_line_vq
+
+Lines need neither LPIPS nor a discriminator: L1 alone.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import openmoji_vq
+
+
+def get_config() -> ConfigDict:
+    c = openmoji_vq.get_config()
+    c.input = "line"
+    c.data.features = ("image", "line")
+    c.model.out_ch = 1
+    c.steps = 1000
+    c.eval_every = 1000
+    c.loss.perceptual_weight = 0.0
+    c.disc.weight = 0.0
+    return c
