@@ -1,6 +1,8 @@
 """The notebook for Colab, every cell, on a small trained run."""
 
+import hashlib
 import re
+import urllib.request
 from pathlib import Path
 
 import nbformat
@@ -42,3 +44,21 @@ def test_notebook(prior_run, tmp_path):
         "half": ["image/png"] * 2,
         "large": ["image/png", "image/gif"],
     }
+
+
+def test_checkpoints_are_fetched_once_and_not_mixed_up(tmp_path, monkeypatch):
+    """Addresses of one host may differ in their query alone; what is cut off is fetched anew."""
+    notebook = nbformat.read(ROOT / "launch" / "colab.ipynb", as_version=4)
+    (cell,) = [cell for cell in notebook.cells if cell.id == "convert"]
+    monkeypatch.chdir(tmp_path)
+    names = dict(CKPT="", hashlib=hashlib, urllib=urllib, Path=Path)
+    exec(cell.source, names)
+    addresses = []
+    for name in ("last.ckpt", "model.yaml"):
+        (tmp_path / name).write_text(name)
+        addresses.append((tmp_path / name).as_uri())
+    files = [names["fetch"](address) for address in addresses]
+    assert [Path(file).read_text() for file in files] == ["last.ckpt", "model.yaml"] and len(set(files)) == 2
+    (tmp_path / "last.ckpt").unlink()
+    assert names["fetch"](addresses[0]) == files[0]  # not again
+    assert names["fetch"]("model.yaml") == str(tmp_path / "model.yaml")
