@@ -88,7 +88,8 @@ def steps(workdir: Path) -> list[int]:
 def load_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int]:
     """The config stored at a step (None for the newest that can be read) and that step.
 
-    Raises UserError where there is none.
+    Run directories of first stages that are no longer where they were are looked for beside this one, and in it. Raises
+    UserError where there is no config.
     """
     if not workdir.is_dir():
         raise UserError(
@@ -107,7 +108,12 @@ def load_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int
                 stored = manager.restore(candidate, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
             except Exception:  # cut off while it was written, say: Orbax raises whatever its storage did
                 continue
-            return ConfigDict(_tuples(stored)), candidate
+            config = ConfigDict(_tuples(stored))
+            for stage in (config.get("first_stage"), config.get("cond")):
+                if stage is not None and stage.workdir and not Path(stage.workdir).is_dir():
+                    moved = [place / Path(stage.workdir).name for place in (workdir.parent, workdir)]
+                    stage.workdir = str(next((m for m in moved if (m / "checkpoints").is_dir()), stage.workdir))
+            return config, candidate
     raise UserError(f"run directory {workdir}: no config can be read in its checkpoints {found}")
 
 

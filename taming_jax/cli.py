@@ -40,6 +40,33 @@ def run(main: Callable[[], None]) -> None:
     app.run(guarded, flags_parser=parse)
 
 
+def define_processes() -> None:
+    """The flags of `join_processes`."""
+    flags.DEFINE_bool("distributed", False, "Join the job's processes, told by Cloud TPU, GKE, SLURM or Open MPI.")
+    flags.DEFINE_string("coordinator_address", None, "Or by hand: host:port of process 0, the same in all processes.")
+    flags.DEFINE_integer("num_processes", None, "By hand: how many processes there are.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "By hand: the number of this one, from 0.", lower_bound=0)
+
+
+def join_processes() -> None:
+    """Makes one program of the processes of a job; before anything asks for devices.
+
+    Raises UserError where the environment tells of no job, the flags are not all given, or the others do not come.
+    """
+    given = {name: flags.FLAGS[name].value for name in ("coordinator_address", "num_processes", "process_id")}
+    missing = [name for name, value in given.items() if value is None]
+    if 0 < len(missing) < len(given):
+        raise UserError(
+            f"--{missing[0]} is missing: --coordinator_address, --num_processes and --process_id go together"
+        )
+    if missing and not flags.FLAGS.distributed:
+        return
+    try:
+        jax.distributed.initialize(**({} if missing else given))
+    except (RuntimeError, ValueError) as e:
+        raise UserError(f"the job's processes did not come together: {' '.join(str(e).split())[:300]}") from e
+
+
 def fail(message: str) -> None:
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(2)

@@ -37,7 +37,8 @@ def evaluate(
     for name, painted in task.paint(state, key).items() if task.paint else ():
         writer.animation(step, name, painted)
     total = None
-    for batch in tqdm(batches, "evaluating", unit="batch", leave=False, mininterval=1):
+    quiet = jax.process_index() > 0
+    for batch in tqdm(batches, "evaluating", unit="batch", leave=False, mininterval=1, disable=quiet):
         new = eval_step(state, sharding.shard_batch(batch, mesh))
         total = new if total is None else metrics.merge(total, new)
     result = metrics.summarize(total)

@@ -13,9 +13,11 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import jax
+import numpy as np
 import optax
 from absl import flags
 from clu import parameter_overview
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict, config_flags
 
@@ -90,7 +92,9 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
             window = logged if window is None else metrics.merge(window, logged)
             next_batch += 1
 
-            stopping = stop.is_set() and step < config.steps  # read once: a later signal waits for the next step
+            stopping = (
+                agreed(stop, step, config) and step < config.steps
+            )  # once: a later signal waits for the next step
             if step < config.steps and not stopping:
                 batch = sharding.shard_batch(next(batches), mesh)
             if profile_step is not None and step == profile_step + PROFILED_STEPS - 1:
@@ -167,6 +171,14 @@ def compile_step(
     return compiled
 
 
+def agreed(stop: "StopSignal", step: int, config: ConfigDict) -> bool:
+    """Whether to stop after this step: with several processes, asked at `log_every` alone and answered for all."""
+    if jax.process_count() == 1:
+        return stop.is_set()
+    asking = step % config.log_every == 0
+    return asking and bool(multihost_utils.process_allgather(np.array(stop.is_set())).any())
+
+
 @contextmanager
 def stop_signal() -> Iterator["StopSignal"]:
     """Within, the first Ctrl-C or SIGTERM only sets the flag; a second Ctrl-C interrupts."""
@@ -196,6 +208,7 @@ class StopSignal:
 
 
 def main() -> None:
+    cli.join_processes()
     config = flags.FLAGS["config"].value
     if config is None:
         raise UserError("--config is missing: a file such as configs/openmoji_vq.py")
@@ -211,5 +224,6 @@ if __name__ == "__main__":
         "config", None, "Config file; its fields can be set as --config.field=value.", lock_config=True
     )
     flags.DEFINE_string("workdir", None, "Run directory, made if needed; a run in it is resumed.")
+    cli.define_processes()
     flags.DEFINE_integer("profile_step", None, f"Write a profile of {PROFILED_STEPS} steps from this one on.")
     cli.run(main)

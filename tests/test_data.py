@@ -2,6 +2,9 @@
 
 import itertools
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -185,8 +188,7 @@ def test_processes_share_the_global_batches(picture_folder, monkeypatch):
         halves.append(first_batches(config, 12))
     for a, b, both in zip(*halves, whole, strict=True):
         assert len(a["image"]) == 4
-        together = np.stack([a["image"], b["image"]], 1).reshape(both["image"].shape)
-        np.testing.assert_array_equal(together, both["image"])
+        np.testing.assert_array_equal(np.concatenate([a["image"], b["image"]]), both["image"])
 
 
 def test_every_epoch_has_every_image_once_and_another_order(picture_folder):
@@ -319,3 +321,17 @@ def test_a_folder_without_what_is_needed(fields, message, picture_folder):
     config.update(path=str(picture_folder), **fields)
     with pytest.raises(UserError, match=message):
         data.open_source(config, "train")
+
+
+def test_check_draws_what_a_config_sees_or_says_what_is_missing(annotated_folder, tmp_path):
+    command = [sys.executable, "-m", "taming_jax.data.check", "--config=configs/openmoji_segmentation.py"]
+    fields = "data.name=folder data.size=16 data.label_shift=1 model.ch_mult=(1,1) model.out_ch=4".split()
+    command += [f"--out={tmp_path / 'check.png'}", *(f"--config.{field}" for field in fields)]
+    root = Path(__file__).parents[1]
+    options = dict(cwd=root, capture_output=True, text=True)
+    done = subprocess.run([*command, f"--config.data.path={annotated_folder}"], **options)
+    assert done.returncode == 0 and "3 classes: circle, cross, square" in done.stdout, done.stderr
+    with Image.open(tmp_path / "check.png") as picture:
+        assert picture.width > picture.height / 2 > 100
+    lacking = subprocess.run([*command, f"--config.data.path={tmp_path}"], **options)
+    assert lacking.returncode == 2 and "there is no folder images/" in lacking.stderr

@@ -533,6 +533,18 @@ def test_sampling_names_a_first_stage_that_was_moved(prior_run, tmp_path):
     assert refused.returncode == 2 and "is a run directory" in refused.stderr
 
 
+def test_runs_that_were_moved_together_find_each_other(vq_run, prior_run, tmp_path):
+    for run_directory in (vq_run, prior_run):
+        shutil.copytree(run_directory, tmp_path / run_directory.name)
+    for stored in (tmp_path / "prior" / "checkpoints").glob("*/config/metadata"):
+        stored.write_text(stored.read_text().replace(str(vq_run), "/elsewhere/vq"))
+    config, _ = load_config(tmp_path / "prior")
+    assert config.first_stage.workdir == str(tmp_path / "vq")
+    shutil.rmtree(tmp_path / "vq")
+    config, _ = load_config(tmp_path / "prior")
+    assert config.first_stage.workdir == "/elsewhere/vq"
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

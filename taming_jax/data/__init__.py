@@ -88,8 +88,9 @@ def train_batches(source, config: ConfigDict, start: int) -> grain.DatasetIterat
         .repeat(None, reseed_each_epoch=True)
         .random_map(augment(data))
         # Sharded last: before the repetition, shards of unequal size would drift apart; before the map, chance would.
-        .slice(slice(jax.process_index(), None, count))
+        # By batches, so that the processes' parts one after another are the batch of a single process.
         .batch(config.batch_size // count, drop_remainder=True)
+        .slice(slice(jax.process_index(), None, count))
         .slice(slice(start, None))
     )
     batches = examples.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=16))
@@ -119,9 +120,9 @@ def eval_batches(source, config: ConfigDict) -> grain.MapDataset:
     order = np.random.default_rng(0).permutation(len(source))
     return (
         grain.MapDataset.source(Padded(source, order, padded))
-        .slice(slice(jax.process_index(), None, count))
         .map(augment(data).centered)
         .batch(config.batch_size // count)
+        .slice(slice(jax.process_index(), None, count))
     )
 
 

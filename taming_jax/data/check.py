@@ -1,0 +1,60 @@
+"""A data set as a config sees it: what is there, and a picture of its batches, or one line on what is missing.
+
+    python -m taming_jax.data.check --config=configs/openmoji_segmentation.py --out=check.png
+
+A row for each of the first images of both splits, cropped and flipped as in training: the image, then what the model
+sees or is conditioned on, if that is another picture.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from taming_jax import cli, conditions, data, images, tasks
+from taming_jax.errors import UserError
+from taming_jax.metrics import say
+from taming_jax.tasks import vqgan
+
+ROWS, COLUMNS = 8, 4  # of images
+
+
+def look(config: ConfigDict, split: str) -> images.Sheet:
+    """The first images of a split, each beside what belongs to it; says what the split holds. Raises UserError."""
+    source = data.open_source(config.data, split)
+    config.data.class_names = tuple(source.class_names)
+    names = config.data.class_names
+    say(f"{split}: {len(source)} images" + (f", {len(names)} classes: {', '.join(names)[:200]}" if names else ""))
+    config.batch_size = min(ROWS * COLUMNS, len(source))
+    batch = next(iter(data.train_batches(source, config, 0) if split == "train" else data.eval_batches(source, config)))
+    pictures = [images.to_uint8(batch["image"])]
+    if config.task == "vqgan" and config.input != "image":
+        pictures.append(images.to_uint8(vqgan.to_picture(config, vqgan.to_input(config, batch))))
+    elif config.task == "prior" and (seen := conditions.pictures_of(config, batch)) is not None:
+        pictures.append(images.to_uint8(seen))
+    pairs = np.stack(pictures, 1)[: len(pictures[0]) // COLUMNS * COLUMNS or 1]
+    columns = COLUMNS if len(pairs) >= COLUMNS else 1
+    rows = pairs.reshape(-1, columns * len(pictures), *pairs.shape[2:])
+    return images.Sheet(rows, (split,) * len(rows))
+
+
+def main() -> None:
+    config = flags.FLAGS["config"].value
+    if config is None:
+        raise UserError("--config is missing: a file such as configs/openmoji_vq.py")
+    out = Path(flags.FLAGS.out)
+    config = tasks.find(config.task).complete(config, None)
+    config.data.workers = 0
+    sheets = [look(config, split) for split in ("train", "validation")]
+    width = max(sheet.images.shape[1] for sheet in sheets)
+    rows = [np.pad(s.images, [(0, 0), (0, width - s.images.shape[1]), *[(0, 0)] * 3]) for s in sheets]
+    sheet = images.Sheet(np.concatenate(rows), sum((s.captions for s in sheets), ()))
+    images.save_png(images.draw_sheet(sheet), out, data=config.data.name)
+    say(f"crops as they are trained on and evaluated: {out}")
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "Config file of either stage; --config.field=value sets fields.")
+    flags.DEFINE_string("out", "data_check.png", "Picture to write.")
+    cli.run(main)

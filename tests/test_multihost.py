@@ -1,0 +1,118 @@
+"""Several operating-system processes as one program, as on several hosts."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from taming_jax import checkpoint
+
+ROOT = Path(__file__).parents[1]
+NUMBERS = ("loss", "disc_loss", "nll", "psnr")
+STEPS = 8
+LATE = ("--config.eval_every=100000", "--config.checkpoint_every=100000")
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def start(count: int, workdir: Path, *flags: str, cluster: str = "flags") -> list[subprocess.Popen]:
+    """`count` processes that share eight devices, as they are typed on as many hosts, or as SLURM starts them."""
+    port, processes = free_port(), []
+    for number in range(count):
+        command = [sys.executable, "-m", "taming_jax.train", f"--workdir={workdir}", *flags]
+        env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(8 // count)}
+        if count > 1 and cluster == "flags":
+            command += [f"--coordinator_address=127.0.0.1:{port}", f"--num_processes={count}", f"--process_id={number}"]
+        elif count > 1:
+            command += ["--distributed"]
+            env |= dict(SLURM_JOB_ID=str(port), SLURM_STEP_NODELIST="localhost", SLURM_NTASKS=str(count))
+            env |= dict(SLURM_PROCID=str(number), SLURM_LOCALID=str(number), SLURM_STEP_NUM_NODES="1")
+        output = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        processes.append(subprocess.Popen(command, cwd=ROOT, env=env, **output))
+    return processes
+
+
+def finish(processes: list[subprocess.Popen]) -> list[str]:
+    printed = [process.communicate(timeout=280)[0] for process in processes]
+    for process, text in zip(processes, printed, strict=True):
+        assert process.returncode == 0, text
+    return printed
+
+
+def numbers(workdir: Path) -> dict[tuple, float]:
+    """What was logged, the last of each step."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return {(r["step"], r["split"], name): r[name] for r in lines for name in NUMBERS if name in r}
+
+
+def vq_flags(folder: Path) -> list[str]:
+    """A small first stage with all its losses from the first step."""
+    small = "data.name=folder data.size=16 model.ch_mult=(1,1) model.z_channels=32 batch_size=8 eval_every=8"
+    losses = "loss.perceptual_start=0 disc.ndf=8 disc.n_layers=1 disc.start=0 disc.gen_start=0 disc.ramp_steps=0"
+    often = "checkpoint_every=2 log_every=1 data.flip=True data.random_crop=True data.resize_factor=1.25"
+    settings = f"{small} {losses} {often} data.path={folder} steps={STEPS}".split()
+    return ["--config=configs/openmoji_vq.py", *(f"--config.{s}" for s in settings)]
+
+
+def prior_flags(first_stage: Path) -> list[str]:
+    settings = "gpt.num_layers=1 gpt.num_heads=2 gpt.embed_dim=32 batch_size=8 eval_every=8 log_every=1".split()
+    settings += [f"first_stage.workdir={first_stage}", "checkpoint_every=2", f"steps={STEPS}"]
+    return ["--config=configs/openmoji_transformer.py", *(f"--config.{s}" for s in settings)]
+
+
+@pytest.mark.parametrize("stage", [pytest.param("vq", marks=pytest.mark.slow), "prior"])
+def test_two_processes_train_as_one(stage, picture_folder, vq_run, tmp_path):
+    """The same losses and figures, one log, and the same run after both were killed."""
+    flags = vq_flags(picture_folder) if stage == "vq" else prior_flags(vq_run)
+    one, two = tmp_path / "one", tmp_path / "two"
+    finish(start(1, one, *flags))
+    killed = start(2, two, *flags)
+    for _ in killed[0].stdout:
+        if checkpoint.steps(two):
+            break
+    for process in killed:
+        process.kill()
+        process.communicate()
+    saved = checkpoint.steps(two)[-1]
+    assert saved < STEPS
+    first, second = finish(start(2, two, *flags, cluster="slurm"))
+    assert f"starting at step {saved}" in first and "8 devices" in first
+    assert f"step {STEPS}/{STEPS}" in first and "step" not in second  # process 0 alone speaks
+    expected, found = numbers(one), numbers(two)
+    assert set(expected) <= set(found) and len(expected) > STEPS
+    for key, value in expected.items():
+        np.testing.assert_allclose(found[key], value, rtol=2e-3, err_msg=str(key))
+
+
+def test_a_signal_to_one_process_stops_both(picture_folder, tmp_path):
+    processes = start(2, tmp_path / "run", *vq_flags(picture_folder), "--config.steps=100000", *LATE)
+    for line in processes[0].stdout:
+        if line.startswith("step "):
+            break
+    processes[1].send_signal(signal.SIGTERM)
+    printed = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [130, 130], printed
+    assert "checkpoint saved; the same command goes on" in printed[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num_processes=2"], "--coordinator_address is missing"),
+        (["--distributed"], "the job's processes did not come together"),
+    ],
+)
+def test_a_job_that_is_none_gets_one_line(flags, message, tmp_path):
+    command = [sys.executable, "-m", "taming_jax.train", "--config=configs/openmoji_vq.py", f"--workdir={tmp_path}"]
+    done = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
