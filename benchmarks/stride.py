@@ -12,10 +12,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from absl import flags
 from tqdm import tqdm
 
-from taming_jax import checkpoint, cli, conditions, data, losses, sampling, sharding
+from taming_jax import checkpoint, cli, conditions, data, sampling, sharding
 from taming_jax import sample as sampler
 from taming_jax.data.transforms import coordinates
 from taming_jax.errors import UserError
@@ -43,7 +44,7 @@ def main() -> None:
     n, factor = prior.side(config.first_stage.config), prior.code_size(config)
     h, w = (side // factor for side in size)
     like = jax.eval_shape(task.init, jax.random.key(0)).params["gpt"]
-    nets = {"gpt": checkpoint.load_net(workdir, step, "gpt", like), **task.load_frozen()}
+    nets = jax.device_put({"gpt": checkpoint.load_net(workdir, step, "gpt", like), **task.load_frozen()})
 
     @jax.jit
     def read(nets, image, label):
@@ -63,7 +64,7 @@ def main() -> None:
 
         ids = jax.vmap(tokens)(window)
         logits = gpt.apply({"params": params}, ids[:, :-1])[:, -n * n :, : prior.num_codes(config)]
-        cost = losses.cross_entropy(logits, ids[:, -n * n :]).reshape(-1, n, n)
+        cost = optax.softmax_cross_entropy_with_integer_labels(logits, ids[:, -n * n :]).reshape(-1, n, n)
         i, top, left, first, count = (x[:, None, None] for x in window.T)
         rows, columns = top + jnp.arange(n)[:, None], left + jnp.arange(n)
         return jnp.sum(jnp.where((rows == i) & (columns >= first) & (columns < first + count), cost, 0))

@@ -5,6 +5,7 @@
 Each picture is made of held-out ones side by side, encoded whole, and decoded both ways.
 """
 
+import itertools
 from pathlib import Path
 
 import jax
@@ -28,8 +29,8 @@ def main() -> None:
     height, width = (int(side) // config.data.size for side in flags.FLAGS.size.split("x"))
     model, batches = vqgan.make_model(config), data.eval_batches(data.open_source(config.data, "validation"), config)
     like = jax.eval_shape(vqgan.make(config).init, jax.random.key(0)).params["gen"]
-    params = checkpoint.load_net(workdir, step, "gen", like)
-    source = (image for batch in batches for image in to_float(batch["image"]))
+    params = jax.device_put(checkpoint.load_net(workdir, step, "gen", like))
+    source = itertools.cycle(image for batch in batches for image in to_float(batch["image"]))
     with jax.set_mesh(sharding.make_mesh(config.mesh)):
         encode = jax.jit(lambda images: model.apply({"params": params}, images, method="encode")[1]["ids"])
         decode = jax.jit(lambda ids: model.apply({"params": params}, ids, method="decode_ids"))
