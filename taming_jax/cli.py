@@ -80,6 +80,18 @@ def required(name: str) -> str:
     return value
 
 
+def required_config() -> ConfigDict:
+    """The config of --config, locked; raises UserError where it was not given or cannot be loaded."""
+    config = flags.FLAGS["config"].value
+    if config is None:
+        raise UserError("--config is missing: a file such as configs/openmoji_vq.py")
+    try:
+        config.lock()
+    except OSError as e:  # a file that cannot be loaded says so at its first use
+        raise UserError(f"--config: {' '.join(str(e).split())}") from e
+    return config
+
+
 def compiler_options() -> dict[str, str] | None:
     """For `jax.jit`: on CPUs, no YNN fusions, which make a convolution's weight gradient up to 5 times slower.
 

@@ -85,8 +85,7 @@ def read_layouts(config: ConfigDict, files: list[str]) -> dict[str, np.ndarray]:
     """JSON files as the conditions of a transformer on objects; raises UserError."""
     layout, names = config.cond.layout, config.data.class_names
     scenes = [layouts.read_scene(Path(file), layout, names) for file in files]
-    ids = np.stack([layouts.to_ids(scene, layout, len(names)) for scene in scenes])
-    return {"objects": ids, "label": np.arange(len(files), dtype=np.int32)}
+    return stack([{"objects": layouts.to_ids(scene, layout, len(names))} for scene in scenes])
 
 
 def held_out(config: ConfigDict, count: int, size: tuple[int, int]) -> dict[str, np.ndarray]:

@@ -440,17 +440,16 @@ def layout(key: str, length: int, num_tokens: int, data: dict) -> tuple[ConfigDi
     cond, kind = common.get_cond("objects"), LAYOUTS[key]
     train = (data.get("params") or {}).get("train") or {}
     given = train.get("params") or {}
+    encode_crop = length % 3 == 2 if kind == "bbox" else bool(given.get("encode_crop"))
     cond.layout.update(
         kind=kind,
         num_tokens=num_tokens,
-        max_objects=length // layouts.KINDS[kind],
-        encode_crop=length % layouts.KINDS[kind] == 2 or bool(kind == "center" and given.get("encode_crop")),
+        max_objects=(length - 2 * encode_crop) // layouts.KINDS[kind],
+        encode_crop=encode_crop,
         min_objects=given.get("min_objects_per_image", 2),
         min_area=float(given.get("min_object_area", 1e-5)),
         use_group=given.get("use_group_parameter", True),
     )
-    if kind == "center" and cond.layout.encode_crop:
-        cond.layout.max_objects -= 1
     # COCO's 80 things and 91 kinds of stuff; the original's choice of 300 for Open Images.
     classes = {"AnnotatedObjectsCoco": 171, "AnnotatedObjectsOpenImages": 300}.get(class_name(train or {"target": ""}))
     return cond, tuple(map(str, range(classes or 0)))

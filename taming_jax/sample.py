@@ -30,7 +30,6 @@ from taming_jax.tasks import prior
 from taming_jax.tiling import TILE, decode_tiled
 
 SHEET = (16, 8)  # rows and columns at most
-DECODING = ("temperature", "top_k", "top_p", "guidance")
 
 
 def sample(
@@ -141,7 +140,7 @@ def main() -> None:
         config.first_stage.workdir = given.first_stage
     if given.data_path is not None:
         config.data.update(name="folder", path=given.data_path, validation_share=1.0)
-    for name in DECODING:
+    for name in config.sample:
         if given[name].value is not None:
             config.sample[name] = given[name].value
     prior.check_decoding(config)

@@ -92,9 +92,8 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
             window = logged if window is None else metrics.merge(window, logged)
             next_batch += 1
 
-            stopping = (
-                agreed(stop, step, config) and step < config.steps
-            )  # once: a later signal waits for the next step
+            # Asked once: a later signal waits for the next step.
+            stopping = agreed(stop, step, config) and step < config.steps
             if step < config.steps and not stopping:
                 batch = sharding.shard_batch(next(batches), mesh)
             if profile_step is not None and step == profile_step + PROFILED_STEPS - 1:
@@ -209,14 +208,7 @@ class StopSignal:
 
 def main() -> None:
     cli.join_processes()
-    config = flags.FLAGS["config"].value
-    if config is None:
-        raise UserError("--config is missing: a file such as configs/openmoji_vq.py")
-    try:
-        config.lock()
-    except OSError as e:  # a file that cannot be loaded says so at its first use
-        raise UserError(f"--config: {' '.join(str(e).split())}") from e
-    train(config, Path(cli.required("workdir")), flags.FLAGS.profile_step)
+    train(cli.required_config(), Path(cli.required("workdir")), flags.FLAGS.profile_step)
 
 
 if __name__ == "__main__":

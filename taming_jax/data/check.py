@@ -13,7 +13,6 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from taming_jax import cli, conditions, data, images, tasks
-from taming_jax.errors import UserError
 from taming_jax.metrics import say
 from taming_jax.tasks import vqgan
 
@@ -40,10 +39,7 @@ def look(config: ConfigDict, split: str) -> images.Sheet:
 
 
 def main() -> None:
-    config = flags.FLAGS["config"].value
-    if config is None:
-        raise UserError("--config is missing: a file such as configs/openmoji_vq.py")
-    out = Path(flags.FLAGS.out)
+    config, out = cli.required_config(), Path(flags.FLAGS.out)
     config = tasks.find(config.task).complete(config, None)
     config.data.workers = 0
     sheets = [look(config, split) for split in ("train", "validation")]
@@ -55,6 +51,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "Config file of either stage; --config.field=value sets fields.")
+    config_flags.DEFINE_config_file(
+        "config", None, "Config file of either stage; --config.field=value sets fields.", lock_config=True
+    )
     flags.DEFINE_string("out", "data_check.png", "Picture to write.")
     cli.run(main)

@@ -312,10 +312,14 @@ def sample(
     """
     n = side(config.first_stage.config)
     decode, init_cache = make_decode(config)
-    decode, order = functools.partial(decode, decode_params(config, gpt_params)), permute.ORDERS[config.order](n, n)
-    codes, known = jnp.zeros((len(c), n * n), jnp.int32), jnp.zeros(n * n, bool)
-    ids = sampling.sample_full(decode, init_cache(len(c)), c, codes, known, order, keys, *draw_options(config))
-    return decode_grid(config, first_stage, ids[:, np.argsort(order)].reshape(-1, n, n))
+    painter = sampling.make_sequence_painter(decode, init_cache, permute.ORDERS[config.order](n, n))
+    codes, known, params = (
+        jnp.zeros((len(c), n, n), jnp.int32),
+        jnp.zeros((n, n), bool),
+        decode_params(config, gpt_params),
+    )
+    ((grid, _),) = painter(params, c, codes, known, keys, *draw_options(config))
+    return decode_grid(config, first_stage, grid)
 
 
 def next_code(
