@@ -43,7 +43,7 @@ ROWS += [
 
 
 def make_model(num_layers: int, embed_dim: int, prefix: int) -> tuple[GPT, dict]:
-    gpt = GPT(VOCAB, prefix + WINDOW**2 - 1, num_layers, 8, embed_dim, **DROPS)
+    gpt = GPT(VOCAB, prefix + WINDOW**2 - 1, num_layers, 8, embed_dim, unrolled=True, **DROPS)
     return gpt, jax.jit(gpt.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
 
 

@@ -8,6 +8,7 @@ def get_config() -> ConfigDict:
     c = ConfigDict()
     c.seed = 0
     c.dtype = "float32"  # of the computation; parameters, losses and the code search are always float32
+    c.accumulate = 1  # parts of a batch that go through the step one after another, for memory's sake
     c.log_every = 50
     c.eval_every = 1000
     c.checkpoint_every = 1000
@@ -20,7 +21,9 @@ def get_config() -> ConfigDict:
 
 def get_gpt(**sizes) -> ConfigDict:
     """A transformer; None for `vocab_size` and `block_size` is what condition and codes need."""
-    return ConfigDict(dict(n_unmasked=0, vocab_size=placeholder(int), block_size=placeholder(int)) | sizes)
+    return ConfigDict(
+        dict(n_unmasked=0, remat="none", vocab_size=placeholder(int), block_size=placeholder(int)) | sizes
+    )
 
 
 def get_cond(name: str) -> ConfigDict:

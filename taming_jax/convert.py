@@ -28,6 +28,7 @@ from taming_jax.errors import UserError, not_among
 from taming_jax.images import color_labels
 from taming_jax.metrics import say
 from taming_jax.models.discriminator import NLayerDiscriminator
+from taming_jax.models.gpt import stack, unstack
 from taming_jax.models.perceptual import VGG16_DEPTHS, load_weights
 from taming_jax.models.quantize import make_quantizer
 from taming_jax.state import TrainState
@@ -398,7 +399,8 @@ def prior_from_torch(
             config.first_stage.used = tuple(int(code) for code in used)
     ids = jax.ShapeDtypeStruct((1, t["block_size"]), jnp.int32)
     like = jax.eval_shape(prior.make_model(config).init, jax.random.key(0), ids)["params"]
-    gpt = from_torch(tensors, like, TRANSFORMER, "transformer.")
+    like = jax.eval_shape(unstack, like)
+    gpt = stack(from_torch(tensors, like, TRANSFORMER, "transformer."))
     runs[workdir] = (config, TrainState(np.zeros((), np.int32), {"gpt": gpt}, {}, {"gpt": {}}, {}))
     return runs
 
@@ -530,7 +532,7 @@ def prior_to_torch(workdir: Path, step: int, config: ConfigDict) -> Tensors:
     for prefix, stage in stages.items():
         tensors |= vq_to_torch(Path(stage.workdir), stage.step, stage.config, prefix)
     shapes = jax.eval_shape(prior.make(config).init, jax.random.key(0)).params["gpt"]
-    tensors |= to_torch(checkpoint.load_net(workdir, step, "gpt", shapes), TRANSFORMER, "transformer.")
+    tensors |= to_torch(unstack(checkpoint.load_net(workdir, step, "gpt", shapes)), TRANSFORMER, "transformer.")
     gpt = prior.make_model(config)
     mask = np.tril(np.ones((gpt.block_size, gpt.block_size), np.float32))
     mask[: gpt.n_unmasked, : gpt.n_unmasked] = 1

@@ -15,7 +15,8 @@ AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))
 
 # The first pattern found in a leaf's path decides; optimizer moments and averages carry their parameter's path. An axis
-# that does not divide its dimension is left out, and leaves without a pattern are replicated.
+# that does not divide its dimension is left out, and leaves without a pattern are replicated. Axes are those of the last
+# dimensions: what is stacked for a scan has one more in front.
 RULES = (
     (r"gpt/.*/(query|key|value|mlp_in)/kernel$", ("fsdp", "tensor")),
     (r"gpt/.*/(proj|mlp_out)/kernel$", ("tensor", "fsdp")),
@@ -41,29 +42,41 @@ def make_mesh(sizes: ConfigDict, devices: list | None = None) -> Mesh:
     return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def spec_of(path: str, shape: tuple[int, ...], mesh_shape: dict[str, int]) -> PartitionSpec:
+    """The table's entry for a leaf."""
+    for pattern, axes in RULES:
+        if re.search(pattern, path) and len(shape) >= len(axes):
+            axes = (None,) * (len(shape) - len(axes)) + axes
+            fits = (axis and size % mesh_shape[axis] == 0 for axis, size in zip(axes, shape, strict=True))
+            return PartitionSpec(*(axis if fit else None for axis, fit in zip(axes, fits, strict=True)))
+    return PartitionSpec()
+
+
 def infer_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
     """The table applied: a pytree of arrays or shapes -> the same of NamedSharding."""
 
     def leaf(path, x):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        for pattern, axes in RULES:
-            if re.search(pattern, name) and x.ndim == len(axes):
-                fits = [
-                    axis if axis and size % mesh.shape[axis] == 0 else None
-                    for axis, size in zip(axes, x.shape, strict=True)
-                ]
-                return NamedSharding(mesh, PartitionSpec(*fits))
-        return NamedSharding(mesh, PartitionSpec())
+        return NamedSharding(mesh, spec_of(jax.tree_util.keystr(path, simple=True, separator="/"), x.shape, mesh.shape))
 
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
-def gather(tree: PyTree) -> PyTree:
-    """Whole parameters on every device, inside a jitted step under `jax.set_mesh`; gradients come back in shards.
+def gather(tree: PyTree, path: str = "") -> PyTree:
+    """Parameters whole along 'fsdp', inside a jitted step under `jax.set_mesh`; gradients come back in shards.
 
-    For the convolutional nets: left to itself, the partitioner would rather gather their activations.
+    path: of `tree` in the state, for what stays split along 'tensor'. Left to itself, the partitioner would rather move
+    activations. Without a mesh, `tree` as it is.
     """
-    return jax.lax.with_sharding_constraint(tree, PartitionSpec())
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return tree
+
+    def leaf(where, x):
+        name = f"{path}/{jax.tree_util.keystr(where, simple=True, separator='/')}"
+        kept = [axis if axis == "tensor" else None for axis in spec_of(name, x.shape, mesh.shape)]
+        return jax.lax.with_sharding_constraint(x, PartitionSpec(*kept))
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:

@@ -1,7 +1,7 @@
 """What learns: one pytree keyed by net name, and the functions that make a task."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -10,6 +10,8 @@ import optax
 
 from taming_jax import images
 from taming_jax.animation import Animation
+
+PyTree = Any
 
 
 @flax.struct.dataclass
@@ -57,6 +59,28 @@ def create(optimizers: dict, params: dict, extra: dict, ema_decay: dict[str, flo
             extra[name]["ema"] = jax.tree.map(jnp.copy, params[name])  # two donated leaves must not share a buffer
     opt = {name: optimizer.init(params[name]) for name, optimizer in optimizers.items()}
     return TrainState(jnp.zeros((), jnp.int32), params, opt, extra, {})
+
+
+def accumulate(part: Callable, carry: PyTree, batch: dict, key: jax.Array, parts: int) -> tuple:
+    """The mean of the gradients of `parts` equal parts of a batch, one after another, with the memory of one.
+
+    part: (carry, batch, key) -> (carry, gradients, out). Returns the same; `out` has a leading axis [parts] if there are
+    several. Each part has every `parts`-th row, so that no row changes its device.
+    """
+    if parts == 1:
+        return part(carry, batch, key)
+
+    def add(so_far, given):
+        carry, total = so_far
+        carry, grads, out = part(carry, *given)
+        return (carry, jax.tree.map(jnp.add, total, grads)), out
+
+    split = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch)
+    keys = jax.random.split(key, parts)
+    shapes = jax.eval_shape(part, carry, jax.tree.map(lambda x: x[0], split), key)[1]
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    (carry, total), out = jax.lax.scan(add, (carry, zeros), (split, keys))
+    return carry, jax.tree.map(lambda x: x / parts, total), out
 
 
 def apply_updates(

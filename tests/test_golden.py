@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from taming_jax import convert, losses, optim, permute, sampling, sharding
 from taming_jax.models import conditioners, perceptual, quantize
 from taming_jax.models.discriminator import ActNorm, NLayerDiscriminator
-from taming_jax.models.gpt import GPT
+from taming_jax.models.gpt import GPT, stack, unstack
 from taming_jax.models.vqgan import VQModel
 from taming_jax.state import TrainState
 from taming_jax.tasks import prior, vqgan
@@ -491,7 +491,8 @@ def test_segmentation_loss():
 def gpt_of(g: Golden, n_unmasked: int = 0) -> tuple[GPT, dict]:
     c = g.config
     drops = dict(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
-    model = GPT(c["vocab"], c["block"], c["n_layer"], c["n_head"], c["n_embd"], n_unmasked=n_unmasked, **drops)
+    fields = dict(n_unmasked=n_unmasked, unrolled=True, **drops)
+    model = GPT(c["vocab"], c["block"], c["n_layer"], c["n_head"], c["n_embd"], **fields)
     like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
     tensors = dict(g.weights)
     params = convert.from_torch(tensors, like, convert.TRANSFORMER, "")
@@ -499,9 +500,12 @@ def gpt_of(g: Golden, n_unmasked: int = 0) -> tuple[GPT, dict]:
     return model, jax.tree.map(jnp.asarray, params)
 
 
-def test_transformer():
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+def test_transformer(remat):
+    """As it is trained: scanned over its layers."""
     g = Golden("gpt")
     model, params = gpt_of(g)
+    model, params = model.clone(unrolled=False, remat=remat), stack(params)
     idx, embeddings = g["in/idx"], g["in/embeddings"]
     apply = jax.jit(lambda p, ids, e=None: model.apply({"params": p}, ids, embeddings=e))
     g.close(apply(params, idx), "out/logits")
@@ -513,12 +517,12 @@ def test_transformer():
 
     value, grads = jax.jit(jax.value_and_grad(loss))(params)
     g.close(value, "out/loss")
-    grads = convert.to_torch(jax.device_get(grads), convert.TRANSFORMER, "")
+    grads = convert.to_torch(unstack(jax.device_get(grads)), convert.TRANSFORMER, "")
     for name in ("pos_emb", "head.weight"):
         g.close(grads[name], f"grad/{name}", 1e-4)
     check_statistics(g, "gradstat", grads, g.config["param_order"])
 
-    free, _ = gpt_of(g, n_unmasked=g.config["n_unmasked"])
+    free = model.clone(n_unmasked=g.config["n_unmasked"])
     g.close(jax.jit(free.apply)({"params": params}, idx), "out/logits_unmasked")
 
 

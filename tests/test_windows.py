@@ -17,7 +17,8 @@ WINDOW, VOCAB = 4, 13
 
 def make(prefix: int) -> tuple[GPT, dict]:
     drops = dict(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
-    model = GPT(VOCAB, prefix + WINDOW**2 - 1, num_layers=2, num_heads=2, embed_dim=16, n_unmasked=0, **drops)
+    sizes = dict(num_layers=2, num_heads=2, embed_dim=16, n_unmasked=0, unrolled=True)
+    model = GPT(VOCAB, prefix + WINDOW**2 - 1, **sizes, **drops)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
     shaken = lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape)  # noqa: E731
     return model, jax.tree.map(shaken, params)

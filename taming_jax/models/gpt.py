@@ -3,6 +3,9 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from taming_jax import sharding
 
 normal_init = nn.initializers.normal(0.02)
 Cache = tuple[tuple[jax.Array, jax.Array], ...]  # per layer: keys and values, [B,heads,T,D/heads]
@@ -21,6 +24,11 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
     scores = jnp.einsum("btnd,bnsd->bnts", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
     weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), -1).astype(v.dtype)
     return jnp.einsum("bnts,bnsd->btnd", weights, v)
+
+
+def fused(dtype: jnp.dtype, head_dim: int) -> str | None:
+    """The implementation of `jax.nn.dot_product_attention`: cuDNN's where it can be, which keeps no [T,T] scores."""
+    return "cudnn" if jax.default_backend() == "gpu" and dtype == jnp.bfloat16 and head_dim in (64, 128) else None
 
 
 class Attention(nn.Module):
@@ -47,18 +55,19 @@ class Attention(nn.Module):
                 for old, new in zip(cache, (k, v), strict=True)
             )
             y = attend(q, k, v, mask)
-        else:
+        elif self.attn_pdrop and not deterministic:  # the fused one has no dropout
             y = nn.dot_product_attention(
                 q,
                 k,
                 v,
                 mask=mask,
-                dropout_rng=None if deterministic else self.make_rng("dropout"),
+                dropout_rng=self.make_rng("dropout"),
                 dropout_rate=self.attn_pdrop,
                 broadcast_dropout=False,
-                deterministic=deterministic,
                 force_fp32_for_softmax=True,
             )
+        else:
+            y = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=fused(q.dtype, q.shape[-1]))
         y = nn.Dense(d, kernel_init=normal_init, dtype=self.dtype, name="proj")(y.reshape(b, -1, d))
         return nn.Dropout(self.resid_pdrop)(y, deterministic=deterministic), cache
 
@@ -87,11 +96,22 @@ class Block(nn.Module):
         return x + nn.Dropout(self.resid_pdrop)(h, deterministic=deterministic), cache
 
 
+REMAT = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
 class GPT(nn.Module):
     """Autoregressive transformer over token ids (Esser et al. 2021, section 3.2).
 
     Learned absolute positions, untied head without bias. block_size: the longest sequence. n_unmasked: so many first
     positions see each other, before and behind. `embeddings` [B,P,D] in the calls stand before the ids, as they are.
+
+    remat: what the backward pass computes again: 'none', 'dots' (all but the products with weights) or 'full' (all but
+    the layers' inputs). unrolled: parameters lie layer by layer ('blocks_0', ...; see `unstack`), as `decode` wants
+    them; else in one array for all layers ('blocks'), over which one compiled layer is scanned.
     """
 
     vocab_size: int
@@ -103,6 +123,8 @@ class GPT(nn.Module):
     attn_pdrop: float
     resid_pdrop: float
     n_unmasked: int
+    remat: str = "none"
+    unrolled: bool = False
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
@@ -112,11 +134,25 @@ class GPT(nn.Module):
             "position_embedding", nn.initializers.zeros, (self.block_size, self.embed_dim)
         )
         self.embd_drop = nn.Dropout(self.embd_pdrop)
-        self.blocks = [
-            Block(self.num_heads, self.attn_pdrop, self.resid_pdrop, self.dtype) for _ in range(self.num_layers)
-        ]
+        fields = (self.num_heads, self.attn_pdrop, self.resid_pdrop, self.dtype)
+        if self.unrolled:
+            self.blocks = [Block(*fields) for _ in range(self.num_layers)]
+        else:
+            first = self.is_initializing()
+            block = nn.map_variables(Block, "params", trans_in_fn=self.gather_layer, init=first, mutable=first)
+            if self.remat != "none":
+                block = nn.remat(block, prevent_cse=False, static_argnums=(3,), policy=REMAT[self.remat])
+            axes, rngs = {"params": 0}, {"params": True, "dropout": True}
+            scanned = nn.scan(block, axes, split_rngs=rngs, in_axes=(nn.broadcast,) * 2, length=self.num_layers)
+            self.blocks = scanned(*fields)
         self.ln_f = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
         self.head = nn.Dense(self.vocab_size, use_bias=False, kernel_init=normal_init, dtype=self.dtype)
+
+    @nn.nowrap
+    def gather_layer(self, variables: dict) -> dict:
+        """One layer's parameters, whole along 'fsdp'; cast before, since half as many bytes travel."""
+        cast = jax.tree.map(lambda x: x.astype(self.dtype) if x.ndim > 1 else x, variables["params"])
+        return {"params": sharding.gather(cast, "gpt/blocks_0")}
 
     def __call__(self, ids: jax.Array, train: bool = False, embeddings: jax.Array | None = None) -> jax.Array:
         """[B,T] int32 -> logits [B,P+T,vocab_size] float32; position t sees ids up to t. `train` draws 'dropout'."""
@@ -124,8 +160,11 @@ class GPT(nn.Module):
         t = x.shape[1]
         x = self.embd_drop((x + self.position_embedding[:t]).astype(self.dtype), deterministic=not train)
         mask = self.visible(jnp.arange(t), t)
-        for block in self.blocks:
-            x, _ = block(x, mask, not train)
+        if self.unrolled:
+            for block in self.blocks:
+                x, _ = block(x, mask, not train)
+        else:
+            x, _ = self.blocks(x, mask, not train)
         return self.head(self.ln_f(x)).astype(jnp.float32)
 
     def embed(self, ids: jax.Array, embeddings: jax.Array | None) -> jax.Array:
@@ -153,7 +192,8 @@ class GPT(nn.Module):
         """The next T ids [B,T], the first at `position` [] -> (logits [B,P+T,vocab_size] float32, cache).
 
         at: [B] int32, the one position among these T whose logits are wanted, [B,1,vocab_size]; the last layer and the
-        head do no more. With `n_unmasked`, the first call must bring at least so many.
+        head do no more. With `n_unmasked`, the first call must bring at least so many. For `unrolled` alone: a scan
+        would copy each layer's weights and cache for each code.
         """
         x = self.embed(ids, embeddings)
         t = x.shape[1]
@@ -164,3 +204,17 @@ class GPT(nn.Module):
             x, kv = block(x, mask, True, kv, position, at if block is self.blocks[-1] else None)
             filled.append(kv)
         return self.head(self.ln_f(x)).astype(jnp.float32), tuple(filled)
+
+
+def unstack(params: dict) -> dict:
+    """Parameters as `unrolled` has them. {'blocks': [L,...]} -> {'blocks_0': [...], ...}, the others as they are."""
+    layers = len(jax.tree.leaves(params["blocks"])[0])
+    split = {f"blocks_{i}": jax.tree.map(lambda x: x[i], params["blocks"]) for i in range(layers)}
+    return {name: value for name, value in params.items() if name != "blocks"} | split
+
+
+def stack(params: dict) -> dict:
+    """The inverse of `unstack`, in numpy."""
+    layers = [params[f"blocks_{i}"] for i in range(sum(name.startswith("blocks_") for name in params))]
+    rest = {name: value for name, value in params.items() if not name.startswith("blocks_")}
+    return rest | {"blocks": jax.tree.map(lambda *x: np.stack(x), *layers)}

@@ -17,7 +17,7 @@ from taming_jax.data.transforms import coordinates
 from taming_jax.errors import UserError, not_among
 from taming_jax.images import Sheet, to_uint8
 from taming_jax.models import conditioners
-from taming_jax.models.gpt import GPT, Cache
+from taming_jax.models.gpt import GPT, REMAT, Cache, unstack
 from taming_jax.models.quantize import remap, unmap
 from taming_jax.tasks import vqgan
 from taming_jax.tiling import decode_tiled
@@ -36,6 +36,7 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
     for name, value, allowed in (
         ("cond.name", config.cond.name, CONDITIONS),
         ("order", config.order, permute.ORDERS),
+        ("gpt.remat", config.gpt.remat, REMAT),
     ):
         if value not in allowed:
             raise not_among(name, value, allowed)
@@ -231,6 +232,8 @@ def make(config: ConfigDict) -> states.Task:
     def predict(params: dict, c: jax.Array, ids: jax.Array, **kwargs) -> jax.Array:
         """Logits of every code, given the condition and the codes before it. [B,S], [B,T] -> [B,T,V]."""
         inputs = jnp.concatenate([c, ids[:, :-1]], 1)
+        outside = {name: value for name, value in params.items() if name != "blocks"}
+        params = {**sharding.gather(outside, "gpt"), "blocks": params["blocks"]}  # those are gathered layer by layer
         return gpt.apply({"params": params}, inputs, **kwargs)[:, cond.length - 1 :]
 
     def phase(step: int) -> None:
@@ -238,20 +241,24 @@ def make(config: ConfigDict) -> states.Task:
 
     def train_step(state: states.TrainState, batch: dict, key: jax.Array, phase: None):
         """One update of the transformer on the cross-entropy of the codes."""
-        dropout_key, remap_key, corrupt_key, drop_key = jax.random.split(key, 4)
-        c, targets = tokens(state, batch, remap_key)
-        c = drop(c, config.cond.drop, cond.vocab_size, drop_key) if config.cond.drop else c
-        ids = corrupt(targets, config.pkeep, gpt.vocab_size, corrupt_key) if config.pkeep < 1 else targets
 
-        def loss_fn(params):
-            logits = predict(params, c, ids, train=True, rngs={"dropout": dropout_key})
-            return losses.cross_entropy(logits, targets).mean()
+        def part(_, batch, key):
+            dropout_key, remap_key, corrupt_key, drop_key = jax.random.split(key, 4)
+            c, targets = tokens(state, batch, remap_key)
+            c = drop(c, config.cond.drop, cond.vocab_size, drop_key) if config.cond.drop else c
+            ids = corrupt(targets, config.pkeep, gpt.vocab_size, corrupt_key) if config.pkeep < 1 else targets
 
-        loss, grads = jax.value_and_grad(loss_fn)(state.params["gpt"])
-        new = states.apply_updates(state, optimizers, {"gpt": grads}, {}, ema_decay)
-        return new, metrics.collection(
-            dict(loss=loss), codes=metrics.CodeUse(metrics.count_codes(targets, num_codes(config)))
-        )
+            def loss_fn(params):
+                logits = predict(params, c, ids, train=True, rngs={"dropout": dropout_key})
+                return losses.cross_entropy(logits, targets).mean()
+
+            loss, grads = jax.value_and_grad(loss_fn)(state.params["gpt"])
+            counts = metrics.CodeUse(metrics.count_codes(targets, num_codes(config)))
+            return None, {"gpt": grads}, metrics.collection(dict(loss=loss), codes=counts)
+
+        _, grads, logged = states.accumulate(part, None, batch, key, config.accumulate)
+        new = states.apply_updates(state, optimizers, grads, {}, ema_decay)
+        return new, logged if config.accumulate == 1 else logged.reduce()
 
     def eval_step(state: states.TrainState, batch: dict):
         c, targets = tokens(state, batch, jax.random.key(0))
@@ -332,7 +339,7 @@ def next_code(
 
 def make_decode(config: ConfigDict) -> tuple[Callable, Callable]:
     """`decode` and `init_cache` for `sampling`, of a completed config, guided if its `sample.guidance` is not 1."""
-    gpt, cond = make_model(config), make_conditioner(config)
+    gpt, cond = make_model(config).clone(unrolled=True), make_conditioner(config)
     decode, init_cache = functools.partial(next_code, gpt, num_codes(config)), gpt.init_cache
     if config.sample.guidance == 1:
         return decode, init_cache
@@ -341,7 +348,8 @@ def make_decode(config: ConfigDict) -> tuple[Callable, Callable]:
 
 def decode_params(config: ConfigDict, gpt_params: dict) -> dict | tuple[dict, float]:
     """What `make_decode`'s function takes as its parameters."""
-    return gpt_params if config.sample.guidance == 1 else (gpt_params, config.sample.guidance)
+    params = unstack(gpt_params)
+    return params if config.sample.guidance == 1 else (params, config.sample.guidance)
 
 
 def draw_options(config: ConfigDict) -> tuple[float, int, float]:

@@ -163,13 +163,28 @@ def make(config: ConfigDict) -> states.Task:
         The discriminator's optimizer starts with it: its warm-up counts from there, and Adam corrects its first
         moments. The original feeds Adam zeros until then, and its first real steps are the larger for it.
         """
-        images = to_input(config, batch)
         nets = sharding.gather({**state.params, **state.frozen})
+        stats = state.extra["disc"]["batch_stats"] if phase.adversarial else {}
+
+        def part(stats, batch, key):
+            return learn(nets, stats, to_input(config, batch), state.step, key, phase)
+
+        stats, grads, (logged, codes) = states.accumulate(part, stats, batch, key, config.accumulate)
+        logged = logged if config.accumulate == 1 else logged.reduce()
+        extra = {"disc": {"batch_stats": stats}} if phase.adversarial else {}
+        new = states.apply_updates(state, optimizers, grads, extra, ema_decay)
+        new = update_codebook(new, quantizer, codes)
+        if config.restart_codes_after > 0:
+            new = restart_codes(new, logged.codes.counts, codes["latents"], config.restart_codes_after, key)
+        return new, logged
+
+    def learn(nets, stats, images, step, key, phase):
+        """What a batch teaches: (BatchNorm's statistics, gradients, (metrics, codes))."""
         gen, noise_key = nets["gen"], jax.random.fold_in(key, 1)
 
         def features(params):
             hidden, codes = model.apply(
-                {"params": params}, images, state.step, True, method="features", rngs={"gumbel": noise_key}
+                {"params": params}, images, step, True, method="features", rngs={"gumbel": noise_key}
             )
             return (hidden, codes["loss"]), codes
 
@@ -188,28 +203,24 @@ def make(config: ConfigDict) -> states.Task:
             loss += config.loss.perceptual_weight * p_loss
             logged["p_loss"] = p_loss
 
-        disc_grads, extra = {}, {}
+        disc_grads = {}
         if phase.adversarial:
-            contest = compete(nets["disc"], state.extra["disc"]["batch_stats"], images, recon)
+            contest = compete(nets["disc"], stats, images, recon)
             ratio = losses.adaptive_weight(
                 pull_head(d_recon)[0]["kernel"], pull_head(contest.d_adv)[0]["kernel"], config.disc.max_weight
             )
-            disc_factor = ramp(state.step, config.disc.gen_start, config.disc.ramp_steps)
+            disc_factor = ramp(step, config.disc.gen_start, config.disc.ramp_steps)
             d_weight = config.disc.weight * ratio
             d_recon = d_recon + disc_factor * d_weight * contest.d_adv
             loss += disc_factor * d_weight * contest.g_loss
-            disc_grads, extra = {"disc": contest.grads}, {"disc": {"batch_stats": contest.stats}}
+            disc_grads, stats = {"disc": contest.grads}, contest.stats
             logged |= {"disc_factor": disc_factor, "d_weight": d_weight, **contest.logged}
 
         g_head, d_hidden = pull_head(d_recon)
         (g_trunk,) = pull_trunk((d_hidden, jnp.asarray(config.loss.codebook_weight)))
         grads = {"gen": {**g_trunk, "conv_out": g_head}, **disc_grads}
-        counts = metrics.count_codes(codes["ids"], codebook_size)
-        new = states.apply_updates(state, optimizers, grads, extra, ema_decay)
-        new = update_codebook(new, quantizer, codes)
-        if config.restart_codes_after > 0:
-            new = restart_codes(new, counts, codes["latents"], config.restart_codes_after, key)
-        return new, metrics.collection({"loss": loss, **logged}, codes=metrics.CodeUse(counts))
+        counts = metrics.CodeUse(metrics.count_codes(codes["ids"], codebook_size))
+        return stats, grads, (metrics.collection({"loss": loss, **logged}, codes=counts), codes)
 
     def eval_step(state: states.TrainState, batch: dict):
         images = to_input(config, batch)
