@@ -1,7 +1,9 @@
 """What the command lines share."""
 
+import os
 import re
 import sys
+import threading
 from collections.abc import Callable
 
 import jax
@@ -46,6 +48,7 @@ def define_processes() -> None:
     flags.DEFINE_string("coordinator_address", None, "Or by hand: host:port of process 0, the same in all processes.")
     flags.DEFINE_integer("num_processes", None, "By hand: how many processes there are.", lower_bound=1)
     flags.DEFINE_integer("process_id", None, "By hand: the number of this one, from 0.", lower_bound=0)
+    flags.DEFINE_integer("join_timeout", 300, "Seconds to wait for the job's other processes.", lower_bound=1)
 
 
 def join_processes() -> None:
@@ -61,10 +64,20 @@ def join_processes() -> None:
         )
     if missing and not flags.FLAGS.distributed:
         return
+    seconds, where = flags.FLAGS.join_timeout, "" if missing else f" at {given['coordinator_address']}"
+    message = (
+        f"the job's processes did not come together{where} in {seconds} s: do all run, and can they reach process 0?"
+    )
+    # jax would abort with a stack trace of its own.
+    give_up = threading.Timer(seconds, lambda: (print(f"error: {message}", file=sys.stderr, flush=True), os._exit(2)))
+    give_up.daemon = True
+    give_up.start()
     try:
-        jax.distributed.initialize(**({} if missing else given))
+        jax.distributed.initialize(**({} if missing else given), initialization_timeout=seconds + 60)
     except (RuntimeError, ValueError) as e:
         raise UserError(f"the job's processes did not come together: {' '.join(str(e).split())[:300]}") from e
+    finally:
+        give_up.cancel()
 
 
 def fail(message: str) -> None:
@@ -92,12 +105,17 @@ def required_config() -> ConfigDict:
     return config
 
 
-def compiler_options() -> dict[str, str] | None:
-    """For `jax.jit`: on CPUs, no YNN fusions, which make a convolution's weight gradient up to 5 times slower.
+def compiler_options(platform: str | None = None) -> dict[str, str] | None:
+    """For `jax.jit`, on the platform that is there or that is named.
 
-    Seen with jaxlib 0.10.2; an unknown option would be an error, hence the ceiling in requirements.txt.
+    On CPUs, no YNN fusions, which make a convolution's weight gradient up to 5 times slower (jaxlib 0.10.2; an unknown
+    option would be an error, hence the ceiling in requirements.txt). On TPUs, no products that travel around a ring:
+    under FSDP they replace each reduce-scatter of a gradient by as many permutations as there are chips.
     """
-    return {"xla_cpu_experimental_ynn_fusion_type": ""} if jax.default_backend() == "cpu" else None
+    platform = platform or jax.default_backend()
+    if platform == "cpu":
+        return {"xla_cpu_experimental_ynn_fusion_type": ""}
+    return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"} if platform == "tpu" else None
 
 
 def differences(old: ConfigDict, new: ConfigDict, prefix: str = "") -> list[str]:

@@ -1,10 +1,12 @@
 """Layout: the mesh, one table from parameter paths to mesh axes, and the way of a batch onto the devices."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -15,8 +17,8 @@ AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))
 
 # The first pattern found in a leaf's path decides; optimizer moments and averages carry their parameter's path. An axis
-# that does not divide its dimension is left out, and leaves without a pattern are replicated. Axes are those of the last
-# dimensions: what is stacked for a scan has one more in front.
+# that does not divide its dimension is left out, and leaves without a pattern are replicated. The axes are those of the
+# last dimensions: what is stacked for a scan has one more in front.
 RULES = (
     (r"gpt/.*/(query|key|value|mlp_in)/kernel$", ("fsdp", "tensor")),
     (r"gpt/.*/(proj|mlp_out)/kernel$", ("tensor", "fsdp")),
@@ -39,7 +41,9 @@ def make_mesh(sizes: ConfigDict, devices: list | None = None) -> Mesh:
             f"mesh ({asked}) does not match {len(devices)} devices:"
             f" the product must be {len(devices)}, one axis may be -1 for the rest"
         )
-    return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    # Neighbours in the mesh are neighbours in a TPU's network where that can be.
+    ordered = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(ordered, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def spec_of(path: str, shape: tuple[int, ...], mesh_shape: dict[str, int]) -> PartitionSpec:
@@ -62,19 +66,34 @@ def infer_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def gather(tree: PyTree, path: str = "") -> PyTree:
-    """Parameters whole along 'fsdp', inside a jitted step under `jax.set_mesh`; gradients come back in shards.
+    """Parameters whole along 'fsdp', inside a jitted step under `jax.set_mesh`; their gradients are in shards again.
 
     path: of `tree` in the state, for what stays split along 'tensor'. Left to itself, the partitioner would rather move
-    activations. Without a mesh, `tree` as it is.
+    activations, and sum whole gradients on every device. Without a mesh, `tree` as it is.
     """
+
+    def leaf(x, spec):
+        whole = PartitionSpec(*(axis if axis == "tensor" else None for axis in spec))
+        gathered = jax.custom_vjp(lambda x: jax.lax.with_sharding_constraint(x, whole))
+        gathered.defvjp(lambda x: (gathered(x), None), lambda _, g: (jax.lax.with_sharding_constraint(g, spec),))
+        return gathered(x)
+
+    return _by_table(leaf, tree, path)
+
+
+def scatter(tree: PyTree, path: str = "") -> PyTree:
+    """Gradients of gathered parameters in the shards of the table, where `gather` was not differentiated itself."""
+    return _by_table(jax.lax.with_sharding_constraint, tree, path)
+
+
+def _by_table(function: Callable, tree: PyTree, path: str) -> PyTree:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return tree
 
     def leaf(where, x):
         name = f"{path}/{jax.tree_util.keystr(where, simple=True, separator='/')}"
-        kept = [axis if axis == "tensor" else None for axis in spec_of(name, x.shape, mesh.shape)]
-        return jax.lax.with_sharding_constraint(x, PartitionSpec(*kept))
+        return function(x, spec_of(name, x.shape, mesh.shape))
 
     return jax.tree_util.tree_map_with_path(leaf, tree)
 

@@ -64,8 +64,8 @@ def create(optimizers: dict, params: dict, extra: dict, ema_decay: dict[str, flo
 def accumulate(part: Callable, carry: PyTree, batch: dict, key: jax.Array, parts: int) -> tuple:
     """The mean of the gradients of `parts` equal parts of a batch, one after another, with the memory of one.
 
-    part: (carry, batch, key) -> (carry, gradients, out). Returns the same; `out` has a leading axis [parts] if there are
-    several. Each part has every `parts`-th row, so that no row changes its device.
+    part: (carry, batch, key) -> (carry, gradients, out). Returns the same, `out` with a leading axis [parts] if there
+    are several. Each part has every `parts`-th row, so that no row changes its device.
     """
     if parts == 1:
         return part(carry, batch, key)

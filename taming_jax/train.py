@@ -5,6 +5,7 @@
 Any field of the config can be set on the command line: --config.batch_size=8. The same command again resumes.
 """
 
+import json
 import math
 import signal
 import time
@@ -28,14 +29,17 @@ from taming_jax.metrics import say
 from taming_jax.state import Task, TrainState
 
 PROFILED_STEPS = 3
+PREEMPTED = 75  # sysexits.h's "try again": what starts the job starts it again
 
 
 def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) -> dict[str, float]:
     """Trains to `config.steps`, from the newest checkpoint in `workdir` if there is one; returns the last evaluation.
 
-    Raises UserError for what the user can mend, and SystemExit(130) after Ctrl-C or SIGTERM, with a checkpoint saved.
+    Raises UserError for what the user can mend. Raises SystemExit with a checkpoint saved: PREEMPTED after SIGTERM, 130
+    after Ctrl-C.
     """
     check(config)
+    check_agreement({**config.to_dict(), "workdir": str(workdir)})
     stage, stored = tasks.find(config.task), None
     if checkpoint.steps(workdir):
         stored, done = checkpoint.load_config(workdir)
@@ -51,7 +55,9 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
     config = stage.complete(config, stored)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size, mesh)
-    source, held_out = data.open_source(config.data, "train"), data.open_source(config.data, "validation")
+    source, held_out = data.in_turn(
+        lambda: (data.open_source(config.data, "train"), data.open_source(config.data, "validation"))
+    )
     if stored is not None:
         tasks.prior.check_classes(stored, source.class_names)
     config.data.class_names = tuple(source.class_names)
@@ -114,7 +120,7 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
             if stopping:
                 manager.wait_until_finished()
                 say(f"stopped at step {step}, checkpoint saved; the same command goes on from there")
-                raise SystemExit(130)
+                raise SystemExit(130 if stop.received == signal.SIGINT else PREEMPTED)
             if saving:
                 progress.restart(step)
         return result
@@ -152,37 +158,67 @@ def describe(config: ConfigDict, workdir: Path, mesh: Mesh, state: TrainState, s
         )
 
 
-def compile_step(
-    task: Task, run_key: jax.Array, phase: Hashable, state: TrainState, batch: dict
-) -> jax.stages.Compiled:
-    """The training step of a phase, jitted with explicit shardings and a donated state, compiled for these shapes."""
+def trace_step(task: Task, run_key: jax.Array, phase: Hashable, state: TrainState, batch: dict) -> jax.stages.Traced:
+    """The training step of a phase, with explicit shardings and a donated state, for arrays or for shapes of them."""
 
     def step(state, batch):
         return task.train_step(state, batch, jax.random.fold_in(run_key, state.step), phase)
 
+    replicated = NamedSharding(state.step.sharding.mesh, PartitionSpec())
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    return jax.jit(step, out_shardings=(shardings, replicated), donate_argnums=0).trace(state, batch)
+
+
+def compile_step(
+    task: Task, run_key: jax.Array, phase: Hashable, state: TrainState, batch: dict
+) -> jax.stages.Compiled:
+    """That step, compiled for these shapes."""
     say("compiling the training step" + (f" for {phase}" if phase else ""))
     began = time.monotonic()
-    replicated = NamedSharding(batch["image"].sharding.mesh, PartitionSpec())
-    shardings = jax.tree.map(lambda x: x.sharding, state)
-    jitted = jax.jit(step, out_shardings=(shardings, replicated), donate_argnums=0)
-    compiled = jitted.lower(state, batch).compile(cli.compiler_options())
+    compiled = trace_step(task, run_key, phase, state, batch).lower().compile(cli.compiler_options())
     say(f"compiled in {time.monotonic() - began:.0f} s")
     return compiled
 
 
+def check_agreement(fields: dict) -> None:
+    """Raises UserError, in every process, where a process was started with another config than process 0."""
+    mine = ConfigDict(json.loads(json.dumps(fields)))
+    text = np.frombuffer(json.dumps(fields).encode(), np.uint8)
+    longest = int(multihost_utils.process_allgather(np.array(len(text))).max())
+    padded = np.pad(text, (0, longest - len(text)), constant_values=ord(" "))
+    first = ConfigDict(json.loads(multihost_utils.broadcast_one_to_all(padded).tobytes()))
+    other = cli.differences(first, mine)
+    differ = np.flatnonzero(multihost_utils.process_allgather(np.array(bool(other))))
+    if other:
+        raise UserError(f"process {jax.process_index()} differs from process 0: {', '.join(other)}")
+    if len(differ):
+        raise UserError(f"the processes {', '.join(map(str, differ))} were started with another config than process 0")
+
+
 def agreed(stop: "StopSignal", step: int, config: ConfigDict) -> bool:
-    """Whether to stop after this step: with several processes, asked at `log_every` alone and answered for all."""
+    """Whether all processes stop after this step.
+
+    A notice of pre-emption (SIGTERM to any of them) comes through jax itself; Ctrl-C is asked about at `log_every`.
+    """
     if jax.process_count() == 1:
-        return stop.is_set()
-    asking = step % config.log_every == 0
-    return asking and bool(multihost_utils.process_allgather(np.array(stop.is_set())).any())
+        return stop.received is not None
+    if multihost_utils.reached_preemption_sync_point(step):
+        stop.received = signal.SIGTERM
+        return True
+    interrupted = np.array(stop.received == signal.SIGINT)
+    if step % config.log_every or not multihost_utils.process_allgather(interrupted).any():
+        return False
+    stop.received = signal.SIGINT
+    return True
 
 
 @contextmanager
 def stop_signal() -> Iterator["StopSignal"]:
-    """Within, the first Ctrl-C or SIGTERM only sets the flag; a second Ctrl-C interrupts."""
+    """Within, the first Ctrl-C or SIGTERM is only noted; a second Ctrl-C interrupts."""
     flag = StopSignal()
-    before = {s: signal.signal(s, flag.handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    # Of several processes, jax itself catches SIGTERM and tells the others.
+    caught = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else (signal.SIGINT,)
+    before = {s: signal.signal(s, flag.handle) for s in caught}
     try:
         yield flag
     finally:
@@ -191,19 +227,16 @@ def stop_signal() -> Iterator["StopSignal"]:
 
 
 class StopSignal:
-    """Whether the run was asked to stop."""
+    """Which signal asked the run to stop, if one did."""
 
     def __init__(self):
-        self.received = False
+        self.received = None
 
     def handle(self, number: int, frame) -> None:
-        if self.received:
+        if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = True
+        self.received = number
         say("stopping after this step; once more to stop at once, without a checkpoint")
-
-    def is_set(self) -> bool:
-        return self.received
 
 
 def main() -> None:

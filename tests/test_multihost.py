@@ -101,7 +101,7 @@ def test_a_signal_to_one_process_stops_both(picture_folder, tmp_path):
             break
     processes[1].send_signal(signal.SIGTERM)
     printed = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [130, 130], printed
+    assert [process.returncode for process in processes] == [75, 75], printed
     assert "checkpoint saved; the same command goes on" in printed[0]
 
 
@@ -110,9 +110,34 @@ def test_a_signal_to_one_process_stops_both(picture_folder, tmp_path):
     [
         (["--num_processes=2"], "--coordinator_address is missing"),
         (["--distributed"], "the job's processes did not come together"),
+        (
+            ["--coordinator_address=127.0.0.1:9", "--num_processes=2", "--process_id=1", "--join_timeout=1"],
+            "did not come together at 127.0.0.1:9 in 1 s",
+        ),
     ],
 )
 def test_a_job_that_is_none_gets_one_line(flags, message, tmp_path):
     command = [sys.executable, "-m", "taming_jax.train", "--config=configs/openmoji_vq.py", f"--workdir={tmp_path}"]
     done = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_processes_with_different_configs_say_so(picture_folder, tmp_path):
+    flags = vq_flags(picture_folder)
+    port = free_port()
+    processes = []
+    for number in range(2):
+        processes += start(
+            1,
+            tmp_path,
+            *flags,
+            f"--coordinator_address=127.0.0.1:{port}",
+            "--num_processes=2",
+            f"--process_id={number}",
+            f"--config.seed={number}",
+        )
+    printed = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], printed
+    assert "error: the processes 1 were started with another config than process 0" in printed[0]
+    assert "error: process 1 differs from process 0: seed 0 -> 1" in printed[1]
+    assert not checkpoint.steps(tmp_path)

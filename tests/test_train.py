@@ -170,7 +170,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(number, workers, picture_folder, tmp
     process, _ = start_training(tmp_path, picture_folder, f"--config.data.workers={workers}")
     os.killpg(process.pid, number)  # a terminal's Ctrl-C reaches the workers too
     printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == (130 if number == signal.SIGINT else 75)
     assert "Traceback" not in printed
     (step,) = re.findall(r"stopped at step (\d+), checkpoint saved; the same command goes on from there", printed)
     assert checkpoint.steps(tmp_path) == [int(step)]

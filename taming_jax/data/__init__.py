@@ -7,16 +7,20 @@ or the name of a TFDS data set.
 
 import dataclasses
 import signal
+from collections.abc import Callable
+from typing import TypeVar
 
 import grain
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from PIL import Image
 
 from taming_jax.data import folder, scenes, tfds_source, transforms
 from taming_jax.errors import UserError
 
+T = TypeVar("T")
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
 
 
@@ -33,6 +37,21 @@ def open_source(data: ConfigDict, split: str) -> "Readable":
     if not len(source):
         raise UserError(f"data set {data.name!r} has no images in its {split} split")
     return Readable(source, data.max_bad_share)
+
+
+def in_turn(read: Callable[[], T]) -> T:
+    """What `read` returns, in process 0 first: what it has to prepare, the others then find, if they share its disk."""
+    first, result, error = jax.process_index() == 0, None, None
+    if first:
+        try:
+            result = read()
+        except UserError as e:
+            error = e
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("data is prepared")
+    if error is not None:
+        raise error
+    return result if first else read()
 
 
 class Readable:

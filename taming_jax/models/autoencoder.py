@@ -69,11 +69,16 @@ def upsample(x: jax.Array) -> jax.Array:
     return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
+def blocks(remat: bool) -> tuple[type[nn.Module], type[nn.Module]]:
+    """The modules of a level; with `remat`, the backward pass keeps their inputs and computes the rest again."""
+    return (nn.remat(ResBlock), nn.remat(AttnBlock)) if remat else (ResBlock, AttnBlock)
+
+
 class Encoder(nn.Module):
     """Images to latents. [B,H,W,3] -> [B,H/f,W/f,z_channels] with f = 2^(len(ch_mult) - 1).
 
     `attn_resolutions` are side lengths of the feature map for images of `resolution` pixels; other image
-    sizes get attention at the same levels.
+    sizes get attention at the same levels. remat: see `blocks`.
     """
 
     ch: int
@@ -82,22 +87,24 @@ class Encoder(nn.Module):
     attn_resolutions: Sequence[int]
     resolution: int
     z_channels: int
+    remat: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        res_block, attn_block = blocks(self.remat)
         x = conv(self.ch, name="conv_in", dtype=self.dtype)(x.astype(self.dtype))
         for level, mult in enumerate(self.ch_mult):
             for i in range(self.num_res_blocks):
-                x = ResBlock(self.ch * mult, self.dtype, name=f"down_{level}_block_{i}")(x)
+                x = res_block(self.ch * mult, self.dtype, name=f"down_{level}_block_{i}")(x)
                 if self.resolution >> level in self.attn_resolutions:
-                    x = AttnBlock(self.dtype, name=f"down_{level}_attn_{i}")(x)
+                    x = attn_block(self.dtype, name=f"down_{level}_attn_{i}")(x)
             if level + 1 < len(self.ch_mult):
                 pad = ((0, 1), (0, 1))
                 x = conv(x.shape[-1], name=f"down_{level}_conv", strides=2, padding=pad, dtype=self.dtype)(x)
-        x = ResBlock(x.shape[-1], self.dtype, name="mid_block_1")(x)
-        x = AttnBlock(self.dtype, name="mid_attn_1")(x)
-        x = ResBlock(x.shape[-1], self.dtype, name="mid_block_2")(x)
+        x = res_block(x.shape[-1], self.dtype, name="mid_block_1")(x)
+        x = attn_block(self.dtype, name="mid_attn_1")(x)
+        x = res_block(x.shape[-1], self.dtype, name="mid_block_2")(x)
         x = nn.swish(group_norm("norm_out", self.dtype)(x))
         return conv(self.z_channels, name="conv_out", dtype=self.dtype)(x)
 
@@ -113,20 +120,22 @@ class DecoderTrunk(nn.Module):
     num_res_blocks: int
     attn_resolutions: Sequence[int]
     resolution: int
+    remat: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
+        res_block, attn_block = blocks(self.remat)
         top = len(self.ch_mult) - 1
         x = conv(self.ch * self.ch_mult[top], name="conv_in", dtype=self.dtype)(z.astype(self.dtype))
-        x = ResBlock(x.shape[-1], self.dtype, name="mid_block_1")(x)
-        x = AttnBlock(self.dtype, name="mid_attn_1")(x)
-        x = ResBlock(x.shape[-1], self.dtype, name="mid_block_2")(x)
+        x = res_block(x.shape[-1], self.dtype, name="mid_block_1")(x)
+        x = attn_block(self.dtype, name="mid_attn_1")(x)
+        x = res_block(x.shape[-1], self.dtype, name="mid_block_2")(x)
         for level in range(top, -1, -1):
             for i in range(self.num_res_blocks + 1):
-                x = ResBlock(self.ch * self.ch_mult[level], self.dtype, name=f"up_{level}_block_{i}")(x)
+                x = res_block(self.ch * self.ch_mult[level], self.dtype, name=f"up_{level}_block_{i}")(x)
                 if self.resolution >> level in self.attn_resolutions:
-                    x = AttnBlock(self.dtype, name=f"up_{level}_attn_{i}")(x)
+                    x = attn_block(self.dtype, name=f"up_{level}_attn_{i}")(x)
             if level:
                 x = conv(x.shape[-1], name=f"up_{level}_conv", dtype=self.dtype)(upsample(x))
         return nn.swish(group_norm("norm_out", self.dtype)(x))

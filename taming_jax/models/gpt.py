@@ -208,9 +208,9 @@ class GPT(nn.Module):
 
 def unstack(params: dict) -> dict:
     """Parameters as `unrolled` has them. {'blocks': [L,...]} -> {'blocks_0': [...], ...}, the others as they are."""
-    layers = len(jax.tree.leaves(params["blocks"])[0])
-    split = {f"blocks_{i}": jax.tree.map(lambda x: x[i], params["blocks"]) for i in range(layers)}
-    return {name: value for name, value in params.items() if name != "blocks"} | split
+    leaves, tree = jax.tree.flatten(params["blocks"])
+    layers = {f"blocks_{i}": tree.unflatten([x[i] for x in leaves]) for i in range(len(leaves[0]))}
+    return {name: value for name, value in params.items() if name != "blocks"} | layers
 
 
 def stack(params: dict) -> dict:

@@ -13,8 +13,8 @@ from taming_jax.models.quantize import make_quantizer
 class VQModel(nn.Module):
     """VQGAN generator (Esser et al. 2021, section 3.1). Images are [B,H,W,C] in [-1, 1], codes [B,h,w] int32.
 
-    out_ch: C. quantizer: `name` and the fields of that module in `models/quantize.py`. `step` and `train` are for
-    quantizers with schedules and noise.
+    out_ch: C. quantizer: `name` and the fields of that module in `models/quantize.py`. remat: see `autoencoder.blocks`.
+    `step` and `train` are for quantizers with schedules and noise.
     """
 
     ch: int
@@ -25,6 +25,7 @@ class VQModel(nn.Module):
     z_channels: int
     out_ch: int
     quantizer: dict
+    remat: bool = False
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
@@ -34,6 +35,7 @@ class VQModel(nn.Module):
             num_res_blocks=self.num_res_blocks,
             attn_resolutions=self.attn_resolutions,
             resolution=self.resolution,
+            remat=self.remat,
             dtype=self.dtype,
         )
         self.encoder = autoencoder.Encoder(z_channels=self.z_channels, **trunk)

@@ -25,7 +25,9 @@ from taming_jax.tiling import decode_tiled
 CONDITIONS = ("none", "class", "coordinates", "image", "objects")
 
 
-def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
+def complete(
+    config: ConfigDict, stored: ConfigDict | None, load_config: Callable = checkpoint.load_config
+) -> ConfigDict:
     """Takes the data and the codes from the first stage's run, so that nothing is configured twice.
 
     `config.data` overrides single fields of the first stage's. A resumed run keeps the checkpoints of the first stages
@@ -56,9 +58,9 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
     if not 0 <= config.cond.drop < 1 or (config.cond.drop and config.cond.name == "none"):
         raise UserError(f"cond.drop={config.cond.drop:g}: it must be in [0, 1), and 0 where there is no condition")
 
-    first = find_stage(config, stored, "first_stage")
+    first = find_stage(config, stored, "first_stage", load_config)
     if config.cond.name == "image":
-        find_stage(config, stored, "cond")
+        find_stage(config, stored, "cond", load_config)
     with config.unlocked():
         moved = {k: v for k, v in config.data.items() if v is not None}
         if config.cond.name == "image":
@@ -106,12 +108,12 @@ def features(config: ConfigDict) -> tuple[str, ...]:
     return tuple(sorted(needed))
 
 
-def find_stage(config: ConfigDict, stored: ConfigDict | None, name: str) -> ConfigDict:
+def find_stage(config: ConfigDict, stored: ConfigDict | None, name: str, load_config: Callable) -> ConfigDict:
     """Fills in the step and the config of a VQGAN's run that `config[name].workdir` points to; -> its config."""
     stage = config[name]
     if stored is not None and stage.step is None:
         stage.step = stored[name].step
-    found, step = checkpoint.load_config(Path(stage.workdir), stage.step)
+    found, step = load_config(Path(stage.workdir), stage.step)
     if found.task != "vqgan":
         raise UserError(f"{name}.workdir={stage.workdir} holds a {found.task!r} run; a first stage is a 'vqgan' run")
     with config.unlocked():
@@ -189,6 +191,17 @@ def make_model(config: ConfigDict) -> GPT:
     return GPT(dtype=jnp.dtype(config.dtype), **fields)
 
 
+def frozen_shapes(config: ConfigDict) -> dict:
+    """The parameters of the first stages that a completed config needs, as shapes."""
+    stages = {"gen": config.first_stage.config} | ({"cond": config.cond.config} if config.cond.name == "image" else {})
+
+    def shapes(stage):
+        images = jnp.zeros((1, stage.data.size, stage.data.size, stage.model.out_ch))
+        return jax.eval_shape(vqgan.make_model(stage).init, jax.random.key(0), images)["params"]
+
+    return {name: shapes(stage) for name, stage in stages.items()}
+
+
 def corrupt(ids: jax.Array, pkeep: float, vocab_size: int, key: jax.Array) -> jax.Array:
     """Each id stays with probability `pkeep`, or becomes any other (the original's pkeep). [B,T] -> [B,T]."""
     keep_key, key = jax.random.split(key)
@@ -214,14 +227,11 @@ def make(config: ConfigDict) -> states.Task:
         return states.create(optimizers, params, {}, ema_decay)
 
     def load_frozen() -> dict:
-        stages = {"gen": config.first_stage} | ({"cond": config.cond} if config.cond.name == "image" else {})
-        frozen = {}
-        for name, stage in stages.items():
-            size = stage.config.data.size
-            images = jnp.zeros((1, size, size, stage.config.model.out_ch))
-            like = jax.eval_shape(vqgan.make_model(stage.config).init, jax.random.key(0), images)["params"]
-            frozen[name] = checkpoint.load_net(Path(stage.workdir), stage.step, "gen", like)
-        return frozen
+        stages = {"gen": config.first_stage, "cond": config.cond}
+        return {
+            name: checkpoint.load_net(Path(stages[name].workdir), stages[name].step, "gen", like)
+            for name, like in frozen_shapes(config).items()
+        }
 
     def tokens(state: states.TrainState, batch: dict, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """-> condition [B,S] and codes [B,T] in the order of writing, both int32."""
@@ -281,7 +291,8 @@ def make(config: ConfigDict) -> states.Task:
         batch = jax.tree.map(lambda x: jnp.repeat(x[:rows], columns, 0), batch)
         c = cond.tokens(state.frozen, batch)
         keys = jax.random.split(key, rows * columns)
-        images = sample(config, states.averaged(state, "gpt"), state.frozen["gen"], c, keys)
+        params = decode_params(config, states.averaged(state, "gpt"))
+        images = sample(config, params, state.frozen["gen"], c, keys)
         images = images.reshape(rows, columns, *images.shape[1:])
         if config.cond.name == "image":
             seen = vqgan.to_picture(config.cond.config, vqgan.to_input(config.cond.config, batch))
@@ -308,23 +319,19 @@ def make(config: ConfigDict) -> states.Task:
 
 def sample(
     config: ConfigDict,
-    gpt_params: dict,
+    params: dict | tuple,
     first_stage: dict,
     c: jax.Array,
     keys: jax.Array,
 ) -> jax.Array:
     """Images of the given conditions, as large as in training. c [B,S] int32, keys [B] -> [B,H,W,3] in about [-1, 1].
 
-    Pure, to be jitted with a completed config bound. The same codes as those of `make_painter`.
+    params: `decode_params`. Pure, to be jitted with a completed config bound. The codes are those of `make_painter`.
     """
     n = side(config.first_stage.config)
     decode, init_cache = make_decode(config)
     painter = sampling.make_sequence_painter(decode, init_cache, permute.ORDERS[config.order](n, n))
-    codes, known, params = (
-        jnp.zeros((len(c), n, n), jnp.int32),
-        jnp.zeros((n, n), bool),
-        decode_params(config, gpt_params),
-    )
+    codes, known = jnp.zeros((len(c), n, n), jnp.int32), jnp.zeros((n, n), bool)
     ((grid, _),) = painter(params, c, codes, known, keys, *draw_options(config))
     return decode_grid(config, first_stage, grid)
 

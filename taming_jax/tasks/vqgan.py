@@ -218,7 +218,7 @@ def make(config: ConfigDict) -> states.Task:
 
         g_head, d_hidden = pull_head(d_recon)
         (g_trunk,) = pull_trunk((d_hidden, jnp.asarray(config.loss.codebook_weight)))
-        grads = {"gen": {**g_trunk, "conv_out": g_head}, **disc_grads}
+        grads = sharding.scatter({"gen": {**g_trunk, "conv_out": g_head}, **disc_grads})
         counts = metrics.CodeUse(metrics.count_codes(codes["ids"], codebook_size))
         return stats, grads, (metrics.collection({"loss": loss, **logged}, codes=counts), codes)
 

@@ -1,0 +1,104 @@
+"""What a TPU's compiler says about a program, read right."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import imagenet_transformer
+from taming_jax import compile_ahead, hlo, sharding
+from taming_jax.errors import UserError
+from tests.conftest import tiny_vq
+
+# A loop of five that reads a slice of 16 KiB, multiplies in on-chip memory and adds up over the chips, then a fusion
+# that updates one row of a large array in place.
+TEXT = """HloModule jit_f, is_scheduled=true
+
+%body (p: (s32[], f32[64,64], f32[5,64,64])) -> (s32[], f32[64,64], f32[5,64,64]) {
+  %p = (s32[]{:T(128)}, f32[64,64]{1,0:T(8,128)S(1)}, f32[5,64,64]{2,1,0:T(8,128)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  %x = f32[64,64]{1,0:T(8,128)S(1)} get-tuple-element(%p), index=1
+  %w = f32[5,64,64]{2,1,0:T(8,128)} get-tuple-element(%p), index=2
+  %slice = f32[64,64]{1,0:T(8,128)S(1)} fusion(%w, %i), kind=kLoop, calls=%sliced
+  %dot = f32[64,64]{1,0:T(8,128)S(1)} dot(%x, %slice), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %sum = f32[64,64]{1,0:T(8,128)S(1)} all-reduce(%dot), channel_id=7, to_apply=%add
+  ROOT %t = (s32[], f32[64,64]{1,0:T(8,128)S(1)}, f32[5,64,64]{2,1,0:T(8,128)}) tuple(%i, %sum, %w)
+}
+
+%cond (p: (s32[], f32[64,64], f32[5,64,64])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(5)
+  %q = (s32[]{:T(128)}, f32[64,64]{1,0}, f32[5,64,64]{2,1,0}) parameter(0)
+  %j = s32[]{:T(128)} get-tuple-element(%q), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%j, %limit), direction=LT
+}
+
+%sliced (a: f32[5,64,64], b: s32[]) -> f32[64,64] {
+  %a = f32[5,64,64]{2,1,0:T(8,128)} parameter(0)
+  %b = s32[]{:T(128)} parameter(1)
+  ROOT %ds = f32[1,64,64]{2,1,0:T(8,128)} dynamic-slice(%a, %b), dynamic_slice_sizes={1,64,64}
+}
+
+%updated (c: f32[1000,128], d: f32[1,128]) -> f32[1000,128] {
+  %c = f32[1000,128]{1,0:T(8,128)} parameter(0)
+  %d = f32[1,128]{1,0:T(1,128)} parameter(1)
+  ROOT %dus = f32[1000,128]{1,0:T(8,128)} dynamic-update-slice(%c, %d), metadata={}
+}
+
+ENTRY %main (s: (s32[], f32[64,64], f32[5,64,64])) -> f32[1000,128] {
+  %s = (s32[]{:T(128)}, f32[64,64]{1,0:T(8,128)S(1)}, f32[5,64,64]{2,1,0:T(8,128)}) parameter(0)
+  %table = f32[1000,128]{1,0:T(8,128)} parameter(1)
+  %row = f32[1,128]{1,0:T(1,128)} parameter(2)
+  %loop = (s32[]{:T(128)}, f32[64,64]{1,0}, f32[5,64,64]{2,1,0}) while(%s), condition=%cond, body=%body
+  ROOT %done = f32[1000,128]{1,0:T(8,128)} fusion(%table, %row), kind=kLoop, calls=%updated
+}
+"""
+
+
+def test_a_compiled_program_is_read_with_its_loops_slices_and_on_chip_memory():
+    module, entry = hlo.parse(TEXT)
+    assert entry == "%main"
+    assert hlo.matrix_flops(module, entry) == 5 * 2 * 64**3
+    padded = 64 * 128 * 4  # of a slice: rows of 64 fill tiles of 128
+    assert hlo.hbm_bytes(module, entry) == 5 * padded + 2 * 128 * 4
+    assert hlo.collectives(module, entry) == [hlo.Collective("all-reduce", padded, 64 * 64, 5)]
+
+
+def test_flops_are_those_of_the_definition():
+    def f(x, w, image, kernel):
+        x, _ = jax.lax.scan(lambda x, _: (x @ w, None), x, length=3)
+        y = jax.lax.conv_general_dilated(image, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return x.sum() + y.sum()
+
+    x, w, image, kernel = jnp.ones((4, 8)), jnp.ones((8, 8)), jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5))
+    forward = 3 * 2 * 4 * 8 * 8 + 2 * (2 * 4 * 4 * 5) * (3 * 3 * 3)
+    assert compile_ahead.count_flops(jax.make_jaxpr(f)(x, w, image, kernel).jaxpr) == forward
+    grads = jax.make_jaxpr(jax.grad(jax.checkpoint(f), (0, 1)))(x, w, image, kernel)
+    assert compile_ahead.count_flops(grads.jaxpr) > 3 * 3 * 2 * 4 * 8 * 8  # forward, again, and both gradients
+
+
+def test_a_slice_that_does_not_exist_gets_one_line():
+    for name in ("v5e-16", "v9:2x2", "v5e:3x5x7"):
+        with pytest.raises(UserError, match=rf"--topology={name}: no such slice; it is written like .*v5e:4x4"):
+            compile_ahead.find_devices(name)
+
+
+def test_what_does_not_fit_says_by_how_much_and_what_helps():
+    config = imagenet_transformer.get_config()
+    words = (
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 15.89G of 15.75G hbm. Exceeded hbm capacity"
+    )
+    line = str(compile_ahead.out_of_memory(f"{words} by 150.42M. Total", config, "train"))
+    assert "15.89G of 15.75G a chip, by 150.42M" in line
+    assert "batch_size than 256" in line and "accumulate=2" in line and "gpt.remat='full'" in line
+
+
+def test_the_decoder_compiles_for_a_tpu(picture_folder):
+    """The real compiler of TPUs, on the smallest of its jobs here."""
+    config = tiny_vq(picture_folder)
+    mesh = sharding.make_mesh(config.mesh, compile_ahead.find_devices("v5e:2x2"))
+    lines = "\n".join(compile_ahead.report(config, mesh, "v5e:2x2", "decode"))
+    assert "not needed: none" in lines
+    own, done = (float(x) for x in re.search(r"does (\S+) TFLOP \(the model's own: (\S+)\)", lines).groups()[::-1])
+    np.testing.assert_allclose(done, own, rtol=0.1)
