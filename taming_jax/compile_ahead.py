@@ -313,7 +313,7 @@ def main() -> None:
     given = flags.FLAGS
     config, topology = cli.required_config(), cli.required("topology")
     mesh = sharding.make_mesh(config.mesh, find_devices(topology))
-    sharding.check_batch(config.batch_size, mesh)
+    sharding.check_batch(config.batch_size, mesh, config.accumulate)
     config = complete(config, given["first_stage"].value, given.num_classes)
     shape = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     say(f"{given.program} on {topology}: {mesh.size} chips, mesh {shape}, batch {config.batch_size}, {config.dtype}")

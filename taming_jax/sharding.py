@@ -98,13 +98,14 @@ def _by_table(function: Callable, tree: PyTree, path: str) -> PyTree:
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
-def check_batch(batch_size: int, mesh: Mesh) -> None:
-    """Raises UserError where the mesh does not divide the batch."""
+def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Raises UserError where the mesh does not divide the batch, or the parts of it that accumulate."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size % parts:
+    if batch_size % (parts * accumulate):
+        times = f" x accumulate={accumulate}" if accumulate > 1 else ""
         raise UserError(
-            f"batch_size={batch_size} is not divided by the mesh's data x fsdp = {parts} parts;"
-            f" take a multiple of {parts}"
+            f"batch_size={batch_size} is not divided by the mesh's data x fsdp = {parts} parts{times};"
+            f" take a multiple of {parts * accumulate}"
         )
 
 

@@ -54,7 +54,7 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
 
     config = stage.complete(config, stored)
     mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch(config.batch_size, mesh)
+    sharding.check_batch(config.batch_size, mesh, config.accumulate)
     source, held_out = data.in_turn(
         lambda: (data.open_source(config.data, "train"), data.open_source(config.data, "validation"))
     )
@@ -130,7 +130,15 @@ def check(config: ConfigDict) -> None:
     """Raises UserError for values that no task can train with."""
     if config.dtype not in ("float32", "bfloat16"):
         raise not_among("dtype", config.dtype, ("float32", "bfloat16"))
-    for name in ("batch_size", "steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"):
+    for name in (
+        "batch_size",
+        "steps",
+        "log_every",
+        "eval_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "accumulate",
+    ):
         if config[name] < 1:
             raise UserError(f"{name}={config[name]}: it must be at least 1; a number over steps means never")
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from taming_jax import checkpoint, data, sharding
 from taming_jax.errors import UserError
 from taming_jax.tasks import prior, vqgan
-from tests.conftest import tiny_prior, tiny_vq
+from tests.conftest import changed, tiny_prior, tiny_vq
 
 
 def mesh_of(**sizes):
@@ -31,8 +31,11 @@ def test_a_mesh_that_does_not_match_is_refused_with_both_numbers(sizes):
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused_with_both_numbers():
+    mesh = sharding.make_mesh(mesh_of(data=4, fsdp=2))
     with pytest.raises(UserError, match=r"batch_size=12 .* 8 parts; take a multiple of 8"):
-        sharding.check_batch(12, sharding.make_mesh(mesh_of(data=4, fsdp=2)))
+        sharding.check_batch(12, mesh)
+    with pytest.raises(UserError, match=r"batch_size=24 .* 8 parts x accumulate=2; take a multiple of 16"):
+        sharding.check_batch(24, mesh, 2)
 
 
 def states(task, mesh):
@@ -98,6 +101,30 @@ def test_eight_devices_train_like_one(stage, picture_folder, vq_run):
             np.testing.assert_allclose(a[name], b[name], rtol=2e-2, atol=2e-3, err_msg=name)
     for name in alone[0]:  # before Adam, which divides tiny gradients by themselves, has turned rounding into steps
         np.testing.assert_allclose(alone[0][name], many[0][name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("stage", "saver"),
+    [
+        ("vqgan", dict(accumulate=2)),
+        ("vqgan", dict(model__remat=True)),
+        ("prior", dict(accumulate=2)),
+        ("prior", dict(gpt__remat="full")),
+    ],
+)
+def test_saving_memory_changes_nothing(stage, saver, picture_folder, vq_run):
+    """Parts of a batch one after another, or activations computed twice: the same weights after three steps."""
+    if stage == "vqgan":  # BatchNorm and the adaptive weight are those of each part
+        plain = changed(tiny_vq(picture_folder), loss__perceptual_weight=0.0, disc__weight=0.0)
+        tasks_of = [vqgan.make(config) for config in (plain, changed(plain.copy_and_resolve_references(), **saver))]
+    else:
+        plain = changed(prior.complete(tiny_prior(vq_run), None), gpt__embd_pdrop=0.0, gpt__attn_pdrop=0.0)
+        plain = changed(plain, gpt__resid_pdrop=0.0, data__class_names=("circle", "cross", "square"))
+        tasks_of = [prior.make(config) for config in (plain, changed(plain.copy_and_resolve_references(), **saver))]
+    a, b = (losses_on(task, plain, mesh_of(data=2, fsdp=2), jax.devices()[:4]) for task in tasks_of)
+    for x, y in zip(a, b, strict=True):
+        for name in x:
+            np.testing.assert_allclose(x[name], y[name], rtol=1e-4, err_msg=name)
 
 
 def test_gathered_parameters_leave_no_gathered_activations(picture_folder):
