@@ -19,6 +19,18 @@ def get_config() -> ConfigDict:
     return c
 
 
+def use_slice(c: ConfigDict, name: str, slices: dict[str, dict]) -> None:
+    """Sets the fields that a table has for a TPU slice, the learning rate with the root of the batch size.
+
+    Raises ValueError for another name than the table's.
+    """
+    if name not in slices:
+        raise ValueError(f"{name!r} is no slice of this config; there are {', '.join(slices)}")
+    before = c.batch_size
+    c.update_from_flattened_dict(slices[name])
+    c.optim.learning_rate *= (c.batch_size / before) ** 0.5
+
+
 def get_gpt(**sizes) -> ConfigDict:
     """A transformer; None for `vocab_size` and `block_size` is what condition and codes need."""
     return ConfigDict(

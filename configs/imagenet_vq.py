@@ -5,14 +5,26 @@
 Numbers from the original's configs/imagenet_vqgan.yaml: its learning rate is 4.5e-6 for each image of the global
 batch, here 8 devices of 12. ImageNet must have been prepared by TFDS (its docs say how to get the archives). The
 published run reached rFID 7.94 on the validation set; this config was not run at full size here.
+
+On a TPU slice, --config=configs/imagenet_vq.py:v5e-256 takes that slice's line of the table below. What it can reach
+there is in launch/README.md, from `taming_jax.compile_ahead`.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
 
+# Half precision, and as many images a chip as keep its matrix units busy.
+SLICES = {
+    "v4-8": {"dtype": "bfloat16", "batch_size": 64},
+    "v5e-16": {"dtype": "bfloat16", "batch_size": 128},
+    "v5e-256": {"dtype": "bfloat16", "batch_size": 1024},
+    "v5p-64": {"dtype": "bfloat16", "batch_size": 256},
+    "v6e-256": {"dtype": "bfloat16", "batch_size": 1024},
+}
 
-def get_config() -> ConfigDict:
+
+def get_config(slice_name: str = "") -> ConfigDict:
     c = common.get_config()
     c.task = "vqgan"
     c.input = "image"
@@ -56,4 +68,6 @@ def get_config() -> ConfigDict:
             clip_norm=0.0,
         )
     )
+    if slice_name:
+        common.use_slice(c, slice_name, SLICES)
     return c

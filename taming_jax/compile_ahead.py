@@ -1,8 +1,8 @@
 """Compiles a config's programs for a TPU slice that nobody has to own, and says what they can reach there.
 
     python -m taming_jax.compile_ahead --config=configs/imagenet_vq.py --topology=v5e:4x4
-    python -m taming_jax.compile_ahead --config=configs/imagenet_transformer.py --topology=v5e:16x16 \\
-        --first_stage=configs/imagenet_vq.py --num_classes=1000
+    python -m taming_jax.compile_ahead --config=configs/imagenet_transformer.py:v5e-256 --topology=v5e-256 \\
+        --first_stage=configs/imagenet_vq.py --first_stage.quantizer.codebook_size=16384
 
 The program is the one that runs there, made by TPUs' own compiler, which runs on any Linux machine: pip install -e
 '.[aot]'. It takes minutes. What no compiler knows (how well the floors below are reached) is left to a profile on the
@@ -36,6 +36,7 @@ import numpy as np
 from absl import flags
 from jax.experimental import topologies
 from jax.extend import core
+from jax.interpreters.partial_eval import dce_jaxpr
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict, config_flags
 
@@ -65,6 +66,15 @@ CHIPS = {
 }
 
 
+SLICES = {  # by the names that the configs' tables use
+    "v4-8": "v4:2x2x1",
+    "v5e-16": "v5e:4x4",
+    "v5e-256": "v5e:16x16",
+    "v5p-64": "v5p:2x4x4",
+    "v6e-256": "v6e:16x16",
+}
+
+
 class Compiled(NamedTuple):
     """A program for a slice, and what it costs a chip each time that it runs."""
 
@@ -77,7 +87,8 @@ class Compiled(NamedTuple):
 
 
 def find_devices(topology: str) -> list[jax.Device]:
-    """The devices of a slice such as 'v5e:4x4'. Raises UserError where there is no such slice, or no libtpu."""
+    """The devices of a slice such as 'v5e:4x4' or one of SLICES. Raises UserError where there is none, or no libtpu."""
+    given, topology = topology, SLICES.get(topology, topology)
     kind = topology.partition(":")[0]
     options = {"chip_config_name": "megacore"} if kind == "v4" else {}  # else its two cores count as two devices
     try:
@@ -88,7 +99,7 @@ def find_devices(topology: str) -> list[jax.Device]:
         if "libtpu" in str(e):
             raise UserError("the compiler of TPUs is missing: pip install -e '.[aot]'") from e
         raise UserError(
-            f"--topology={topology}: no such slice; it is written like v4:2x2x1, v5e:4x4, v5p:2x4x4 or v6e:16x16"
+            f"--topology={given}: no such slice; it is one of {', '.join(SLICES)}, or written like v5e:4x4"
         ) from e
 
 
@@ -219,7 +230,8 @@ def model_flops(config: ConfigDict, mesh: Mesh, program: str) -> int:
     else:
         plain.model.remat = False
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        return count_flops(PROGRAMS[program](plain, mesh).jaxpr.jaxpr)
+        jaxpr = PROGRAMS[program](plain, mesh).jaxpr.jaxpr
+    return count_flops(dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0])  # without what nothing uses
 
 
 def count_flops(jaxpr: core.Jaxpr) -> int:
@@ -268,7 +280,7 @@ def is_needed(collective: hlo.Collective, sizes: set[int]) -> bool:
 
 def report(config: ConfigDict, mesh: Mesh, topology: str, program: str, text_file: str | None = None) -> list[str]:
     """Compiles, and says what came of it, in lines. text_file, raises: as `compile_program`."""
-    chips, chip, gib = mesh.size, CHIPS[topology.partition(":")[0]], 2**30
+    chips, chip, gib = mesh.size, CHIPS[re.split("[:-]", topology)[0]], 2**30
     made = compile_program(config, mesh, program, text_file)
     own = model_flops(config, mesh, program) / chips
     floors = {"matrix units": made.flops / chip.flops, "HBM": made.hbm_bytes / chip.bandwidth}
@@ -326,7 +338,7 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file(
         "first_stage", None, "Config file of a transformer's first stage, in place of its run.", lock_config=True
     )
-    flags.DEFINE_string("topology", None, "Kind of chip and shape of the slice: v5e:4x4.")
+    flags.DEFINE_string("topology", None, f"Kind of chip and shape of the slice, v5e:4x4; or {', '.join(SLICES)}.")
     flags.DEFINE_enum("program", "train", list(PROGRAMS), "The training step, or sampling or decoding a batch.")
     flags.DEFINE_string("hlo", None, "File for the compiled program's text, to look at.")
     flags.DEFINE_integer("num_classes", 1000, "Of the data, for --first_stage.", lower_bound=1)

@@ -130,3 +130,8 @@ def test_gpt_drops_only_in_training():
     np.testing.assert_array_equal(model.apply(params, ids), model.apply(params, ids))
     train = [model.apply(params, ids, True, rngs={"dropout": jax.random.key(k)}) for k in (1, 2)]
     assert np.abs(train[0] - train[1]).max() > 1e-3
+
+
+def test_gpt_keeps_its_parameters_in_float32():
+    params = gpt(dtype=jnp.bfloat16).init(jax.random.key(0), jnp.arange(8)[None])
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}

@@ -138,8 +138,8 @@ class GPT(nn.Module):
         if self.unrolled:
             self.blocks = [Block(*fields) for _ in range(self.num_layers)]
         else:
-            first = self.is_initializing()
-            block = nn.map_variables(Block, "params", trans_in_fn=self.gather_layer, init=first, mutable=first)
+            # Not at their start, or the cast ones would be stored.
+            block = Block if self.is_initializing() else nn.map_variables(Block, "params", self.gather_layer)
             if self.remat != "none":
                 block = nn.remat(block, prevent_cse=False, static_argnums=(3,), policy=REMAT[self.remat])
             axes, rngs = {"params": 0}, {"params": True, "dropout": True}
