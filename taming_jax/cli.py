@@ -105,15 +105,15 @@ def required_config() -> ConfigDict:
     return config
 
 
-def compiler_options(platform: str | None = None) -> dict[str, str] | None:
+def compiler_options(learns_convolutions: bool, platform: str | None = None) -> dict[str, str] | None:
     """For `jax.jit`, on the platform that is there or that is named.
 
-    On CPUs, no YNN fusions, which make a convolution's weight gradient up to 5 times slower (jaxlib 0.10.2; an unknown
-    option would be an error, hence the ceiling in requirements.txt). On TPUs, no products that travel around a ring:
-    under FSDP they replace each reduce-scatter of a gradient by as many permutations as there are chips.
+    On CPUs, where convolutions learn, no YNN fusions: they make a weight gradient up to 5 times slower, and products
+    faster (jaxlib 0.10.2; an unknown option would be an error, hence the ceiling in requirements.txt). On TPUs, no
+    products that travel around a ring: under FSDP each would replace a reduce-scatter by many permutations.
     """
     platform = platform or jax.default_backend()
-    if platform == "cpu":
+    if platform == "cpu" and learns_convolutions:
         return {"xla_cpu_experimental_ynn_fusion_type": ""}
     return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"} if platform == "tpu" else None
 

@@ -179,7 +179,7 @@ def compile_program(config: ConfigDict, mesh: Mesh, program: str, text_file: str
     began = time.monotonic()
     try:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            compiled = PROGRAMS[program](config, mesh).lower().compile(cli.compiler_options("tpu"))
+            compiled = PROGRAMS[program](config, mesh).lower().compile(cli.compiler_options(False, "tpu"))
     except jax.errors.JaxRuntimeError as e:
         raise out_of_memory(str(e), config, program) from e
     seconds = time.monotonic() - began

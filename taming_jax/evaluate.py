@@ -27,8 +27,8 @@ def evaluate(
     """The task's metrics over a whole source; writes them, and the task's pictures."""
     step, key = int(state.step), jax.random.key(config.seed)
     replicated = NamedSharding(mesh, PartitionSpec())
-    eval_step = jax.jit(task.eval_step, out_shardings=replicated, compiler_options=cli.compiler_options())
-    pictures = jax.jit(task.pictures, out_shardings=replicated, compiler_options=cli.compiler_options())
+    eval_step = jax.jit(task.eval_step, out_shardings=replicated)
+    pictures = jax.jit(task.pictures, out_shardings=replicated)
     batches = data.eval_batches(source, config)
     shown = [batches[i] for i in range(min(len(batches), -(-PICTURED // config.batch_size)))]
     shown = {name: np.concatenate([batch[name] for batch in shown]) for name in shown[0]}

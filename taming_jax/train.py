@@ -183,7 +183,8 @@ def compile_step(
     """That step, compiled for these shapes."""
     say("compiling the training step" + (f" for {phase}" if phase else ""))
     began = time.monotonic()
-    compiled = trace_step(task, run_key, phase, state, batch).lower().compile(cli.compiler_options())
+    convolutions = any(leaf.ndim == 4 for leaf in jax.tree.leaves(state.params))
+    compiled = trace_step(task, run_key, phase, state, batch).lower().compile(cli.compiler_options(convolutions))
     say(f"compiled in {time.monotonic() - began:.0f} s")
     return compiled
 

@@ -26,13 +26,24 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
     return jnp.einsum("bnts,bnsd->btnd", weights, v)
 
 
-def fused(dtype: jnp.dtype, head_dim: int) -> str | None:
-    """The implementation of `jax.nn.dot_product_attention`: cuDNN's where it can be, which keeps no [T,T] scores."""
-    return "cudnn" if jax.default_backend() == "gpu" and dtype == jnp.bfloat16 and head_dim in (64, 128) else None
+def attend_all(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Attention of whole sequences, causal without a mask. q, k, v [B,T,N,D], mask [1,1,T,T] -> [B,T,N,D].
+
+    In bfloat16 on NVIDIA GPUs it is cuDNN's, which keeps no scores [B,N,T,T].
+    """
+    if mask is None and q.dtype == jnp.bfloat16 and jax.default_backend() == "gpu":
+        try:
+            return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
+        except (RuntimeError, NotImplementedError):  # an older GPU, or heads that it does not take
+            pass
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=mask is None)
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention. [B,T,D] -> [B,T,D]; `at` [B] asks for one position each, -> [B,1,D]."""
+    """Multi-head self-attention. [B,T,D] -> [B,T,D]; `at` [B] asks for one position each, -> [B,1,D].
+
+    mask: who sees whom; None for each position those up to itself.
+    """
 
     num_heads: int
     attn_pdrop: float
@@ -60,14 +71,14 @@ class Attention(nn.Module):
                 q,
                 k,
                 v,
-                mask=mask,
+                mask=nn.make_causal_mask(x[..., 0]) if mask is None else mask,
                 dropout_rng=self.make_rng("dropout"),
                 dropout_rate=self.attn_pdrop,
                 broadcast_dropout=False,
                 force_fp32_for_softmax=True,
             )
         else:
-            y = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=fused(q.dtype, q.shape[-1]))
+            y = attend_all(q, k, v, mask)
         y = nn.Dense(d, kernel_init=normal_init, dtype=self.dtype, name="proj")(y.reshape(b, -1, d))
         return nn.Dropout(self.resid_pdrop)(y, deterministic=deterministic), cache
 
@@ -159,7 +170,7 @@ class GPT(nn.Module):
         x = self.embed(ids, embeddings)
         t = x.shape[1]
         x = self.embd_drop((x + self.position_embedding[:t]).astype(self.dtype), deterministic=not train)
-        mask = self.visible(jnp.arange(t), t)
+        mask = self.visible(jnp.arange(t), t) if self.n_unmasked else None
         if self.unrolled:
             for block in self.blocks:
                 x, _ = block(x, mask, not train)
