@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     c.order = "row_major"
     c.pkeep = 1.0
     c.data = common.get_moved_data()
+    c.codes = ""  # folder that taming_jax.encode has written, to train on in place of images
     c.batch_size = 8
     c.steps = 200_000
     c.eval_every = 5_000

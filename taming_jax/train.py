@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict, config_flags
 
 from taming_jax import checkpoint, cli, data, metrics, sharding, tasks
+from taming_jax.data import codes
 from taming_jax.errors import UserError, not_among
 from taming_jax.evaluate import evaluate
 from taming_jax.metrics import say
@@ -55,12 +56,15 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
     config = stage.complete(config, stored)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size, mesh, config.accumulate)
-    source, held_out = data.in_turn(
-        lambda: (data.open_source(config.data, "train"), data.open_source(config.data, "validation"))
-    )
+    held_out = data.in_turn(lambda: data.open_source(config.data, "validation"))
     if stored is not None:
-        tasks.prior.check_classes(stored, source.class_names)
-    config.data.class_names = tuple(source.class_names)
+        tasks.prior.check_classes(stored, held_out.class_names)
+    config.data.class_names = tuple(held_out.class_names)
+    source = (
+        codes.open_codes(config)
+        if config.get("codes")
+        else data.in_turn(lambda: data.open_source(config.data, "train"))
+    )
     task = stage.make(config)
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
 
@@ -157,7 +161,8 @@ def describe(config: ConfigDict, workdir: Path, mesh: Mesh, state: TrainState, s
     sizes = ", ".join(f"{net} {parameter_overview.count_parameters(p) / 1e6:.2f} M" for net, p in state.params.items())
     epochs = config.steps * config.batch_size / len(source)
     say(f"{workdir}: task {config.task}, parameters {sizes}")
-    say(f"{len(source)} images to train on, {len(held_out)} held out")
+    kind = f"records of codes, {source.views} of each image," if config.get("codes") else "images"
+    say(f"{len(source)} {kind} to train on, {len(held_out)} held out")
     say(f"{config.steps} steps of {config.batch_size} images, {epochs:.1f} epochs, starting at step {state.step}")
     say(f"{jax.device_count()} devices ({jax.devices()[0].device_kind}), mesh {dict(mesh.shape)}")
     if jax.process_index() == 0:

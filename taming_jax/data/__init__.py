@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from PIL import Image
 
-from taming_jax.data import folder, scenes, tfds_source, transforms
+from taming_jax.data import codes, folder, scenes, tfds_source, transforms
 from taming_jax.errors import UserError
 
 T = TypeVar("T")
@@ -94,27 +94,30 @@ class Readable:
 def train_batches(source, config: ConfigDict, start: int) -> grain.DatasetIterator:
     """This process's part of the global batches `start`, `start + 1`, ... without end, in a new order every epoch.
 
-    {'image': uint8 [B/processes,size,size,3], 'label': int32 [B/processes]}. The sequence of global batches depends on
-    the seed and on `start` alone: neither on the number of processes nor of workers. So the number of batches drawn is
-    the whole state of the iterator. Close it: it may own processes.
+    {'image': uint8 [B/processes,size,size,3], 'label': int32 [B/processes]}, or what a source of `Codes` holds. The
+    sequence of global batches depends on the seed and on `start` alone: neither on the number of processes nor of
+    workers. So the number of batches drawn is the whole state of the iterator. Close it: it may own processes.
     """
     data = config.data
     count = jax.process_count()
-    examples = (
-        grain.MapDataset.source(source)
-        .seed(config.seed)
-        .shuffle()
-        .repeat(None, reseed_each_epoch=True)
-        .random_map(augment(data))
+    examples = grain.MapDataset.source(source).seed(config.seed).shuffle().repeat(None, reseed_each_epoch=True)
+    if not isinstance(source, codes.Codes):
+        examples = examples.random_map(augment(data))
+    batches = (
         # Sharded last: before the repetition, shards of unequal size would drift apart; before the map, chance would.
         # By batches, so that the processes' parts one after another are the batch of a single process.
-        .batch(config.batch_size // count, drop_remainder=True)
+        examples.batch(config.batch_size // count, drop_remainder=True)
         .slice(slice(jax.process_index(), None, count))
         .slice(slice(start, None))
     )
-    batches = examples.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=16))
-    if data.workers:
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.workers), ignore_interrupt)
+    return iterate(batches, data.workers)
+
+
+def iterate(batches: grain.MapDataset, workers: int) -> grain.DatasetIterator:
+    """Batches in their order, read ahead in a thread or in as many processes. Close it."""
+    batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=16))
+    if workers:
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), ignore_interrupt)
     return iter(batches)
 
 

@@ -235,9 +235,9 @@ def make(config: ConfigDict) -> states.Task:
 
     def tokens(state: states.TrainState, batch: dict, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """-> condition [B,S] and codes [B,T] in the order of writing, both int32."""
-        grid = encode_grid(config, state.frozen["gen"], vqgan.to_input(first, batch), key)
-        ids = grid.reshape(len(grid), -1)[:, order]
-        return cond.tokens(state.frozen, batch), ids
+        c, codes = read(config, state.frozen, batch)
+        grid = remap_grid(config, codes, key)
+        return c, grid.reshape(len(grid), -1)[:, order]
 
     def predict(params: dict, c: jax.Array, ids: jax.Array, **kwargs) -> jax.Array:
         """Logits of every code, given the condition and the codes before it. [B,S], [B,T] -> [B,T,V]."""
@@ -408,12 +408,24 @@ def check_size(config: ConfigDict, name: str, size: tuple[int, int]) -> None:
 
 def encode_grid(config: ConfigDict, first_stage: dict, images: jax.Array, key: jax.Array) -> jax.Array:
     """What the first stage sees [B,H,W,C] -> the transformer's codes [B,h,w] int32; of any size."""
-    first = config.first_stage.config
-    ids = encode(first, first_stage, images)
+    return remap_grid(config, encode(config.first_stage.config, first_stage, images), key)
+
+
+def remap_grid(config: ConfigDict, ids: jax.Array, key: jax.Array) -> jax.Array:
+    """The first stage's codes [B,h,w] -> the transformer's, which are fewer where `first_stage.used` names some."""
     if used := config.first_stage.used:
         unknown = config.first_stage.unknown
         ids = remap(ids, jnp.asarray(used, jnp.int32), int(unknown) if unknown.isdecimal() else unknown, key)
     return ids
+
+
+def read(config: ConfigDict, frozen: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
+    """Condition [B,S] and the first stage's codes [B,h,w] of a batch, int32: of its pictures, or as it holds them."""
+    if "codes" in batch:
+        return batch["cond"], batch["codes"]
+    first = config.first_stage.config
+    codes = encode(first, frozen["gen"], vqgan.to_input(first, batch))
+    return make_conditioner(config).tokens(frozen, batch), codes
 
 
 def encode(stage: ConfigDict, params: dict, seen: jax.Array) -> jax.Array:
