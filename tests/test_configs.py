@@ -20,6 +20,7 @@ from tests.conftest import changed
 PARAMETERS = {
     "custom_vq": {"gen": 72_141_699, "disc": 2_765_633},
     "imagenet_vq": {"gen": 72_141_699, "disc": 2_765_633},
+    "imagenet_transformer": {"gpt": 1_363_454_976},
     "openmoji_vq": {"gen": 809_843, "disc": 167_841},
     "openmoji_ema": {"gen": 809_843, "disc": 167_841},
     "openmoji_gumbel": {"gen": 818_547, "disc": 167_841},
