@@ -93,7 +93,7 @@ def encode_files(
     batch_size *= mesh.size
     frozen = prior.make(config).load_frozen()
     frozen = jax.device_put(frozen, sharding.infer_shardings(frozen, mesh))
-    read = jax.jit(lambda frozen, batch: prior.read(config, frozen, batch), compiler_options=cli.compiler_options())
+    read = jax.jit(lambda frozen, batch: prior.read(config, frozen, batch))
     # Each file begins a batch: what is in it does not depend on which others are missing.
     filled = [np.pad(n, (0, -len(n) % batch_size), mode="edge") for n in numbers]
     chosen = Views(source, data.augment(config.data), config.seed, views, np.concatenate([np.arange(0), *filled]))

@@ -94,7 +94,9 @@ def test_first_stages_run_small(name, picture_folder, tmp_path):
         assert train(config, tmp_path)["psnr"] > 0
 
 
-@pytest.mark.parametrize("name", ["openmoji_vqvae", "openmoji_ema", "openmoji_gumbel"])
+@pytest.mark.parametrize(
+    "name", ["openmoji_vqvae", *(pytest.param(f"openmoji_{n}", marks=pytest.mark.slow) for n in ("ema", "gumbel"))]
+)
 def test_relatives_of_the_vqgan_run_small(name, picture_folder, tmp_path):
     """With the plain loss alone; what else they have is in the others."""
     config = changed(load(name), **SMALL_VQ, loss__perceptual_weight=0.0, disc__weight=0.0)

@@ -500,7 +500,7 @@ def gpt_of(g: Golden, n_unmasked: int = 0) -> tuple[GPT, dict]:
     return model, jax.tree.map(jnp.asarray, params)
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize("remat", ["none", "dots"])
 def test_transformer(remat):
     """As it is trained: scanned over its layers."""
     g = Golden("gpt")

@@ -6,11 +6,13 @@ import urllib.request
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_notebook(prior_run, tmp_path):
     notebook = nbformat.read(ROOT / "launch" / "colab.ipynb", as_version=4)
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]

@@ -78,7 +78,9 @@ def losses_on(task, config, mesh_sizes, devices, steps=3):
     return losses
 
 
-@pytest.mark.parametrize("stage", ["vqgan", "ema", pytest.param("gumbel", marks=pytest.mark.slow), "prior"])
+@pytest.mark.parametrize(
+    "stage", ["vqgan", "prior", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ema", "gumbel"))]
+)
 def test_eight_devices_train_like_one(stage, picture_folder, vq_run):
     if stage == "vqgan":
         config = tiny_vq(picture_folder)
@@ -106,7 +108,7 @@ def test_eight_devices_train_like_one(stage, picture_folder, vq_run):
 @pytest.mark.parametrize(
     ("stage", "saver"),
     [
-        ("vqgan", dict(accumulate=2)),
+        pytest.param("vqgan", dict(accumulate=2), marks=pytest.mark.slow),
         ("vqgan", dict(model__remat=True)),
         ("prior", dict(accumulate=2)),
         ("prior", dict(gpt__remat="full")),

@@ -106,7 +106,7 @@ def test_a_finished_run_is_left_alone(vq_run, picture_folder, capfd):
     assert {p: p.stat().st_mtime_ns for p in vq_run.rglob("*")} == before
 
 
-@pytest.mark.parametrize("lost", ["state", "."])
+@pytest.mark.parametrize("lost", ["state", pytest.param(".", marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_is_passed_over(lost, picture_folder, vq_run, tmp_path, capfd):
     shutil.copytree(vq_run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4" / lost)
@@ -257,7 +257,9 @@ def check_followed(workdir: Path) -> None:
     assert events.Images("painting")[-1].encoded_image_string == media.read_bytes()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=pytest.mark.slow) if "canvas" in name else name for name in VARIANTS]
+)
 def test_every_condition_trains_and_samples(variant, vq_run, picture_folder, annotated_folder, tmp_path, monkeypatch):
     config = changed(tiny_prior(vq_run), **VARIANTS[variant])
     if config.cond.name == "objects":
