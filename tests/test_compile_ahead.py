@@ -85,7 +85,7 @@ def test_a_slice_that_does_not_exist_gets_one_line():
 
 @pytest.mark.parametrize("config", [imagenet_vq, imagenet_transformer])
 def test_every_slice_of_a_config_takes_its_batch(config):
-    assert set(config.SLICES) == set(compile_ahead.SLICES)
+    assert set(config.SLICES) <= set(compile_ahead.SLICES)
     for name in config.SLICES:
         c = config.get_config(name)
         mesh = sharding.make_mesh(c.mesh, compile_ahead.find_devices(name))

@@ -76,7 +76,7 @@ def command(first_stage: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", "taming_jax.encode", *flags.split()]
 
 
-@pytest.mark.parametrize("condition", ["class", "image"])
+@pytest.mark.parametrize("condition", ["class", pytest.param("image", marks=pytest.mark.slow)])
 def test_a_run_on_codes_is_the_run_on_images(
     condition, vq_run, line_run, annotated_folder, class_codes, tmp_path, monkeypatch
 ):

@@ -258,7 +258,11 @@ def check_followed(workdir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "variant", [pytest.param(name, marks=pytest.mark.slow) if "canvas" in name else name for name in VARIANTS]
+    "variant",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if "canvas" in name or "objects" in name else name
+        for name in VARIANTS
+    ],
 )
 def test_every_condition_trains_and_samples(variant, vq_run, picture_folder, annotated_folder, tmp_path, monkeypatch):
     config = changed(tiny_prior(vq_run), **VARIANTS[variant])
