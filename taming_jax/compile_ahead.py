@@ -174,7 +174,7 @@ PROGRAMS = {"train": trace_train, "sample": trace_sample, "decode": trace_decode
 def compile_program(config: ConfigDict, mesh: Mesh, program: str, text_file: str | None = None) -> Compiled:
     """Compiles it as it would run there, and writes the result's text if a file is named.
 
-    Raises UserError where it does not fit, by how much, and what would help.
+    Raises UserError where it does not fit, by how much, and what would help; and where its text cannot be read.
     """
     began = time.monotonic()
     try:
@@ -183,7 +183,15 @@ def compile_program(config: ConfigDict, mesh: Mesh, program: str, text_file: str
     except jax.errors.JaxRuntimeError as e:
         raise out_of_memory(str(e), config, program) from e
     seconds = time.monotonic() - began
-    stats, text = compiled.memory_analysis(), compiled.as_text()
+    stats = compiled.memory_analysis()
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as e:  # seen for v5p with libtpu 0.0.52 and jaxlib 0.10.2
+        size = (stats.argument_size_in_bytes + stats.temp_size_in_bytes) / 2**30
+        raise UserError(
+            f"it compiles and fits, with {size:.2f} GiB a chip for arguments and temporaries; but this jaxlib cannot"
+            " read what libtpu has made for this kind of chip, so there are no floors"
+        ) from e
     if text_file is not None:
         Path(text_file).write_text(text)
     module, entry = hlo.parse(text)
