@@ -11,4 +11,8 @@ from taming_jax import checkpoint
 
 
 def get_config(workdir: str) -> ConfigDict:
-    return checkpoint.load_config(Path(workdir))[0]
+    config = checkpoint.load_config(Path(workdir))[0]
+    config.accumulate = config.get("accumulate", 1)  # of runs that are older than the field
+    if config.task == "vqgan":
+        config.model.remat = config.model.get("remat", False)
+    return config

@@ -223,7 +223,8 @@ def out_of_memory(message: str, config: ConfigDict, program: str) -> UserError:
     if program == "train":
         helps += [f"accumulate={2 * config.accumulate}"]
         if config.task == "prior":
-            helps += [f"gpt.remat={better!r}" for better in ("dots", "full") if config.gpt.remat != better]
+            better = {"none": ("dots", "full"), "dots": ("full",), "full": ()}[config.gpt.remat]
+            helps += [f"gpt.remat={name!r}" for name in better]
         elif not config.model.remat:
             helps.append("model.remat=True")
     helps += ["mesh.fsdp above 1"] if config.mesh.fsdp == 1 else []

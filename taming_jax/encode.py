@@ -38,7 +38,7 @@ def encode(config: ConfigDict, out: Path, views: int, batch_size: int) -> None:
     """
     if views > 1 and not (config.data.random_crop or config.data.flip or config.cond.name == "objects"):
         raise UserError(f"--views={views}: with data.random_crop=False and data.flip=False all are the same")
-    source = data.open_source(config.data, "train")
+    source = data.in_turn(lambda: data.open_source(config.data, "train"))
     config.data.class_names = tuple(source.class_names)
     stated = codes.statement(config, len(source), views, row_type(config))
     prepare(out, stated)

@@ -249,8 +249,8 @@ class StopSignal:
     def handle(self, number: int, frame) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = number
-        say("stopping after this step; once more to stop at once, without a checkpoint")
+        self.received = self.received or number
+        say("stopping, with a checkpoint; Ctrl-C once more stops at once, without one")
 
 
 def main() -> None:
