@@ -30,7 +30,8 @@ def main() -> None:
     images = data.open_source(config.data, "train")
     config.data.class_names = tuple(images.class_names)
     sources = {"images": images, "codes": codes.open_codes(config)}
-    mesh, task, frozen = sharding.make_mesh(config.mesh), prior.make(config), prior.make(config).load_frozen()
+    mesh, task = sharding.make_mesh(config.mesh), prior.make(config)
+    frozen = task.load_frozen()
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
     begin = {}
     with jax.set_mesh(mesh):

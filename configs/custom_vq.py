@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     c.model = ConfigDict(
         dict(ch=128, ch_mult=(1, 1, 2, 2, 4), num_res_blocks=2, attn_resolutions=(16,), z_channels=256, out_ch=3)
     )
-    c.model.remat = False  # True: less memory, a quarter more arithmetic
+    c.model.remat = False  # True: less memory, more arithmetic
     c.quantizer = ConfigDict(dict(name="vq", codebook_size=1024, embed_dim=256, commitment_weight=0.25, legacy=False))
     c.restart_codes_after = 100  # steps without use
     c.loss = ConfigDict(dict(pixel="l1", perceptual_weight=1.0, perceptual_start=0, codebook_weight=1.0))

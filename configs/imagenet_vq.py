@@ -35,8 +35,8 @@ def get_config(slice_name: str = "") -> ConfigDict:
     c.model = ConfigDict(
         dict(ch=128, ch_mult=(1, 1, 2, 2, 4), num_res_blocks=2, attn_resolutions=(16,), z_channels=256, out_ch=3)
     )
+    c.model.remat = False  # True: less memory, an eighth more arithmetic
     # legacy=True would weight the codebook loss as the original's code does, against the paper's eq. 4.
-    c.model.remat = False  # True: less memory, a quarter more arithmetic
     c.quantizer = ConfigDict(dict(name="vq", codebook_size=1024, embed_dim=256, commitment_weight=0.25, legacy=False))
     c.restart_codes_after = 0  # steps without use; the paper lets unused codes lie
     c.loss = ConfigDict(dict(pixel="l1", perceptual_weight=1.0, perceptual_start=0, codebook_weight=1.0))

@@ -46,8 +46,7 @@ def init_or_restore(manager: ocp.CheckpointManager, task: Task, key: jax.Array, 
     if manager.latest_step() is None:
         state, next_batch = jax.jit(task.init, out_shardings=shardings)(key), 0
     else:
-        like = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
-        state, next_batch = restore(manager, like)
+        state, next_batch = restore(manager, sharding.with_shardings(shapes, mesh))
         if not state.opt:
             state = state.replace(opt=jax.jit(lambda key: task.init(key).opt, out_shardings=shardings.opt)(key))
     frozen = task.load_frozen()

@@ -16,7 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 # libtpu looks for a TPU and talks about it unless it is told that there is none; before anything asks jax for devices.
 os.environ |= dict(
@@ -31,7 +31,6 @@ os.environ |= dict(
 )
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jax.experimental import topologies
@@ -44,10 +43,9 @@ from taming_jax import cli, hlo, sharding, tasks
 from taming_jax.data import layouts
 from taming_jax.errors import UserError
 from taming_jax.metrics import say
+from taming_jax.state import Task, TrainState
 from taming_jax.tasks import prior, vqgan
 from taming_jax.train import trace_step
-
-PyTree = Any
 
 
 class Chip(NamedTuple):
@@ -103,12 +101,6 @@ def find_devices(topology: str) -> list[jax.Device]:
         ) from e
 
 
-def with_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Shapes with the shardings of the table."""
-    shardings = sharding.infer_shardings(tree, mesh)
-    return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), tree, shardings)
-
-
 def batch_shapes(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """A training batch of a completed config, as shapes."""
     size, where = (config.batch_size, config.data.size, config.data.size), NamedSharding(mesh, sharding.BATCH)
@@ -126,11 +118,16 @@ def batch_shapes(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStru
     return {name: jax.ShapeDtypeStruct(*shapes[name], sharding=where) for name in sorted(needed)}
 
 
+def state_shapes(config: ConfigDict, task: Task) -> TrainState:
+    """The whole state of training; a transformer's first stages need no run directory."""
+    frozen = prior.frozen_shapes(config) if config.task == "prior" else jax.eval_shape(task.load_frozen)
+    return jax.eval_shape(task.init, jax.random.key(0)).replace(frozen=frozen)
+
+
 def trace_train(config: ConfigDict, mesh: Mesh) -> jax.stages.Traced:
     """The last phase's training step."""
     task, key = tasks.find(config.task).make(config), jax.random.key(config.seed)
-    frozen = prior.frozen_shapes(config) if config.task == "prior" else jax.eval_shape(task.load_frozen)
-    state = with_shardings(jax.eval_shape(task.init, key).replace(frozen=frozen), mesh)
+    state = sharding.with_shardings(state_shapes(config, task), mesh)
     return trace_step(task, key, task.phase(config.steps), state, batch_shapes(config, mesh))
 
 
@@ -138,14 +135,13 @@ def trace_decode(config: ConfigDict, mesh: Mesh) -> jax.stages.Traced:
     """Codes to images, a batch of them as large as in training."""
     stage = config if config.task == "vqgan" else config.first_stage.config
     model, where = vqgan.make_model(stage), NamedSharding(mesh, sharding.BATCH)
-    images = jnp.zeros((1, stage.data.size, stage.data.size, stage.model.out_ch))
-    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    nets = sharding.with_shardings({"gen": vqgan.parameter_shapes(stage)}, mesh)
     ids = jax.ShapeDtypeStruct((config.batch_size, *[prior.side(stage)] * 2), np.int32, sharding=where)
 
     def decode(nets, ids):
         return model.apply({"params": sharding.gather(nets["gen"])}, ids, method="decode_ids")
 
-    return jax.jit(decode).trace(with_shardings({"gen": params}, mesh), ids)
+    return jax.jit(decode).trace(nets, ids)
 
 
 def trace_sample(config: ConfigDict, mesh: Mesh) -> jax.stages.Traced:
@@ -153,14 +149,13 @@ def trace_sample(config: ConfigDict, mesh: Mesh) -> jax.stages.Traced:
     if config.task != "prior":
         raise UserError(f"--program=sample is for transformers (task 'prior'), the config is for {config.task!r}")
     where, cond = NamedSharding(mesh, sharding.BATCH), prior.make_conditioner(config)
-    ids = jax.ShapeDtypeStruct((1, cond.length), np.int32)
-    gpt = jax.eval_shape(prior.make_model(config).clone(unrolled=True).init, jax.random.key(0), ids)["params"]
-    nets = with_shardings({"gpt": gpt, "gen": prior.frozen_shapes(config)["gen"]}, mesh)
+    gpt = jax.eval_shape(prior.make(config).init, jax.random.key(0)).params["gpt"]
+    params = jax.eval_shape(lambda gpt: prior.decode_params(config, gpt), gpt)
+    nets = sharding.with_shardings({"gpt": params, "gen": prior.frozen_shapes(config)["gen"]}, mesh)
     b = config.batch_size
     c = jax.ShapeDtypeStruct((b, cond.length), np.int32, sharding=where)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), b))
     keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=where)
-    config.sample.guidance = 1.0
 
     def sample(nets, c, keys):
         return prior.sample(config, nets["gpt"], nets["gen"], c, keys)
@@ -274,10 +269,8 @@ def inner_jaxprs(params: dict) -> Iterator[core.Jaxpr]:
 
 def parameter_sizes(config: ConfigDict) -> set[int]:
     """Elements of every parameter, whole and, where it is stacked for a scan, of one layer's."""
-    task = tasks.find(config.task).make(config)
-    shapes = jax.eval_shape(task.init, jax.random.key(0)).params
-    frozen = prior.frozen_shapes(config) if config.task == "prior" else jax.eval_shape(task.load_frozen)
-    leaves = [leaf.shape for leaf in jax.tree.leaves((shapes, frozen))]
+    state = state_shapes(config, tasks.find(config.task).make(config))
+    leaves = [leaf.shape for leaf in jax.tree.leaves((state.params, state.frozen))]
     return {math.prod(shape) for shape in leaves} | {math.prod(shape[1:]) for shape in leaves}
 
 

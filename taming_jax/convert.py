@@ -341,8 +341,7 @@ def vq_from_torch(
     config = vq_config(model, image_key)
     quantizer, size = make_quantizer(config.quantizer), config.data.size
     x = jax.ShapeDtypeStruct((1, size, size, config.model.out_ch), jnp.float32)
-    like = jax.eval_shape(vqgan.make_model(config).init, jax.random.key(0), x)["params"]
-    gen = from_torch(tensors, like, generator_rules(config), prefix)
+    gen = from_torch(tensors, vqgan.parameter_shapes(config), generator_rules(config), prefix)
     stats = jax.eval_shape(quantizer.init_stats, gen["quantize"]["embedding"])
     codebook = {k: take(tensors, f"{prefix}quantize.embedding.{k}", v.shape) for k, v in stats.items()}
     params = {"gen": gen}

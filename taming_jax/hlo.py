@@ -128,7 +128,7 @@ def _traffic(module: Module, computation: dict, instruction: Instruction) -> int
     if opcode == "dynamic-update-slice":
         return 2 * _in_hbm(arrays[instruction.operands[1]])
     written = _in_hbm(instruction.shapes)
-    read = [_in_hbm(shapes) for shapes in arrays.values()]
+    read = {name: _in_hbm(shapes) for name, shapes in arrays.items()}
     if opcode == "fusion" and instruction.called:
         inner = module[instruction.called[0]]
         parameters = {p.name: int(re.match(r"\d+", p.line)[0]) for p in inner.values() if p.opcode == "parameter"}
@@ -140,12 +140,12 @@ def _traffic(module: Module, computation: dict, instruction: Instruction) -> int
             if operand is None or not _in_hbm(operand.shapes):
                 continue
             if all(use.opcode in SLICES and use.operands[0] == name for use in uses):
-                read[list(arrays).index(operand.name)] = sum(a.nbytes for use in uses for a in use.shapes)
+                read[operand.name] = sum(a.nbytes for use in uses for a in use.shapes)
             elif all(use.opcode == "dynamic-update-slice" and use.operands[0] == name for use in uses):
                 update = sum(a.nbytes for use in uses for a in inner[use.operands[1]].shapes)
-                read[list(arrays).index(operand.name)] = 0
+                read[operand.name] = 0
                 written += update - _in_hbm(operand.shapes)
-    return max(0, written) + sum(read)
+    return max(0, written) + sum(read.values())
 
 
 def _in_hbm(arrays: list[Array]) -> int:

@@ -63,6 +63,12 @@ def infer_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
+def with_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Shapes -> shapes with the table's shardings."""
+    shardings = infer_shardings(tree, mesh)
+    return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), tree, shardings)
+
+
 def gather(tree: PyTree, path: str = "") -> PyTree:
     """Parameters whole along 'fsdp', inside a jitted step under `jax.set_mesh`; their gradients are in shards again.
 

@@ -64,23 +64,24 @@ def create(optimizers: dict, params: dict, extra: dict, ema_decay: dict[str, flo
 def accumulate(part: Callable, carry: PyTree, batch: dict, key: jax.Array, parts: int) -> tuple:
     """The mean of the gradients of `parts` equal parts of a batch, one after another, with the memory of one.
 
-    part: (carry, batch, key) -> (carry, gradients, out). Returns the same, `out` with a leading axis [parts] if there
-    are several. Each part has every `parts`-th row, so that no row changes its device.
+    part: (carry, batch, key) -> (carry, gradients, metric collection, out). Returns the same: the metrics of all parts
+    merged, `out` with a leading axis [parts] if there are several. Each part has every `parts`-th row, so that no row
+    changes its device.
     """
     if parts == 1:
         return part(carry, batch, key)
 
     def add(so_far, given):
         carry, total = so_far
-        carry, grads, out = part(carry, *given)
-        return (carry, jax.tree.map(jnp.add, total, grads)), out
+        carry, grads, *rest = part(carry, *given)
+        return (carry, jax.tree.map(jnp.add, total, grads)), rest
 
     split = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch)
     keys = jax.random.split(key, parts)
     shapes = jax.eval_shape(part, carry, jax.tree.map(lambda x: x[0], split), key)[1]
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    (carry, total), out = jax.lax.scan(add, (carry, zeros), (split, keys))
-    return carry, jax.tree.map(lambda x: x / parts, total), out
+    (carry, total), (logged, out) = jax.lax.scan(add, (carry, zeros), (split, keys))
+    return carry, jax.tree.map(lambda x: x / parts, total), logged.reduce(), out
 
 
 def apply_updates(

@@ -194,12 +194,7 @@ def make_model(config: ConfigDict) -> GPT:
 def frozen_shapes(config: ConfigDict) -> dict:
     """The parameters of the first stages that a completed config needs, as shapes."""
     stages = {"gen": config.first_stage.config} | ({"cond": config.cond.config} if config.cond.name == "image" else {})
-
-    def shapes(stage):
-        images = jnp.zeros((1, stage.data.size, stage.data.size, stage.model.out_ch))
-        return jax.eval_shape(vqgan.make_model(stage).init, jax.random.key(0), images)["params"]
-
-    return {name: shapes(stage) for name, stage in stages.items()}
+    return {name: vqgan.parameter_shapes(stage) for name, stage in stages.items()}
 
 
 def corrupt(ids: jax.Array, pkeep: float, vocab_size: int, key: jax.Array) -> jax.Array:
@@ -264,11 +259,10 @@ def make(config: ConfigDict) -> states.Task:
 
             loss, grads = jax.value_and_grad(loss_fn)(state.params["gpt"])
             counts = metrics.CodeUse(metrics.count_codes(targets, num_codes(config)))
-            return None, {"gpt": grads}, metrics.collection(dict(loss=loss), codes=counts)
+            return None, {"gpt": grads}, metrics.collection(dict(loss=loss), codes=counts), None
 
-        _, grads, logged = states.accumulate(part, None, batch, key, config.accumulate)
-        new = states.apply_updates(state, optimizers, grads, {}, ema_decay)
-        return new, logged if config.accumulate == 1 else logged.reduce()
+        _, grads, logged, _ = states.accumulate(part, None, batch, key, config.accumulate)
+        return states.apply_updates(state, optimizers, grads, {}, ema_decay), logged
 
     def eval_step(state: states.TrainState, batch: dict):
         c, targets = tokens(state, batch, jax.random.key(0))

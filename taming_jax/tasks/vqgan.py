@@ -104,6 +104,12 @@ def make_model(config: ConfigDict) -> VQModel:
     )
 
 
+def parameter_shapes(config: ConfigDict) -> dict:
+    """The generator's parameters as shapes, of a stage-one config."""
+    images = jax.ShapeDtypeStruct((1, config.data.size, config.data.size, config.model.out_ch), jnp.float32)
+    return jax.eval_shape(make_model(config).init, jax.random.key(0), images)["params"]
+
+
 def make(config: ConfigDict) -> states.Task:
     """Binds modules, optimizers and numbers once; everything returned is pure."""
     dtype = jnp.dtype(config.dtype)
@@ -169,8 +175,7 @@ def make(config: ConfigDict) -> states.Task:
         def part(stats, batch, key):
             return learn(nets, stats, to_input(config, batch), state.step, key, phase)
 
-        stats, grads, (logged, codes) = states.accumulate(part, stats, batch, key, config.accumulate)
-        logged = logged if config.accumulate == 1 else logged.reduce()
+        stats, grads, logged, codes = states.accumulate(part, stats, batch, key, config.accumulate)
         extra = {"disc": {"batch_stats": stats}} if phase.adversarial else {}
         new = states.apply_updates(state, optimizers, grads, extra, ema_decay)
         new = update_codebook(new, quantizer, codes)
@@ -179,7 +184,7 @@ def make(config: ConfigDict) -> states.Task:
         return new, logged
 
     def learn(nets, stats, images, step, key, phase):
-        """What a batch teaches: (BatchNorm's statistics, gradients, (metrics, codes))."""
+        """What a batch teaches: (BatchNorm's statistics, gradients, metrics, codes)."""
         gen, noise_key = nets["gen"], jax.random.fold_in(key, 1)
 
         def features(params):
@@ -220,7 +225,7 @@ def make(config: ConfigDict) -> states.Task:
         (g_trunk,) = pull_trunk((d_hidden, jnp.asarray(config.loss.codebook_weight)))
         grads = sharding.scatter({"gen": {**g_trunk, "conv_out": g_head}, **disc_grads})
         counts = metrics.CodeUse(metrics.count_codes(codes["ids"], codebook_size))
-        return stats, grads, (metrics.collection({"loss": loss, **logged}, codes=counts), codes)
+        return stats, grads, metrics.collection({"loss": loss, **logged}, codes=counts), codes
 
     def eval_step(state: states.TrainState, batch: dict):
         images = to_input(config, batch)
