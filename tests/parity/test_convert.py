@@ -335,7 +335,8 @@ def test_a_converted_transformer_trains_on_evaluates_and_samples(kind, tmp_path,
             Image.fromarray(labels).save(file)
     stage, key = small_condition(kind)
     length = {"class": 1, "objects": 3 * 4 + 2}.get(kind, 256)
-    config = models.net2net(stage, 1, 2, 32, vocab=64, block=length + 256, key=key)
+    vocab = 512 if kind == "objects" else 64  # ids of an object are its class, twice as many with groups
+    config = models.net2net(stage, 1, 2, 32, vocab=vocab, block=length + 256, key=key)
     config["params"]["first_stage_config"] = small(models.DUMMY)
     scenes = {"target": "taming.data.annotated_objects_coco.AnnotatedObjectsCoco", "params": {"encode_crop": True}}
     scenes["params"]["min_objects_per_image"] = 1
