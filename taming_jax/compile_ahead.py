@@ -104,6 +104,10 @@ def find_devices(topology: str) -> list[jax.Device]:
 def batch_shapes(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """A training batch of a completed config, as shapes."""
     size, where = (config.batch_size, config.data.size, config.data.size), NamedSharding(mesh, sharding.BATCH)
+    if config.get("codes"):
+        side, length = prior.side(config.first_stage.config), prior.make_conditioner(config).length
+        found = {"codes": (size[0], side, side), "cond": (size[0], length)}
+        return {name: jax.ShapeDtypeStruct(shape, np.int32, sharding=where) for name, shape in found.items()}
     shapes = {
         "image": ((*size, 3), np.uint8),
         "line": ((*size, 1), np.uint8),
@@ -148,7 +152,8 @@ def trace_sample(config: ConfigDict, mesh: Mesh) -> jax.stages.Traced:
     """Conditions to images, a batch of them as large as in training, with the cache."""
     if config.task != "prior":
         raise UserError(f"--program=sample is for transformers (task 'prior'), the config is for {config.task!r}")
-    where, cond = NamedSharding(mesh, sharding.BATCH), prior.make_conditioner(config)
+    mesh, cond = sharding.to_sample(mesh), prior.make_conditioner(config)
+    where = NamedSharding(mesh, sharding.BATCH)
     gpt = jax.eval_shape(prior.make(config).init, jax.random.key(0)).params["gpt"]
     params = jax.eval_shape(lambda gpt: prior.decode_params(config, gpt), gpt)
     nets = sharding.with_shardings({"gpt": params, "gen": prior.frozen_shapes(config)["gen"]}, mesh)

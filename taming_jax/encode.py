@@ -9,6 +9,8 @@ The same command goes on where it was stopped. Several hosts share the work (--d
 
 import dataclasses
 import json
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,6 +29,7 @@ from taming_jax.data import codes, transforms
 from taming_jax.errors import UserError
 from taming_jax.metrics import say
 from taming_jax.tasks import prior
+from taming_jax.train import PREEMPTED
 
 
 def encode(config: ConfigDict, out: Path, views: int, batch_size: int) -> None:
@@ -41,7 +44,7 @@ def encode(config: ConfigDict, out: Path, views: int, batch_size: int) -> None:
     source = data.in_turn(lambda: data.open_source(config.data, "train"))
     config.data.class_names = tuple(source.class_names)
     stated = codes.statement(config, len(source), views, row_type(config))
-    prepare(out, stated)
+    data.in_turn(lambda: prepare(out, stated))
     files, size = codes.files(out, stated), stated["records_per_file"]
     there = multihost_utils.broadcast_one_to_all(np.array([file.exists() for file in files]))
     if all(there):
@@ -67,7 +70,7 @@ def prepare(out: Path, stated: dict) -> None:
     found = codes.read_statement(out)
     if found is not None and (changed := codes.differences(found, stated)):
         raise UserError(f"{out} holds codes that were made otherwise: {changed}; name another --out")
-    if found is None and jax.process_index() == 0:
+    if found is None:
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise UserError(f"--out={out} is there and holds no codes; name another")
         out.mkdir(parents=True, exist_ok=True)
@@ -136,6 +139,8 @@ class Views:
 
 def main() -> None:
     cli.join_processes()
+    # Files are written whole, so there is nothing to save; of several processes, jax itself would only note the signal.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED))
     given, config = flags.FLAGS, cli.required_config()
     if config.task != "prior":
         raise UserError(f"--config is for task {config.task!r}: give a transformer's, which says what the condition is")

@@ -55,8 +55,8 @@ def sample(
     """
     prior.check_decoding(config)
     task, cond = prior.make(config), prior.make_conditioner(config)
-    mesh, total = sharding.make_mesh(config.mesh), len(rows["label"])
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    mesh, total = sharding.to_sample(sharding.make_mesh(config.mesh)), len(rows["label"])
+    parts = mesh.shape["data"]
     batch_size = min(batch_size, -(-total // parts) * parts)
     sharding.check_batch(batch_size, mesh)
     like = jax.eval_shape(task.init, jax.random.key(0)).params["gpt"]

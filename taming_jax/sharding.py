@@ -44,6 +44,12 @@ def make_mesh(sizes: ConfigDict, devices: list | None = None) -> Mesh:
     return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def to_sample(mesh: Mesh) -> Mesh:
+    """The same devices for sampling: parameters whole, or over 'tensor', since every code needs all of them."""
+    shape = (mesh.shape["data"] * mesh.shape["fsdp"], 1, mesh.shape["tensor"])
+    return Mesh(mesh.devices.reshape(shape), AXES, axis_types=mesh.axis_types)
+
+
 def spec_of(path: str, shape: tuple[int, ...], mesh_shape: dict[str, int]) -> PartitionSpec:
     """The table's entry for a leaf."""
     for pattern, axes in RULES:
@@ -67,6 +73,12 @@ def with_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
     """Shapes -> shapes with the table's shardings."""
     shardings = infer_shardings(tree, mesh)
     return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), tree, shardings)
+
+
+def platform() -> str:
+    """For which a step is traced: 'cpu', 'gpu' or 'tpu'; the mesh's, which may be ahead of its devices."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
 
 
 def gather(tree: PyTree, path: str = "") -> PyTree:

@@ -239,7 +239,7 @@ def make(config: ConfigDict) -> states.Task:
         inputs = jnp.concatenate([c, ids[:, :-1]], 1)
         outside = {name: value for name, value in params.items() if name != "blocks"}
         params = {**sharding.gather(outside, "gpt"), "blocks": params["blocks"]}  # those are gathered layer by layer
-        return gpt.apply({"params": params}, inputs, **kwargs)[:, cond.length - 1 :]
+        return gpt.apply({"params": params}, inputs, start=cond.length - 1, **kwargs)
 
     def phase(step: int) -> None:
         return None
@@ -348,8 +348,12 @@ def make_decode(config: ConfigDict) -> tuple[Callable, Callable]:
 
 
 def decode_params(config: ConfigDict, gpt_params: dict) -> dict | tuple[dict, float]:
-    """What `make_decode`'s function takes as its parameters."""
-    params = unstack(gpt_params)
+    """What `make_decode`'s function takes as its parameters: matrices cast, and whole along 'fsdp', once for all codes."""
+    params = sharding.gather(unstack(gpt_params), "gpt")
+    dtype = jnp.dtype(config.dtype)
+    for name in params:
+        if name == "head" or name.startswith("blocks_"):
+            params[name] = jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 1 else x, params[name])
     return params if config.sample.guidance == 1 else (params, config.sample.guidance)
 
 
