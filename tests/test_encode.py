@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from taming_jax.data import codes
 from taming_jax.encode import encode
 from taming_jax.errors import UserError
 from taming_jax.tasks import prior
-from taming_jax.train import train
+from taming_jax.train import PREEMPTED, train
 from tests.conftest import changed, tiny_prior, tiny_vq
 from tests.test_multihost import finish, free_port
 from tests.test_train import ROOT, records, run, state_of
@@ -118,15 +119,17 @@ def test_a_record_is_a_view_that_follows_from_seed_image_and_number(crops_run, m
     assert found[0]["codes"].dtype == np.int32 and len({record["codes"].tobytes() for record in found}) > 4
 
 
-def test_what_was_killed_goes_on_to_the_same_bytes(crops_run, many_codes, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+def test_what_was_killed_goes_on_to_the_same_bytes(number, crops_run, many_codes, tmp_path):
     out, names = tmp_path / "codes", sorted(many_codes.glob("*.array_record"))
     assert len(names) > 2
     process = subprocess.Popen(command(crops_run, out), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     while not (out / names[0].name).exists():
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.005)
-    process.kill()
-    process.communicate()
+    process.send_signal(number)
+    printed, _ = process.communicate()
+    assert process.returncode == (PREEMPTED if number == signal.SIGTERM else -number), printed
     assert not (out / names[-1].name).exists()
     kept = (out / names[0].name).stat().st_mtime_ns
     again = subprocess.run(command(crops_run, out), cwd=ROOT, capture_output=True, text=True, timeout=300)

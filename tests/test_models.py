@@ -8,7 +8,7 @@ from lpips_j import lpips as lpips_j
 
 from taming_jax import losses
 from taming_jax.models import perceptual
-from taming_jax.models.gpt import GPT
+from taming_jax.models.gpt import BLOCK, GPT, attend_all
 from taming_jax.models.quantize import restart_dead_codes
 from taming_jax.models.vqgan import VQModel
 
@@ -121,6 +121,12 @@ def test_gpt_is_causal():
     for t in (0, 3, 7):
         seen = np.abs(logit_of(t)).sum(-1)[:8] > 0
         np.testing.assert_array_equal(seen, np.arange(8) <= t)
+
+
+def test_attention_in_blocks_is_attention():
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 2 * BLOCK + 7, 2, 8))
+    expected = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+    np.testing.assert_allclose(attend_all(q, k, v, None), expected, atol=2e-6)
 
 
 def test_gpt_drops_only_in_training():

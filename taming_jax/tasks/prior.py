@@ -348,7 +348,7 @@ def make_decode(config: ConfigDict) -> tuple[Callable, Callable]:
 
 
 def decode_params(config: ConfigDict, gpt_params: dict) -> dict | tuple[dict, float]:
-    """What `make_decode`'s function takes as its parameters: matrices cast, and whole along 'fsdp', once for all codes."""
+    """What `make_decode`'s function takes as its parameters: cast and whole along 'fsdp' once for all codes."""
     params = sharding.gather(unstack(gpt_params), "gpt")
     dtype = jnp.dtype(config.dtype)
     for name in params:
