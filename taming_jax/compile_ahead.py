@@ -152,8 +152,7 @@ def trace_sample(config: ConfigDict, mesh: Mesh) -> jax.stages.Traced:
     """Conditions to images, a batch of them as large as in training, with the cache."""
     if config.task != "prior":
         raise UserError(f"--program=sample is for transformers (task 'prior'), the config is for {config.task!r}")
-    mesh, cond = sharding.to_sample(mesh), prior.make_conditioner(config)
-    where = NamedSharding(mesh, sharding.BATCH)
+    where, cond = NamedSharding(mesh, sharding.BATCH), prior.make_conditioner(config)
     gpt = jax.eval_shape(prior.make(config).init, jax.random.key(0)).params["gpt"]
     params = jax.eval_shape(lambda gpt: prior.decode_params(config, gpt), gpt)
     nets = sharding.with_shardings({"gpt": params, "gen": prior.frozen_shapes(config)["gen"]}, mesh)
@@ -332,6 +331,7 @@ def main() -> None:
     given = flags.FLAGS
     config, topology = cli.required_config(), cli.required("topology")
     mesh = sharding.make_mesh(config.mesh, find_devices(topology))
+    mesh = mesh if given.program == "train" else sharding.to_sample(mesh)
     sharding.check_batch(config.batch_size, mesh, config.accumulate)
     config = complete(config, given["first_stage"].value, given.num_classes)
     shape = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
