@@ -54,6 +54,7 @@ def get_cond(name: str) -> ConfigDict:
                 min_objects=2,  # of a picture; others are left out
                 max_objects=30,
                 min_area=1e-5,  # of an object, as a share of its picture
+                max_categories=0,  # above 0: only those of most objects
                 num_tokens=8192,
                 encode_crop=True,
                 use_group=True,
@@ -69,7 +70,8 @@ def get_first_stage(workdir: str) -> ConfigDict:
 
 def get_moved_data() -> ConfigDict:
     """For a second stage: what may differ from the first stage's data, where it is set."""
-    return ConfigDict(dict(path=placeholder(str), dir=placeholder(str), workers=placeholder(int)))
+    fields = dict(path=str, dir=str, workers=int, random_crop=bool, flip=bool, resize_factor=float)
+    return ConfigDict({name: placeholder(kind) for name, kind in fields.items()})
 
 
 def get_data(name: str, size: int) -> ConfigDict:
@@ -82,9 +84,11 @@ def get_data(name: str, size: int) -> ConfigDict:
             num_labels=0,  # of segmentation maps, filled in from the model that sees them
             label_shift=0,  # added to the labels of a folder's segmentation maps; 255 then becomes 0
             splits=dict(train="train", validation="validation"),  # of TFDS, or sub-folders of a folder's images/
-            features=("image",),  # what records hold beside the label: image, line, depth, segmentation, coord
+            features=("image",),  # what records hold beside the label: image, line, depth, segmentation, low, coord
+            downscale=4,  # of 'low', the picture with so many times fewer pixels a side, enlarged again
             size=size,
             resize_factor=1.0,  # smallest side before the crop, in sizes
+            random_scale=False,  # True: a crop of any size between `size` pixels and the smallest side
             random_crop=True,
             flip=True,
             workers=0,  # processes that read; 0 reads in a thread

@@ -1,4 +1,4 @@
-"""VQ model of segmentation maps: paper, filled, line, from OpenMoji's colours and its line art.
+"""VQ model of segmentation maps: paper, line, skin, hair and ten hues, from the layers of OpenMoji's SVGs.
 
     python -m taming_jax.train --config=configs/openmoji_segmentation.py --workdir=runs/openmoji_segmentation
 
@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     c = openmoji_vq.get_config()
     c.input = "segmentation"
     c.data.features = ("image", "segmentation")
-    c.model.out_ch = 3  # labels
+    c.model.out_ch = 14  # labels: taming_jax.data.openmoji.PALETTE
     c.quantizer.codebook_size = 256
     c.loss.pixel = "bce"
     c.loss.perceptual_weight = 0.0

@@ -60,24 +60,25 @@ def parse_size(text: str | None, config: ConfigDict) -> tuple[int, int]:
     return size
 
 
-def fit(record: dict, size: tuple[int, int]) -> dict:
+def fit(record: dict, size: tuple[int, int], downscale: int = 1) -> dict:
     """All features of a record just large enough for a size (height, width), the centre cut out."""
-    return transforms.Augment(size, 1.0, random_crop=False, flip=False).centered(record)
+    return transforms.Augment(size, 1.0, random_crop=False, flip=False, downscale=downscale).centered(record)
 
 
 def read_conditions(config: ConfigDict, files: list[str], size: tuple[int, int]) -> dict[str, np.ndarray]:
     """Files as the conditions of an image-conditioned transformer, fitted to a size; raises UserError."""
     stage = config.cond.config
+    kind, downscale = ("image", stage.data.downscale) if stage.input == "low" else (stage.input, 1)
     rows = []
     for file in files:
         try:
-            feature = folder.read(Path(file), stage.input, stage.data.label_shift)
+            feature = folder.read(Path(file), kind, stage.data.label_shift)
         except data.UNREADABLE as e:
             raise UserError(f"--condition={file} cannot be read: {' '.join(str(e).split())}") from e
-        if stage.input == "segmentation":
+        if kind == "segmentation":
             folder.check_labels(feature, Path(file), stage.model.out_ch, stage.data.label_shift)
         image = np.zeros((*feature.shape[:2], 3), np.uint8)
-        rows.append(fit({"image": image, stage.input: feature, "label": 0}, size))
+        rows.append(fit({"image": image, kind: feature, "label": 0}, size, downscale))
     return stack(rows)
 
 
@@ -93,8 +94,9 @@ def held_out(config: ConfigDict, count: int, size: tuple[int, int]) -> dict[str,
     source = data.open_source(config.data, "validation")
     prior.check_classes(config, source.class_names)
     order = np.random.default_rng(0).permutation(len(source))[:count]
+    downscale = config.data.downscale if "low" in config.data.features else 1
     as_trained = size == (config.data.size, config.data.size)
-    augment = data.augment(config.data).centered if as_trained else lambda record: fit(record, size)
+    augment = data.augment(config.data).centered if as_trained else lambda record: fit(record, size, downscale)
     return stack([augment(source[int(i)]) for i in order])
 
 

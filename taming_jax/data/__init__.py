@@ -122,9 +122,16 @@ def iterate(batches: grain.MapDataset, workers: int) -> grain.DatasetIterator:
 
 
 def augment(data: ConfigDict) -> transforms.Augment:
-    layout = (len(data.class_names), data.layout) if "objects" in data.features else None
-    size, coord = (data.size, data.size), "coord" in data.features
-    return transforms.Augment(size, data.resize_factor, data.random_crop, data.flip, coord, layout)
+    return transforms.Augment(
+        (data.size, data.size),
+        data.resize_factor,
+        data.random_crop,
+        data.flip,
+        coord="coord" in data.features,
+        random_scale=data.get("random_scale", False),  # of runs that are older than the field
+        downscale=data.downscale if "low" in data.features else 1,
+        layout=(len(data.class_names), data.layout) if "objects" in data.features else None,
+    )
 
 
 def ignore_interrupt(*_) -> None:

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from taming_jax.data.layouts import read_annotations
-from taming_jax.data.transforms import decode
+from taming_jax.data.transforms import DERIVED, decode
 from taming_jax.errors import UserError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -19,11 +19,14 @@ FOLDERS = {"line": "lines", "depth": "depths", "segmentation": "segmentations"}
 class FolderSource:
     """Random access to image files. `class_names` are the sub-folders that hold them, () where there are none.
 
+    depth: how many folders below the root the classes' lie.
     scenes: what lies in them, by path below the root; then the class names are those of the objects.
     """
 
-    def __init__(self, root: Path, files: list[Path], class_names: list[str], data: ConfigDict, scenes: dict | None):
-        self.root, self.files, self.class_names, self.scenes = root, files, class_names, scenes
+    def __init__(
+        self, root: Path, files: list[Path], class_names: list[str], data: ConfigDict, scenes: dict | None, depth: int
+    ):
+        self.root, self.files, self.class_names, self.scenes, self.depth = root, files, class_names, scenes, depth
         self.label_shift, self.num_labels = data.label_shift, data.num_labels
         self.kinds = [kind for kind in FOLDERS if kind in data.features]
 
@@ -40,7 +43,7 @@ class FolderSource:
         if self.scenes is not None:
             record |= self.scenes[find_name(self.scenes, relative)]
         elif self.class_names:
-            record["label"] = self.class_names.index(relative.parts[0])
+            record["label"] = self.class_names.index(relative.parts[self.depth])
         for kind in self.kinds:
             beside = self.root.parent / FOLDERS[kind] / relative.with_suffix(".png")
             record[kind] = read(beside, kind, self.label_shift)
@@ -103,8 +106,8 @@ def source(data: ConfigDict, split: str) -> FolderSource:
     """Images below `data.path`; `data.validation_share` of them are held out, chosen by a hash of their relative path.
 
     Where every image lies in a sub-folder, the first-level sub-folders are the classes. With other features than
-    images, they lie in images/, the rest beside it, see `FOLDERS`. Where that has sub-folders with the names of
-    `data.splits`, those are the splits.
+    images, they lie in images/, the rest beside it, see `FOLDERS`. Where both sub-folders with the names of
+    `data.splits` are there, those are the splits, and classes lie in them.
     """
     if not data.path:
         raise UserError(
@@ -114,7 +117,7 @@ def source(data: ConfigDict, split: str) -> FolderSource:
     root = Path(data.path).expanduser()
     if not root.is_dir():
         raise UserError(f"data.path={data.path}: there is no such folder")
-    kinds = sorted(set(data.features) - {"image", "coord"})
+    kinds = sorted(set(data.features) - {"image"} - DERIVED)
     if unknown := [kind for kind in kinds if kind not in FOLDERS and kind != "objects"]:
         raise UserError(f"data.features: folders hold {', '.join(sorted(FOLDERS))}, no {', '.join(unknown)}")
     for name in ["images", *(FOLDERS.get(kind, kind) for kind in kinds)] if kinds else []:
@@ -122,7 +125,7 @@ def source(data: ConfigDict, split: str) -> FolderSource:
             raise UserError(f"data.path={data.path}: there is no folder {name}/ in it (docs/data.md has the layout)")
     root = root / "images" if kinds else root
     parts = [root / data.splits[name] for name in ("train", "validation")]
-    given = bool(kinds) and parts[0].is_dir() and parts[1].is_dir()
+    given = parts[0].is_dir() and parts[1].is_dir()
     if kinds and parts[0].is_dir() != parts[1].is_dir():
         there, lacking = sorted(parts, key=Path.is_dir, reverse=True)
         raise UserError(f"{there} is there, {lacking} is not: name both by data.splits, or have neither")
@@ -137,11 +140,14 @@ def source(data: ConfigDict, split: str) -> FolderSource:
         scenes, class_names = read_annotations(beside, data.layout)
         files = [file for file in files if find_name(scenes, file.relative_to(root)) is not None]
     if given:
+        files = [file for file in files if any(map(file.is_relative_to, parts))]
+    depth = int(given)  # of the classes' folders
+    folders = [p.relative_to(root).parts[depth:-1] for p in files]
+    if scenes is None and all(folders):
+        class_names = sorted({names[0] for names in folders})
+    if given:
         files = [file for file in files if file.is_relative_to(root / data.splits[split])]
-        return FolderSource(root, files, class_names, data, scenes)
-    parts = [p.relative_to(root).parts for p in files]
-    if scenes is None and all(len(p) > 1 for p in parts):
-        class_names = sorted({p[0] for p in parts})
+        return FolderSource(root, files, class_names, data, scenes, depth)
 
     def place(file: Path) -> float:
         digest = hashlib.blake2b(file.relative_to(root).as_posix().encode(), digest_size=8).digest()
@@ -150,6 +156,5 @@ def source(data: ConfigDict, split: str) -> FolderSource:
     held_out = {f for f in files if place(f) < data.validation_share} or set(sorted(files, key=place)[:1])
     if split == "train" and len(held_out) == len(files):
         raise UserError(f"data.validation_share={data.validation_share:g} leaves no image to train on")
-    return FolderSource(
-        root, [f for f in files if (f in held_out) == (split == "validation")], class_names, data, scenes
-    )
+    files = [f for f in files if (f in held_out) == (split == "validation")]
+    return FolderSource(root, files, class_names, data, scenes, depth)

@@ -4,17 +4,22 @@ A scene is {'boxes': float32 [N,4], 'categories': int32 [N], 'groups': bool [N]}
 as shares of the picture's sides.
 """
 
+import csv
 import json
-from collections import defaultdict
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
 
 from taming_jax.errors import UserError, not_among
 
 KINDS = {"bbox": 3, "center": 2}  # ids for each object: its category, and the corners of its box or its centre
+BOXES = "annotations-bbox.csv"  # how Open Images' files end
+Row = tuple[str, str, tuple[float, ...], bool]  # an object: its picture's file, category, box and whether it is a group
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 COLORS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2", "#17becf")
 
@@ -93,16 +98,44 @@ def rescale(box: np.ndarray, crop: tuple[float, ...], flip: bool) -> tuple[float
 
 
 def read_annotations(folder: Path, layout: ConfigDict) -> tuple[dict[str, dict], list[str]]:
-    """All JSON files of a folder, in COCO's format -> (scenes by the pictures' file names, names of the categories).
+    """All annotations of a folder -> (scenes by the pictures' file names, names of the categories).
 
-    Categories are in the order of their ids as text, without 'other', as in the original. Scenes with fewer objects
-    above `min_area` than `min_objects`, or more than `max_objects`, are left out. Raises UserError for what is no such
-    file.
+    Files are JSON in COCO's format, or Open Images' CSV. Categories are in the order of their ids as text; with
+    `max_categories` above 0 only so many, those of most objects. Scenes with fewer objects above `min_area` than
+    `min_objects`, or more than `max_objects`, are left out. Raises UserError for what is no such file.
     """
+    names, rows = read_open_images(folder) if any(folder.rglob(f"*{BOXES}")) else read_coco(folder)
+    pictures, columns = {}, (array("l"), array("l"), array("f"), array("b"))
+    codes = {category: i for i, category in enumerate(sorted(names))}
+    for picture, category, box, group in rows:
+        if category in codes and box[2] * box[3] > layout.min_area:
+            found = pictures.setdefault(picture, len(pictures)), codes[category], group
+            columns[2].extend(box)
+            for column, value in zip((columns[0], columns[1], columns[3]), found, strict=True):
+                column.append(value)
+    picture, category, group = (np.array(columns[i]) for i in (0, 1, 3))
+    kept = np.arange(len(codes))
+    if most := layout.get("max_categories", 0):
+        kept = np.sort(np.argsort(-np.bincount(category, minlength=len(codes)), kind="stable")[:most])
+    renumbered = np.full(len(codes), -1, np.int32)
+    renumbered[kept] = np.arange(len(kept))
+    chosen = np.flatnonzero(renumbered[category] >= 0)
+    chosen = chosen[np.argsort(picture[chosen], kind="stable")]
+    boxes, ends = np.array(columns[2], np.float32).reshape(-1, 4)[chosen], np.bincount(picture[chosen]).cumsum()
+    category, group, scenes = renumbered[category[chosen]], group[chosen].astype(bool), {}
+    for name, start, end in zip(pictures, np.concatenate([[0], ends]).tolist(), ends.tolist(), strict=False):
+        if layout.min_objects <= end - start <= layout.max_objects:
+            part = slice(start, end)
+            scenes[name] = {"boxes": boxes[part], "categories": category[part], "groups": group[part]}
+    return scenes, [names[category] for category in np.array(sorted(names))[kept].tolist()]
+
+
+def read_coco(folder: Path) -> tuple[dict[str, str], Iterator[Row]]:
+    """Categories by id, without 'other' as in the original, and the objects of all JSON files. Raises UserError."""
     files = sorted(folder.rglob("*.json"))
     if not files:
-        raise UserError(f"{folder} holds no JSON files (docs/data.md has their format)")
-    contents, names, pictures = [], {}, {}
+        raise UserError(f"{folder} holds no JSON files, nor Open Images' CSV (docs/data.md has their format)")
+    names, pictures, contents = {}, {}, []
     for file in files:
         try:
             content = json.loads(file.read_text())
@@ -113,24 +146,43 @@ def read_annotations(folder: Path, layout: ConfigDict) -> tuple[dict[str, dict],
             ]
         except (ValueError, KeyError, TypeError) as e:
             raise UserError(f"{file} is not in COCO's format: {type(e).__name__} {str(e)[:100]}") from e
-    numbers = {category: i for i, category in enumerate(sorted(names))}
-    found = defaultdict(list)
-    for picture, category, box, group in contents:
-        if picture not in pictures:
-            raise UserError(f"{folder}: annotation of image {picture}, which is not in 'images'")
-        name, width, height = pictures[picture]
-        box = np.float32(box) / (width, height, width, height)
-        if category in numbers and box[2] * box[3] > layout.min_area:
-            found[name].append((box, numbers[category], group))
-    return {
-        name: {
-            "boxes": np.float32([box for box, _, _ in objects]),
-            "categories": np.int32([category for _, category, _ in objects]),
-            "groups": np.bool_([group for _, _, group in objects]),
-        }
-        for name, objects in found.items()
-        if layout.min_objects <= len(objects) <= layout.max_objects
-    }, [names[category] for category in sorted(names)]
+
+    def rows():
+        for picture, category, box, group in contents:
+            if picture not in pictures:
+                raise UserError(f"{folder}: annotation of image {picture}, which is not in 'images'")
+            name, width, height = pictures[picture]
+            yield name, category, np.float32(box) / (width, height, width, height), group
+
+    return names, rows()
+
+
+def read_open_images(folder: Path) -> tuple[dict[str, str], Iterator[Row]]:
+    """Categories by id, and the objects of all of its CSV files. Raises UserError where one is not as it should be."""
+    described = next(folder.rglob("class-descriptions*.csv"), None)
+    if described is None:
+        raise UserError(f"{folder} holds no class-descriptions-boxable.csv, which Open Images has beside its boxes")
+    with open(described, newline="") as file:
+        names = {row[0]: row[1] for row in csv.reader(file) if len(row) == 2 and row[0] != "LabelName"}
+
+    def rows():
+        for path in sorted(folder.rglob(f"*{BOXES}")):
+            with open(path, newline="") as file:
+                lines = csv.reader(tqdm(file, path.name, unit="line", unit_scale=True, mininterval=1))
+                header = next(lines, [])
+                columns = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax", "IsGroupOf")
+                if missing := set(columns) - set(header):
+                    raise UserError(f"{path} has no column {', '.join(sorted(missing))}")
+                where = [header.index(name) for name in columns]
+                for number, line in enumerate(lines, 2):
+                    try:
+                        picture, category, *sides, group = (line[i] for i in where)
+                        left, right, top, bottom = map(float, sides)
+                    except (ValueError, IndexError) as e:
+                        raise UserError(f"{path}, line {number}: {str(e)[:100]}") from e
+                    yield f"{picture}.jpg", category, (left, top, right - left, bottom - top), group == "1"
+
+    return names, rows()
 
 
 def read_scene(file: Path, layout: ConfigDict, class_names: tuple[str, ...]) -> dict:

@@ -30,15 +30,35 @@ GROUPS = (
 )
 ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
 
+# Of segmentation maps: what lies in these layers of an SVG, else OpenMoji's own colours by hue.
+LAYERS = ("line", "skin", "hair")
+PALETTE = {
+    "paper": ("#ffffff",),
+    "line": ("#00ff00",),  # marks of the layers, no colours of OpenMoji
+    "skin": ("#ff00ff",),
+    "hair": ("#00ffff",),
+    "red": ("#ea5a47", "#d22f27", "#781e32"),
+    "orange": ("#f4aa41", "#e27022", "#f1b31c"),
+    "yellow": ("#fcea2b",),
+    "green": ("#b1cc33", "#5c9e31", "#186648"),
+    "blue": ("#92d3f5", "#61b2e4", "#1e50a0"),
+    "purple": ("#b399c8", "#8967aa"),
+    "pink": ("#ffa7c0", "#e67a94"),
+    "brown": ("#a57939", "#6a462f", "#352318", "#debb90", "#c19a65", "#fadcbc"),
+    "grey": ("#d0cfce", "#9b9b9a"),
+    "black": ("#3f3f3f", "#000000"),
+}
+
 
 class Openmoji(tfds.core.GeneratorBasedBuilder):
-    """Drawings on white at 64 or 128 pixels ('px64', 'px128'), their line art alone, and their Unicode group.
+    """Drawings on white at 64 or 128 pixels ('px64', 'px128'), their line art alone, maps of the labels in
+    `PALETTE`, and their Unicode group.
 
     A tenth of the base emoji is held out, each with all its skin tones and with every emoji that has the same drawing
     (person and man student, say), so that no variant of a validation drawing is trained on.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     BUILDER_CONFIGS = tuple(tfds.core.BuilderConfig(name=f"px{n}", description=f"{n}x{n} pixels") for n in (64, 128))
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -49,6 +69,7 @@ class Openmoji(tfds.core.GeneratorBasedBuilder):
                 {
                     "image": tfds.features.Image(shape=(size, size, 3), encoding_format="png"),
                     "line": tfds.features.Image(shape=(size, size, 1), encoding_format="png"),
+                    "segmentation": tfds.features.Image(shape=(size, size, 1), encoding_format="png"),
                     "label": tfds.features.ClassLabel(names=GROUPS),
                     "hexcode": tfds.features.Text(),
                 }
@@ -77,6 +98,7 @@ class Openmoji(tfds.core.GeneratorBasedBuilder):
                     # Bytes and not arrays: those TFDS would encode with TensorFlow.
                     "image": render(svg, size, "RGB"),
                     "line": render(only_line(svg), size, "L"),
+                    "segmentation": segment(svg, size),
                     "label": group,
                     "hexcode": path.stem,
                 },
@@ -127,10 +149,35 @@ def only_line(svg: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def segment(image: np.ndarray, line: np.ndarray) -> np.ndarray:
-    """uint8 [H,W,3] and [H,W,1] -> labels uint8 [H,W]: 0 paper, 1 filled with colour, 2 line."""
-    filled = (image.min(-1) < 250).astype(np.uint8)
-    return np.where(line[..., 0] < 128, np.uint8(2), filled)
+def mark_layers(svg: str) -> str:
+    """The drawing with every layer of `LAYERS` in its mark's colour, and without smooth edges."""
+    root = ElementTree.fromstring(svg)
+    root.set("shape-rendering", "crispEdges")
+
+    def paint(element, mark, fill, stroke):
+        fill, stroke = element.get("fill", fill), element.get("stroke", stroke)
+        for name, value in (("fill", fill), ("stroke", stroke)):
+            if value != "none":
+                element.set(name, mark)
+        for child in element:
+            paint(child, mark, fill, stroke)
+
+    for layer in root:
+        for name in LAYERS:
+            if layer.get("id", "").startswith(name):
+                paint(layer, PALETTE[name][0], "black", "none")
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def segment(svg: str, size: int) -> bytes:
+    """PNG of size x size labels: the number in `PALETTE` of the nearest colour."""
+    colors = [(label, color) for label, colors in enumerate(PALETTE.values()) for color in colors]
+    table = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for _, color in colors])
+    image = np.asarray(Image.open(io.BytesIO(render(mark_layers(svg), size, "RGB"))), np.int32)
+    nearest = np.square(image[:, :, None] - table).sum(-1).argmin(-1)
+    out = io.BytesIO()
+    Image.fromarray(np.uint8([label for label, _ in colors])[nearest]).save(out, format="PNG")
+    return out.getvalue()
 
 
 def render(svg: str, size: int, mode: str) -> bytes:

@@ -3,7 +3,8 @@
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from taming_jax.data.openmoji import Openmoji, segment
+from taming_jax.data import transforms
+from taming_jax.data.openmoji import Openmoji
 from taming_jax.errors import UserError, nearest, not_among
 
 
@@ -28,7 +29,7 @@ class TfdsSource:
         if "line" in self.features:
             found["line"] = record["line"]
         if "segmentation" in self.features:
-            found["segmentation"] = segment(record["image"], record["line"])
+            found["segmentation"] = record["segmentation"][..., 0]
         return found
 
     def describe(self, index: int) -> str:
@@ -66,7 +67,7 @@ def source(data: ConfigDict, split: str, name: str, features: tuple[str, ...]) -
             f"data.splits.{split}={part!r} is no split of {name}; it has {', '.join(builder.info.splits)}"
         ) from e
     had = {"image", "line", "segmentation"} if "line" in builder.info.features else {"image"}
-    if missing := set(features) - had - {"coord"}:
+    if missing := set(features) - had - transforms.DERIVED:
         raise UserError(f"data.features: {name} has {', '.join(sorted(had))}, no {', '.join(sorted(missing))}")
     label = builder.info.features["label"] if "label" in builder.info.features else None
     return TfdsSource(name, part, records, list(getattr(label, "names", None) or []), features)

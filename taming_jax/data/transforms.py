@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from taming_jax.data import layouts
 
 SCENE = ("boxes", "categories", "groups")
+DERIVED = {"coord", "low"}  # features that are made here
 
 
 def decode(image: Image.Image) -> np.ndarray:
@@ -43,7 +44,10 @@ class Augment:
     `random_crop=False` crops the centre. Evaluation does so at the same scale, without flips. All features of a record
     are treated alike. For grain: a random map.
 
+    random_scale: as many pixels of the picture as by chance lie between `size` and its smallest side become the crop
+    (the original's random-2d crop), whatever `resize_factor`.
     coord: adds where the crop lies in its picture, 'coord' float32 [height,width], see `coordinates`.
+    downscale: above 1, adds the crop with so many times fewer pixels a side, enlarged again: 'low' uint8, bicubic.
     layout: of how many classes, and how a record's scene becomes ids, 'objects' int32; see `layouts`.
     """
 
@@ -52,6 +56,8 @@ class Augment:
     random_crop: bool
     flip: bool
     coord: bool = False
+    random_scale: bool = False
+    downscale: int = 1
     layout: tuple[int, ConfigDict] | None = None
 
     def __call__(self, record: dict, rng: np.random.Generator) -> dict:
@@ -59,15 +65,19 @@ class Augment:
         if self.layout is not None:
             order = rng.permutation(len(record["boxes"]))
             record = {**record, **{name: record[name][order] for name in SCENE}}
-        return self._apply(record, rng.random(2) if self.random_crop else (0.5, 0.5), flip)
+        factor = self.resize_factor
+        if self.random_scale:
+            most = min(side / want for want, side in zip(self.size, record["image"].shape, strict=False))
+            factor = most / rng.uniform(1, most) if most > 1 else 1.0
+        return self._apply(record, rng.random(2) if self.random_crop else (0.5, 0.5), flip, factor)
 
     def centered(self, record: dict) -> dict:
         """The record without chance."""
-        return self._apply(record, (0.5, 0.5), False)
+        return self._apply(record, (0.5, 0.5), False, self.resize_factor)
 
-    def _apply(self, record: dict, corner: tuple[float, float], flip: bool) -> dict:
+    def _apply(self, record: dict, corner: tuple[float, float], flip: bool, factor: float) -> dict:
         sides = record["image"].shape[:2]
-        factor = self.resize_factor * max(want / side for want, side in zip(self.size, sides, strict=True))
+        factor *= max(want / side for want, side in zip(self.size, sides, strict=True))
         h, w = (max(want, round(side * factor)) for want, side in zip(self.size, sides, strict=True))
         top, left = (round(c * (side - want)) for c, side, want in zip(corner, (h, w), self.size, strict=True))
         done = {name: value for name, value in record.items() if name not in SCENE}
@@ -79,6 +89,8 @@ class Augment:
             array = np.asarray(image)[top : top + self.size[0], left : left + self.size[1]]
             array = array[:, ::-1] if flip else array
             done[name] = array[..., None] if record[name].shape[-1] == 1 else array
+        if self.downscale > 1:
+            done["low"] = coarse(done["image"], self.downscale)
         if self.coord:
             start = w - self.size[1] - left if flip else left  # in the flipped picture
             done["coord"] = coordinates(h, w)[top : top + self.size[0], start : start + self.size[1]]
@@ -87,6 +99,13 @@ class Augment:
             crop = (left / w, top / h, self.size[1] / w, self.size[0] / h)
             done["objects"] = layouts.to_ids(record, layout, num_classes, crop, flip)
         return done
+
+
+def coarse(image: np.ndarray, downscale: int) -> np.ndarray:
+    """uint8 [H,W,3] with `downscale` times fewer pixels a side, enlarged to its size again."""
+    h, w = image.shape[:2]
+    small = Image.fromarray(image).resize((w // downscale, h // downscale), Image.Resampling.BICUBIC)
+    return np.asarray(small.resize((w, h), Image.Resampling.BICUBIC))
 
 
 def coordinates(h: int, w: int) -> np.ndarray:

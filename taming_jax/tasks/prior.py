@@ -64,7 +64,8 @@ def complete(
     with config.unlocked():
         moved = {k: v for k, v in config.data.items() if v is not None}
         if config.cond.name == "image":
-            moved = {name: config.cond.config.data[name] for name in ("num_labels", "label_shift")} | moved
+            seen = config.cond.config.data
+            moved = {name: seen[name] for name in ("num_labels", "label_shift", "downscale") if name in seen} | moved
         config.data = ConfigDict({**first.data, "features": features(config), "layout": config.cond.layout, **moved})
     if config.data.size != first.data.size:
         raise UserError(f"data.size={config.data.size}: the first stage was trained at {first.data.size}")

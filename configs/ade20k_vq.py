@@ -1,0 +1,25 @@
+"""VQGAN on the pictures of ADE20k: 256x256 pixels, f=16, 1024 codes.
+
+    python -m taming_jax.train --config=configs/ade20k_vq.py --workdir=runs/ade20k_vq
+
+The original's file for it is not public: as `imagenet_vq`, with FacesHQ's beginning of the discriminator.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, imagenet_vq
+
+
+def get_config() -> ConfigDict:
+    c = imagenet_vq.get_config()
+    c.data = common.get_data("folder", size=256)
+    c.data.update(
+        path="data/ade20k/images",
+        flip=False,
+        resize_factor=296 / 256,
+        splits=ConfigDict(dict(train="training", validation="validation")),
+        workers=8,
+    )
+    c.data.splits.update(train="training", validation="validation")
+    c.disc.update(start=30_001, gen_start=30_001)
+    return c

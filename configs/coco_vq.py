@@ -1,0 +1,26 @@
+"""VQGAN on the pictures of COCO: 256x256 pixels, f=16, 1024 codes.
+
+    python -m taming_jax.train --config=configs/coco_vq.py --workdir=runs/coco_vq
+
+The original's file for it is not public: as `imagenet_vq`, with FacesHQ's beginning of the discriminator and
+COCO-Stuff's crops. `coco_scenes_transformer` wants 8192 codes: --config.quantizer.codebook_size=8192.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, imagenet_vq
+
+
+def get_config() -> ConfigDict:
+    c = imagenet_vq.get_config()
+    c.data = common.get_data("folder", size=256)
+    c.data.update(
+        path="data/coco/images",
+        flip=False,
+        resize_factor=296 / 256,
+        splits=ConfigDict(dict(train="train2017", validation="val2017")),
+        workers=8,
+    )
+    c.data.splits.update(train="train2017", validation="val2017")
+    c.disc.update(start=30_001, gen_start=30_001)
+    return c

@@ -1,0 +1,22 @@
+"""VQGAN of depth maps of ImageNet, the condition's first stage of `drin_transformer`.
+
+    python -m taming_jax.train --config=configs/drin_depth_vq.py --workdir=runs/drin_depth_vq
+
+Numbers from the original's configs/imagenetdepth_vqgan.yaml, for 8 devices of 3 maps; docs/data.md has the folder.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import imagenet_vq
+
+
+def get_config() -> ConfigDict:
+    c = imagenet_vq.get_config()
+    c.input = "depth"
+    c.data.update(name="folder", path="data/drin", splits=ConfigDict(dict(train="train", validation="val")))
+    c.data.features = ("image", "depth")
+    c.batch_size = 24
+    c.model.out_ch = 1
+    c.disc.update(start=50_001, gen_start=50_001, weight=0.75)
+    c.optim.learning_rate = 4.5e-6 * c.batch_size
+    return c

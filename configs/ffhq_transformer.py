@@ -1,0 +1,17 @@
+"""Unconditional transformer on FFHQ, over the codes of `faceshq_vq`.
+
+    python -m taming_jax.train --config=configs/ffhq_transformer.py --workdir=runs/ffhq_transformer
+
+The original's file for it is not public: sizes as for FacesHQ. Its published samples reached FID 9.6.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, faceshq_transformer
+
+
+def get_config() -> ConfigDict:
+    c = faceshq_transformer.get_config()
+    c.cond = common.get_cond("none")
+    c.data.path = "data/faceshq/ffhq"
+    return c

@@ -1,0 +1,20 @@
+"""VQ model of drawings with four times fewer pixels a side. The condition's first stage of `openmoji_superres`.
+
+python -m taming_jax.train --config=configs/openmoji_low_vq.py --workdir=runs/openmoji_low_vq
+"""
+
+from ml_collections import ConfigDict
+
+from configs import openmoji_vq
+
+
+def get_config() -> ConfigDict:
+    c = openmoji_vq.get_config()
+    c.input = "low"
+    c.data.features = ("image", "low")
+    c.model.ch_mult = (1, 1, 2, 2)
+    c.steps = 1000
+    c.eval_every = 1000
+    c.loss.perceptual_weight = 0.0
+    c.disc.weight = 0.0
+    return c

@@ -1,0 +1,21 @@
+"""Segmentation map to image on S-FLCKR.
+
+    python -m taming_jax.train --config=configs/sflckr_transformer.py --workdir=runs/sflckr_transformer
+
+Numbers from the original's configs/sflckr_transformer.yaml. Landscapes of any size:
+
+    python -m taming_jax.sample --workdir=runs/sflckr_transformer --out=out --condition=map.png --size=512x1024
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, faceshq_transformer
+
+
+def get_config() -> ConfigDict:
+    c = faceshq_transformer.get_config()
+    c.first_stage = common.get_first_stage("runs/sflckr_vq")
+    c.cond = common.get_cond("image")
+    c.cond.workdir = "runs/sflckr_segmentation_vq"
+    c.data.path = "data/sflckr"
+    return c

@@ -1,0 +1,144 @@
+"""The big data sets' configs on a handful of files in the true layout, through the true loader."""
+
+import csv
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
+from PIL import Image
+
+from taming_jax import checkpoint
+from taming_jax.train import train
+from tests.conftest import changed
+
+SMALL = dict(batch_size=8, steps=2, eval_every=2, log_every=1, data__workers=0)
+SMALL_VQ = SMALL | dict(
+    data__size=16,
+    model__ch=32,
+    model__ch_mult=(1, 1),
+    model__num_res_blocks=1,
+    quantizer__codebook_size=32,
+    quantizer__embed_dim=8,
+    loss__perceptual_weight=0.0,
+    disc__weight=0.0,
+)
+SMALL_GPT = SMALL | dict(gpt__num_layers=1, gpt__num_heads=2, gpt__embed_dim=32)
+SPLITS = {
+    "coco": ("train2017", "val2017"),
+    "ade20k": ("training", "validation"),
+    "drin": ("train", "val"),
+    "open_images": ("train", "validation"),
+}
+
+
+@pytest.fixture(scope="module")
+def data_sets(annotated_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """data/ as docs/data.md describes it, with the shapes for pictures."""
+    root = tmp_path_factory.mktemp("data_sets") / "data"
+    files = sorted((annotated_folder / "images").rglob("*.png"))
+    for number, file in enumerate(files):
+        picture, relative = Image.open(file), file.relative_to(annotated_folder / "images")
+        beside = {k: Image.open(annotated_folder / k / relative) for k in ("segmentations", "depths")}
+        held_out = number % 4 == 0
+        save(picture, root / "faceshq" / ("ffhq" if number % 2 else "celebahq") / f"{number:05}.png")
+        for name, (training, validation) in SPLITS.items():
+            part = validation if held_out else training
+            part = f"{part}/n{number % 3:08}" if name == "drin" else part
+            save(picture, root / name / "images" / part / f"{number:012}.jpg")
+            if name in ("coco", "ade20k"):
+                labels = np.asarray(beside["segmentations"])
+                labels = labels if name == "coco" else (labels + np.uint8(1))  # there 0 is nothing, in COCO 255
+                save(Image.fromarray(labels), root / name / "segmentations" / part / f"{number:012}.png")
+            elif name == "drin":
+                save(beside["depths"], root / name / "depths" / part / f"{number:012}.png")
+        save(picture, root / "sflckr/images/landscapes" / f"{number}.jpg")
+        labels = Image.fromarray(np.asarray(beside["segmentations"]) % 182)
+        save(labels, root / "sflckr/segmentations/landscapes" / f"{number}.png")
+    for split, held_out in (("train", False), ("val", True)):
+        numbers = [n for n in range(len(files)) if (n % 4 == 0) == held_out]
+        pictures = [dict(id=n, file_name=f"{n:012}.jpg", width=40, height=30) for n in numbers]
+        for name, category in (("instances", 1), ("stuff", 92)):
+            boxes = [dict(image_id=n, category_id=category, bbox=[4, 4, 20, 10 + n % 9], iscrowd=0) for n in numbers]
+            content = dict(images=pictures, annotations=boxes, categories=[dict(id=category, name=f"a {name}")])
+            save_text(json.dumps(content), root / "coco/objects" / f"{name}_{split}2017.json")
+        name = "oidv6-train-annotations-bbox.csv" if split == "train" else "validation-annotations-bbox.csv"
+        columns = "ImageID Source LabelName Confidence XMin XMax YMin YMax IsOccluded IsTruncated IsGroupOf".split()
+        rows = [
+            [f"{n:012}", "xclick", label, 1, x, x + 0.5, 0.25, 0.75, 0, 0, int(n % 3 == 0)]
+            for n in numbers
+            for label, x in (("/m/01", 0.0), ("/m/02", 0.25))
+        ]
+        (root / "open_images/objects").mkdir(exist_ok=True)
+        with open(root / "open_images/objects" / name, "w", newline="") as file:
+            csv.writer(file).writerows([columns, *rows])
+    save_text("/m/01,Tree\n/m/02,House\n/m/03,Unseen\n", root / "open_images/objects/class-descriptions-boxable.csv")
+    return root
+
+
+def save(picture: Image.Image, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(file)
+
+
+def save_text(text: str, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def load(name: str, data_sets: Path, **small) -> ConfigDict:
+    """A config with its data where they are here, and its runs beside them."""
+    config = changed(importlib.import_module(f"configs.{name}").get_config(), **small)
+    if config.data.path:
+        config.data.path = str(data_sets.parent / config.data.path)
+    if config.task == "prior":
+        for stage in (config.first_stage, config.cond):
+            stage.workdir = str(data_sets.parent / stage.workdir) if stage.workdir else ""
+    return config
+
+
+def first_stage(name: str, data_sets: Path) -> Path:
+    """The run of a first stage; trained once, two steps."""
+    workdir = data_sets.parent / "runs" / name
+    if not checkpoint.steps(workdir):
+        config = load({"coco_8192_vq": "coco_vq"}.get(name, name), data_sets, **SMALL_VQ)
+        with tfds.testing.mock_data(num_examples=16):
+            assert train(config, workdir)["code_use"] > 0
+    return workdir
+
+
+TRANSFORMERS = {  # which first stages each takes
+    "faceshq_transformer": ("faceshq_vq",),
+    "celebahq_transformer": ("faceshq_vq",),
+    "ffhq_transformer": ("faceshq_vq",),
+    "lsun_transformer": ("lsun_vq",),
+    "drin_transformer": ("imagenet_vq", "drin_depth_vq"),
+    "coco_transformer": ("coco_vq", "coco_segmentation_vq"),
+    "ade20k_transformer": ("ade20k_vq", "ade20k_segmentation_vq"),
+    "sflckr_transformer": ("sflckr_vq", "sflckr_segmentation_vq"),
+    "coco_scenes_transformer": ("coco_8192_vq",),
+    "open_images_scenes_transformer": ("open_images_vq",),
+}
+QUICK = ("drin_transformer", "coco_transformer", "open_images_scenes_transformer")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TRANSFORMERS]
+)
+def test_both_stages_train_two_steps_and_sample(name, data_sets, tmp_path):
+    for stage in TRANSFORMERS[name]:
+        first_stage(stage, data_sets)
+    config = load(name, data_sets, **SMALL_GPT)
+    with tfds.testing.mock_data(num_examples=16):
+        assert 0 < train(config, tmp_path / "run")["nll"] < 20
+    with Image.open(tmp_path / "run/samples.png") as sheet:
+        assert np.asarray(sheet).std() > 0
+    stored, _ = checkpoint.load_config(tmp_path / "run")
+    if "scenes" in name:
+        names = ("Tree", "House") if "open" in name else ("a instances", "a stuff")
+        assert stored.data.class_names[:2] == names
+    if name == "coco_transformer":
+        assert stored.data.num_labels == 183 and stored.data.label_shift == 1
