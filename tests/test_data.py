@@ -68,6 +68,13 @@ def test_openmoji_through_tfds_and_array_record(picture_folder, openmoji_dir):
     record = sources["train"].records[0]
     assert record["image"].shape == (64, 64, 3) and record["line"].shape == (64, 64, 1)
     assert record["line"].min() < 64 and record["line"].max() == 255  # dark lines on white
+    maps = np.stack([r["segmentation"][..., 0] for r in sources["train"].records])
+    assert set(np.unique(maps)) == set(range(len(openmoji.PALETTE)))
+    names = list(openmoji.PALETTE)
+    (woman,) = [r for r in sources["train"].records if r["hexcode"] == b"1F469-1F3FE"]
+    found = {names[label]: share / 64**2 for label, share in enumerate(np.bincount(woman["segmentation"].ravel()))}
+    assert found["hair"] > 0.05 and found["skin"] > 0.05 and found["line"] > 0.05, found
+    np.testing.assert_array_equal(woman["segmentation"][0], 0)
     labels = {source.records[i]["label"] for source in sources.values() for i in range(100)}
     assert labels == set(range(9))
     assert sources["train"][0]["image"].dtype == np.uint8
@@ -140,6 +147,32 @@ def test_crop_and_flip():
         for crop in (image[i : i + 4, j : j + 4], image[i : i + 4, j : j + 4][:, ::-1])
     }
     assert crops == possible
+
+
+def test_crops_of_any_size():
+    """The original's random-2d crop: between `size` pixels and the smallest side, anywhere; the coarse copy with it."""
+    ramp = np.linspace(0, 255, 40).astype(np.uint8)
+    record = {"image": np.tile(ramp[None, :, None], (32, 1, 3)), "label": 0}
+    augment = transforms.Augment((8, 8), 1.0, random_crop=True, flip=False, random_scale=True, downscale=4)
+    done = [augment(record, np.random.default_rng(i)) for i in range(200)]
+    widths = [(d["image"][0, -1, 0].astype(float) - d["image"][0, 0, 0]) / 255 * 40 for d in done]
+    assert 5 < min(widths) < 9 and 27 < max(widths) < 33 and len(set(widths)) > 20
+    for d in done[:20]:
+        np.testing.assert_array_equal(d["low"], transforms.coarse(d["image"], 4))
+    assert len(np.unique(transforms.coarse(np.eye(8, dtype=np.uint8)[..., None].repeat(3, -1) * 255, 8))) == 1
+    np.testing.assert_array_equal(augment.centered(record)["image"].shape, (8, 8, 3))
+
+
+def test_splits_of_a_plain_folder(picture_folder, tmp_path):
+    for i, file in enumerate(sorted(picture_folder.rglob("*.png"))):
+        target = tmp_path / ("validation" if i % 3 == 0 else "train") / file.parent.name / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    config = config_for(tmp_path)
+    sources = {split: data.open_source(config.data, split) for split in ("train", "validation")}
+    assert [len(source) for source in sources.values()] == [32, 16]
+    assert {source[i]["label"] for source in sources.values() for i in range(16)} == {0, 1, 2}
+    assert all(source.class_names == ["circle", "cross", "square"] for source in sources.values())
 
 
 def test_coordinates_and_features_follow_the_crop():

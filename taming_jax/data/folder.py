@@ -116,7 +116,7 @@ def source(data: ConfigDict, split: str) -> FolderSource:
         )
     root = Path(data.path).expanduser()
     if not root.is_dir():
-        raise UserError(f"data.path={data.path}: there is no such folder")
+        raise UserError(f"data.path={data.path}: there is no such folder; docs/data.md has where data sets come from")
     kinds = sorted(set(data.features) - {"image"} - DERIVED)
     if unknown := [kind for kind in kinds if kind not in FOLDERS and kind != "objects"]:
         raise UserError(f"data.features: folders hold {', '.join(sorted(FOLDERS))}, no {', '.join(unknown)}")
