@@ -10,11 +10,11 @@ demo: .venv/installed  ## Trains both stages on OpenMoji and paints samples: abo
 	python -m taming_jax.sample --workdir=runs/openmoji_transformer --out=runs/openmoji_samples
 	@python -m taming_jax.report runs/openmoji_vq runs/openmoji_transformer runs/openmoji_samples
 
-demo-conditional: .venv/installed  ## Trains a transformer that colours line art, and what it needs
-	python -m taming_jax.train --config=configs/openmoji_vq.py --workdir=runs/openmoji_vq
+demo-conditional: .venv/installed  ## Trains a transformer that colours line art, and what it needs: about 25 minutes
+	python -m taming_jax.train --config=configs/openmoji_crops_vq.py --workdir=runs/openmoji_crops_vq
 	python -m taming_jax.train --config=configs/openmoji_line_vq.py --workdir=runs/openmoji_line_vq
 	python -m taming_jax.train --config=configs/openmoji_line.py --workdir=runs/openmoji_line
-	python -m taming_jax.sample --workdir=runs/openmoji_line --out=runs/openmoji_coloured --num_samples=4
+	python -m taming_jax.sample --workdir=runs/openmoji_line --out=runs/openmoji_coloured --size=64x64 --num_samples=4
 
 test: .venv/installed-test lint  ## Style, then all tests
 	python -m pytest

@@ -2,7 +2,10 @@
 `make demo-conditional`.
 
     python -m taming_jax.train  --config=configs/openmoji_line.py --workdir=runs/openmoji_line
-    python -m taming_jax.sample --workdir=runs/openmoji_line --out=runs/coloured --num_samples=4
+    python -m taming_jax.sample --workdir=runs/openmoji_line --out=runs/coloured --size=64x64 --num_samples=4
+
+It learns on crops of 32 pixels, and colours whole drawings of 64 with the sliding window, which moves over the lines
+too. All codes of the lines see each other (`n_unmasked`).
 """
 
 from ml_collections import ConfigDict
@@ -12,8 +15,11 @@ from configs import common, openmoji_transformer
 
 def get_config() -> ConfigDict:
     c = openmoji_transformer.get_config()
+    c.first_stage = common.get_first_stage("runs/openmoji_crops_vq")
     c.cond = common.get_cond("image")
     c.cond.workdir = "runs/openmoji_line_vq"
-    c.steps = 700
-    c.eval_every = 700
+    c.steps = 1100
+    c.eval_every = 1100
+    c.gpt.update(n_unmasked=64, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
+    c.optim.learning_rate = 1.5e-3
     return c

@@ -1,4 +1,4 @@
-"""VQ model of OpenMoji's line art. The condition's first stage of `openmoji_line`.
+"""VQ model of OpenMoji's line art, on crops as in `openmoji_crops_vq`. The condition's first stage of `openmoji_line`.
 
     python -m taming_jax.train --config=configs/openmoji_line_vq.py --workdir=runs/openmoji_line_vq
 
@@ -14,9 +14,12 @@ def get_config() -> ConfigDict:
     c = openmoji_vq.get_config()
     c.input = "line"
     c.data.features = ("image", "line")
+    c.data.resize_factor = 2.0
+    c.data.random_crop = True
     c.model.out_ch = 1
-    c.steps = 1000
-    c.eval_every = 1000
+    c.quantizer.codebook_size = 128
+    c.steps = 700
+    c.eval_every = 700
     c.loss.perceptual_weight = 0.0
     c.disc.weight = 0.0
     return c
