@@ -21,7 +21,7 @@ from taming_jax import sample as sampler
 from taming_jax.data.transforms import coordinates
 from taming_jax.errors import UserError
 from taming_jax.images import to_float
-from taming_jax.tasks import prior
+from taming_jax.tasks import conditioners, prior, vqgan
 
 STRIDES = (1, 2, 4, 8)
 BATCH = 64  # windows at once
@@ -40,8 +40,8 @@ def main() -> None:
     if config.cond.name not in ("none", "class", "coordinates") or config.order != "row_major":
         raise UserError(f"{workdir} is conditioned on {config.cond.name!r} in the order {config.order!r}; see --help")
     size = conditions.parse_size(flags.FLAGS.size, config)
-    task, cond, gpt = prior.make(config), prior.make_conditioner(config), prior.make_model(config)
-    n, factor = prior.side(config.first_stage.config), prior.code_size(config)
+    task, cond, gpt = prior.make(config), conditioners.make(config), prior.make_model(config)
+    n, factor = vqgan.side(config.first_stage.config), prior.code_size(config)
     h, w = (side // factor for side in size)
     like = jax.eval_shape(task.init, jax.random.key(0)).params["gpt"]
     nets = jax.device_put({"gpt": checkpoint.load_net(workdir, step, "gpt", like), **task.load_frozen()})

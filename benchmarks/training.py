@@ -34,7 +34,7 @@ from ml_collections import ConfigDict
 from benchmarks.sampling import peak_memory
 from configs import common, custom_transformer, imagenet_vq
 from taming_jax import cli, sharding, tasks
-from taming_jax.tasks import prior, vqgan
+from taming_jax.tasks import conditioners, vqgan
 from taming_jax.train import compile_step
 
 TURNS, SECONDS = 5, 5.0  # turns that count, and how long each is at least
@@ -160,7 +160,7 @@ def original_gpt(config: ConfigDict) -> Callable[[], None]:
     from taming.models.cond_transformer import Net2NetTransformer
     from taming.modules.transformer.mingpt import GPT
 
-    fields, length = config.gpt, prior.make_conditioner(config).length
+    fields, length = config.gpt, conditioners.make(config).length
     gpt = GPT(fields.vocab_size, fields.block_size, fields.num_layers, fields.num_heads, fields.embed_dim)
     trainer = SimpleNamespace(transformer=gpt, learning_rate=config.optim.learning_rate)
     optimizer = Net2NetTransformer.configure_optimizers(trainer)

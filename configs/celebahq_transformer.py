@@ -13,5 +13,6 @@ from configs import common, faceshq_transformer
 def get_config() -> ConfigDict:
     c = faceshq_transformer.get_config()
     c.cond = common.get_cond("none")
+    c.gpt.block_size = 256
     c.data.path = "data/faceshq/celebahq"
     return c

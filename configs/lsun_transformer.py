@@ -14,4 +14,5 @@ def get_config() -> ConfigDict:
     c = faceshq_transformer.get_config()
     c.first_stage = common.get_first_stage("runs/lsun_vq")
     c.cond = common.get_cond("none")
+    c.gpt.block_size = 256
     return c

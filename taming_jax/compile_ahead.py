@@ -44,7 +44,7 @@ from taming_jax.data import layouts
 from taming_jax.errors import UserError
 from taming_jax.metrics import say
 from taming_jax.state import Task, TrainState
-from taming_jax.tasks import prior, vqgan
+from taming_jax.tasks import conditioners, prior, vqgan
 from taming_jax.train import trace_step
 
 
@@ -105,7 +105,7 @@ def batch_shapes(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStru
     """A training batch of a completed config, as shapes."""
     size, where = (config.batch_size, config.data.size, config.data.size), NamedSharding(mesh, sharding.BATCH)
     if config.get("codes"):
-        side, length = prior.side(config.first_stage.config), prior.make_conditioner(config).length
+        side, length = vqgan.side(config.first_stage.config), conditioners.make(config).length
         found = {"codes": (size[0], side, side), "cond": (size[0], length)}
         return {name: jax.ShapeDtypeStruct(shape, np.int32, sharding=where) for name, shape in found.items()}
     shapes = {
@@ -140,7 +140,7 @@ def trace_decode(config: ConfigDict, mesh: Mesh) -> jax.stages.Traced:
     stage = config if config.task == "vqgan" else config.first_stage.config
     model, where = vqgan.make_model(stage), NamedSharding(mesh, sharding.BATCH)
     nets = sharding.with_shardings({"gen": vqgan.parameter_shapes(stage)}, mesh)
-    ids = jax.ShapeDtypeStruct((config.batch_size, *[prior.side(stage)] * 2), np.int32, sharding=where)
+    ids = jax.ShapeDtypeStruct((config.batch_size, *[vqgan.side(stage)] * 2), np.int32, sharding=where)
 
     def decode(nets, ids):
         return model.apply({"params": sharding.gather(nets["gen"])}, ids, method="decode_ids")
@@ -152,7 +152,7 @@ def trace_sample(config: ConfigDict, mesh: Mesh) -> jax.stages.Traced:
     """Conditions to images, a batch of them as large as in training, with the cache."""
     if config.task != "prior":
         raise UserError(f"--program=sample is for transformers (task 'prior'), the config is for {config.task!r}")
-    where, cond = NamedSharding(mesh, sharding.BATCH), prior.make_conditioner(config)
+    where, cond = NamedSharding(mesh, sharding.BATCH), conditioners.make(config)
     gpt = jax.eval_shape(prior.make(config).init, jax.random.key(0)).params["gpt"]
     params = jax.eval_shape(lambda gpt: prior.decode_params(config, gpt), gpt)
     nets = sharding.with_shardings({"gpt": params, "gen": prior.frozen_shapes(config)["gen"]}, mesh)

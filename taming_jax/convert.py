@@ -389,7 +389,7 @@ def prior_from_torch(
         if order not in ORDERS:
             raise not_among("permuter_config.target", order, ORDERS)
         config.order = ORDERS[order]
-        side = prior.side(first)
+        side = vqgan.side(first)
         stored = tensors.get("permuter.forward_shuffle_idx", np.arange(side * side))
         if not np.array_equal(stored, permute.ORDERS[config.order](side, side)):
             raise UserError(f"tensor 'permuter.forward_shuffle_idx' is not the order of {order} on {side}x{side} codes")
@@ -427,7 +427,7 @@ def condition(
         return cond("coordinates", levels=given["n_embed"], down=given["down_factor"]), ()
     if kind == "DummyCondStage":
         t, first = params["transformer_config"]["params"], runs[workdir / "first_stage"][0]
-        return layout(given["conditional_key"], t["block_size"] - prior.side(first) ** 2, t["vocab_size"], data)
+        return layout(given["conditional_key"], t["block_size"] - vqgan.side(first) ** 2, t["vocab_size"], data)
     key = params.get("cond_stage_key", "image")
     runs[workdir / "cond_stage"] = vq_from_torch(tensors, stage, "cond_stage_model.", key)
     config = runs[workdir / "cond_stage"][0]
@@ -537,7 +537,7 @@ def prior_to_torch(workdir: Path, step: int, config: ConfigDict) -> Tensors:
     mask[: gpt.n_unmasked, : gpt.n_unmasked] = 1
     tensors |= {f"transformer.blocks.{i}.attn.mask": mask[None, None] for i in range(gpt.num_layers)}
     if config.order != "row_major":
-        side = prior.side(config.first_stage.config)
+        side = vqgan.side(config.first_stage.config)
         order = permute.ORDERS[config.order](side, side).astype(np.int64)
         tensors |= {"permuter.forward_shuffle_idx": order, "permuter.backward_shuffle_idx": np.argsort(order)}
     if config.first_stage.used:

@@ -28,7 +28,7 @@ from taming_jax import cli, data, sharding
 from taming_jax.data import codes, transforms
 from taming_jax.errors import UserError
 from taming_jax.metrics import say
-from taming_jax.tasks import prior
+from taming_jax.tasks import conditioners, prior, vqgan
 from taming_jax.train import PREEMPTED
 
 
@@ -80,7 +80,7 @@ def prepare(out: Path, stated: dict) -> None:
 
 def row_type(config: ConfigDict) -> np.dtype:
     """A record: codes and the condition's ids, each in the smallest unsigned type that holds them."""
-    cond, side = prior.make_conditioner(config), prior.side(config.first_stage.config)
+    cond, side = conditioners.make(config), vqgan.side(config.first_stage.config)
     fields = (
         ("codes", config.first_stage.config.quantizer.codebook_size, (side, side)),
         ("cond", cond.vocab_size, (cond.length,)),

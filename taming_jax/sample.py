@@ -26,7 +26,7 @@ from taming_jax import animation, checkpoint, cli, conditions, images, sharding
 from taming_jax.data.transforms import coordinates
 from taming_jax.errors import UserError
 from taming_jax.metrics import say
-from taming_jax.tasks import prior
+from taming_jax.tasks import conditioners, prior, vqgan
 from taming_jax.tiling import TILE, decode_tiled
 
 SHEET = (16, 8)  # rows and columns at most
@@ -54,7 +54,7 @@ def sample(
     tile: codes a side that are decoded at once. Raises UserError for what does not fit.
     """
     prior.check_decoding(config)
-    task, cond = prior.make(config), prior.make_conditioner(config)
+    task, cond = prior.make(config), conditioners.make(config)
     mesh, total = sharding.to_sample(sharding.make_mesh(config.mesh)), len(rows["label"])
     parts = mesh.shape["data"]
     batch_size = min(batch_size, -(-total // parts) * parts)
@@ -249,7 +249,7 @@ def digest(files: list[str | None]) -> str:
 
 def animate(config: ConfigDict, image: np.ndarray, given: conditions.Given | None, file: Path) -> None:
     """Writes the painting of an image as a GIF or MP4, as the flags have it."""
-    method, stride, window = flags.FLAGS.method, flags.FLAGS.stride, prior.side(config.first_stage.config)
+    method, stride, window = flags.FLAGS.method, flags.FLAGS.stride, vqgan.side(config.first_stage.config)
     size = tuple(side // prior.code_size(config) for side in image.shape[:2])
     when = prior.painting_order(config, size, method)
     if given is not None:

@@ -18,26 +18,51 @@ from tests.conftest import changed
 
 # Parameters of each net.
 PARAMETERS = {
+    "ade20k_segmentation_vq": {"gen": 72_482_839},
+    "ade20k_transformer": {"gpt": 304_932_864},
+    "ade20k_vq": {"gen": 72_141_699, "disc": 2_765_633},
+    "celebahq_transformer": {"gpt": 304_670_720},
+    "coco_scenes_transformer": {"gpt": 975_876_352},
+    "coco_segmentation_vq": {"gen": 72_556_599},
+    "coco_transformer": {"gpt": 304_932_864},
+    "coco_vq": {"gen": 72_141_699, "disc": 2_765_633},
+    "custom_transformer": {"gpt": 304_670_720},
     "custom_vq": {"gen": 72_141_699, "disc": 2_765_633},
-    "imagenet_vq": {"gen": 72_141_699, "disc": 2_765_633},
+    "drin_depth_vq": {"gen": 72_137_089, "disc": 2_763_585},
+    "drin_transformer": {"gpt": 304_932_864},
+    "faceshq_transformer": {"gpt": 304_932_864},
+    "faceshq_vq": {"gen": 72_141_699, "disc": 2_765_633},
+    "ffhq_transformer": {"gpt": 304_670_720},
     "imagenet_transformer": {"gpt": 1_363_454_976},
-    "openmoji_vq": {"gen": 809_843, "disc": 167_841},
+    "imagenet_vq": {"gen": 72_141_699, "disc": 2_765_633},
+    "lsun_transformer": {"gpt": 304_670_720},
+    "lsun_vq": {"gen": 72_141_699, "disc": 2_765_633},
+    "open_images_scenes_transformer": {"gpt": 1_045_638_144},
+    "open_images_vq": {"gen": 73_976_707, "disc": 2_765_633},
+    "openmoji_coordinates": {"gpt": 3_716_352},
+    "openmoji_crops_vq": {"gen": 818_035, "disc": 167_841},
     "openmoji_ema": {"gen": 809_843, "disc": 167_841},
     "openmoji_gumbel": {"gen": 818_547, "disc": 167_841},
-    "openmoji_vqvae": {"gen": 809_843},
-    "openmoji_segmentation": {"gen": 805_747},
-    "openmoji_crops_vq": {"gen": 809_843, "disc": 167_841},
-    "openmoji_line_vq": {"gen": 808_689},
-    "openmoji_line": {"gpt": 3_454_208},
-    "openmoji_scenes_vq": {"gen": 1_106_035, "disc": 167_841},
-    "openmoji_coordinates": {"gpt": 3_716_352},
+    "openmoji_line": {"gpt": 3_716_352},
+    "openmoji_line_vq": {"gen": 802_545},
+    "openmoji_low_vq": {"gen": 1_106_035},
     "openmoji_scenes": {"gpt": 3_703_040},
-    "custom_transformer": {"gpt": 304_670_720},
+    "openmoji_scenes_vq": {"gen": 1_106_035, "disc": 167_841},
+    "openmoji_segmentation": {"gen": 812_094},
+    "openmoji_segmentation_transformer": {"gpt": 3_454_208},
+    "openmoji_superres": {"gpt": 3_441_920},
     "openmoji_transformer": {"gpt": 3_438_080},
+    "openmoji_vq": {"gen": 809_843, "disc": 167_841},
+    "openmoji_vqvae": {"gen": 809_843},
+    "sflckr_segmentation_vq": {"gen": 72_554_294},
+    "sflckr_transformer": {"gpt": 304_932_864},
+    "sflckr_vq": {"gen": 72_141_699, "disc": 2_765_633},
 }
 
 
 def load(name: str) -> ConfigDict:
+    if name == "coco_8192_vq":  # as `coco_scenes_transformer` says it is made
+        return changed(load("coco_vq"), quantizer__codebook_size=8192)
     return importlib.import_module(f"configs.{name}").get_config()
 
 

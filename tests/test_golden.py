@@ -16,13 +16,14 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+from configs import common
 from taming_jax import convert, losses, optim, permute, sampling, sharding
-from taming_jax.models import conditioners, perceptual, quantize
+from taming_jax.models import perceptual, quantize
 from taming_jax.models.discriminator import ActNorm, NLayerDiscriminator
 from taming_jax.models.gpt import GPT, stack, unstack
 from taming_jax.models.vqgan import VQModel
 from taming_jax.state import TrainState
-from taming_jax.tasks import prior, vqgan
+from taming_jax.tasks import conditioners, prior, vqgan
 from tests.conftest import sample_plainly
 
 DEVIATIONS: dict[str, float] = {}
@@ -565,17 +566,24 @@ def test_greedy_decoding():
     g.equal(greedy(gpt_of(g, n)[0], params, idx[:, :n], steps), "out/greedy_unmasked")
 
 
+def condition(name: str, size: int = 0, class_names: tuple[str, ...] = (), **fields) -> conditioners.Conditioner:
+    config = ConfigDict(dict(cond=common.get_cond(name), data=dict(size=size, class_names=class_names)))
+    config.cond.update(fields)
+    return conditioners.make(config)
+
+
 @pytest.mark.parametrize("case", ["class", "sos", "image", "class_spiral", "class_pkeep"])
 def test_conditional_transformer(case):
     g = Golden("net2net")
     model, params = gpt_of(g)
     batch = {"label": jnp.asarray(g["in/class"]), "grid": jnp.asarray(g["in/cond_grid"])}
     if case == "sos":
-        cond = conditioners.none(g.config["sos"])
+        cond = condition("none", sos=g.config["sos"])
     elif case == "image":
-        cond = conditioners.image(lambda frozen, batch: batch["grid"], g.config["vocab"], batch["grid"].shape[1:])
+        _, h, w = batch["grid"].shape
+        cond = conditioners.Conditioner(h * w, 0, (h, w), lambda _, batch: batch["grid"].reshape(-1, h * w))
     else:
-        cond = conditioners.label(g.config["n_classes"])
+        cond = condition("class", class_names=("",) * g.config["n_classes"])
     c = cond.tokens({}, batch)
     g.equal(c, f"out/{case}/c_indices")
     name = "spiral_out" if case == "class_spiral" else "row_major"
@@ -659,11 +667,12 @@ def test_coordinates_start_and_labels():
     g.equal(ids[:, None], "out/coord_indices")
     g.close(ids[:, None].astype(jnp.float32), "out/coord_quant")
     # A coordinate of 1 has an id outside of the vocabulary in the original; ours takes the last one.
-    square = conditioners.coordinates(c["n_embed"], 24, c["down"])
+    square = condition("coordinates", size=24, levels=c["n_embed"], down=c["down"])
     tokens = square.tokens({}, {"coord": coord[:, :24]})
     np.testing.assert_array_equal(tokens, np.minimum(g["out/coord_indices"][:, 0, :6], 63).reshape(3, -1))
-    g.equal(conditioners.none(g.config["sos"]).tokens({}, {"label": jnp.zeros(4)}), "out/sos")
-    g.equal(conditioners.label(g.config["nclass"]).tokens({}, {"label": g["in/labels"]}), "out/labels")
+    g.equal(condition("none", sos=g.config["sos"]).tokens({}, {"label": jnp.zeros(4)}), "out/sos")
+    labels = condition("class", class_names=("",) * g.config["nclass"])
+    g.equal(labels.tokens({}, {"label": g["in/labels"]}), "out/labels")
 
 
 def test_filters():

@@ -16,13 +16,10 @@ from taming_jax.data import layouts
 from taming_jax.data.transforms import coordinates
 from taming_jax.errors import UserError, not_among
 from taming_jax.images import Sheet, to_uint8
-from taming_jax.models import conditioners
 from taming_jax.models.gpt import GPT, REMAT, Cache, unstack
 from taming_jax.models.quantize import remap, unmap
-from taming_jax.tasks import vqgan
+from taming_jax.tasks import conditioners, vqgan
 from taming_jax.tiling import decode_tiled
-
-CONDITIONS = ("none", "class", "coordinates", "image", "objects")
 
 
 def complete(
@@ -36,7 +33,7 @@ def complete(
     config = config.copy_and_resolve_references()
     check_decoding(config)
     for name, value, allowed in (
-        ("cond.name", config.cond.name, CONDITIONS),
+        ("cond.name", config.cond.name, conditioners.FEATURES),
         ("order", config.order, permute.ORDERS),
         ("gpt.remat", config.gpt.remat, REMAT),
     ):
@@ -78,10 +75,10 @@ def complete(
         check_size(config, "canvas", tuple(config.canvas))
         if config.cond.name in ("image", "objects"):
             raise UserError(f"canvas: a transformer conditioned on {config.cond.name!r} has none in training")
-    cond = make_conditioner(config)
+    cond = conditioners.make(config)
     for name, value, least in (
         ("vocab_size", config.gpt.vocab_size, vocab_size(config)),
-        ("block_size", config.gpt.block_size, cond.length + side(first) ** 2 - 1),
+        ("block_size", config.gpt.block_size, cond.length + vqgan.side(first) ** 2 - 1),
     ):
         if value is not None and value < least:
             raise UserError(f"gpt.{name}={value}: condition and codes need at least {least}")
@@ -93,10 +90,10 @@ def complete(
 def check_classes(config: ConfigDict, class_names: tuple[str, ...]) -> None:
     """Raises UserError where a transformer was trained on another number of classes than the data has."""
     if config.task == "prior" and config.cond.name in ("class", "objects"):
-        if num_classes(config) != max(1, len(class_names)):
+        if conditioners.num_classes(config) != max(1, len(class_names)):
             raise UserError(
                 f"{config.data.path or config.data.name} has {len(class_names)} classes,"
-                f" the run was trained with {num_classes(config)}"
+                f" the run was trained with {conditioners.num_classes(config)}"
             )
 
 
@@ -105,8 +102,7 @@ def features(config: ConfigDict) -> tuple[str, ...]:
     needed = {"image", config.first_stage.config.input}
     if config.cond.name == "image":
         needed.add(config.cond.config.input)
-    needed |= {"coordinates": {"coord"}, "objects": {"objects"}}.get(config.cond.name, set())
-    return tuple(sorted(needed))
+    return tuple(sorted(needed | conditioners.FEATURES[config.cond.name]))
 
 
 def find_stage(config: ConfigDict, stored: ConfigDict | None, name: str, load_config: Callable) -> ConfigDict:
@@ -138,18 +134,9 @@ def check_decoding(config: ConfigDict) -> None:
         )
 
 
-def num_classes(config: ConfigDict) -> int:
-    return max(1, len(config.data.class_names))
-
-
-def side(stage: ConfigDict) -> int:
-    """Side of a first stage's grid of codes."""
-    return stage.data.size // 2 ** (len(stage.model.ch_mult) - 1)
-
-
 def code_size(config: ConfigDict) -> int:
     """How many pixels a side belong to one code."""
-    return config.data.size // side(config.first_stage.config)
+    return config.data.size // vqgan.side(config.first_stage.config)
 
 
 def num_codes(config: ConfigDict) -> int:
@@ -160,35 +147,14 @@ def num_codes(config: ConfigDict) -> int:
 
 def vocab_size(config: ConfigDict) -> int:
     """What the transformer must know at least: codes, conditions, and the id that stands for a dropped one."""
-    return max(num_codes(config), make_conditioner(config).vocab_size + (config.cond.drop > 0))
-
-
-def make_conditioner(config: ConfigDict) -> conditioners.Conditioner:
-    """The condition of a completed config."""
-    cond = config.cond
-    if cond.name == "none":
-        return conditioners.none(cond.sos)
-    if cond.name == "class":
-        return conditioners.label(num_classes(config))
-    if cond.name == "coordinates":
-        return conditioners.coordinates(cond.levels, config.data.size, cond.down)
-    if cond.name == "objects":
-        layout, count = cond.layout, num_classes(config)
-        if count * (1 + layout.use_group) >= layout.num_tokens:
-            raise UserError(f"cond.layout.num_tokens={layout.num_tokens} are too few for {count} classes of objects")
-        return conditioners.objects(layouts.length(layout), layout.num_tokens)
-
-    def encode_condition(frozen, batch):
-        return encode(cond.config, frozen["cond"], vqgan.to_input(cond.config, batch))
-
-    return conditioners.image(encode_condition, cond.config.quantizer.codebook_size, (side(cond.config),) * 2)
+    return max(num_codes(config), conditioners.make(config).vocab_size + (config.cond.drop > 0))
 
 
 def make_model(config: ConfigDict) -> GPT:
     """The transformer of a completed config. Conditions and codes share one vocabulary, as in the original."""
-    cond, fields = make_conditioner(config), config.gpt.to_dict()
+    cond, fields = conditioners.make(config), config.gpt.to_dict()
     fields["vocab_size"] = fields["vocab_size"] or vocab_size(config)
-    fields["block_size"] = fields["block_size"] or cond.length + side(config.first_stage.config) ** 2 - 1
+    fields["block_size"] = fields["block_size"] or cond.length + vqgan.side(config.first_stage.config) ** 2 - 1
     return GPT(dtype=jnp.dtype(config.dtype), **fields)
 
 
@@ -213,10 +179,10 @@ def drop(c: jax.Array, share: float, null: int, key: jax.Array) -> jax.Array:
 def make(config: ConfigDict) -> states.Task:
     """Binds modules, optimizers and numbers once; everything returned is pure but `load_frozen`."""
     first = config.first_stage.config
-    gpt, cond = make_model(config), make_conditioner(config)
+    gpt, cond = make_model(config), conditioners.make(config)
     optimizers = {"gpt": optim.make_optimizer(config.optim, config.steps)}
     ema_decay = {"gpt": config.ema_decay}
-    order = permute.ORDERS[config.order](side(first), side(first))
+    order = permute.ORDERS[config.order](vqgan.side(first), vqgan.side(first))
 
     def init(key: jax.Array) -> states.TrainState:
         params = {"gpt": gpt.init(key, jnp.zeros((1, gpt.block_size), jnp.int32))["params"]}
@@ -278,7 +244,7 @@ def make(config: ConfigDict) -> states.Task:
         """Four samples for each of the first classes, or for each of the first conditions, sixteen at most."""
         columns = 4
         if config.cond.name == "class":
-            rows = min(16, num_classes(config))
+            rows = min(16, conditioners.num_classes(config))
             batch = {"label": jnp.arange(rows)}
             captions = tuple(config.data.class_names[:rows])
         else:
@@ -306,7 +272,7 @@ def make(config: ConfigDict) -> states.Task:
         parts = painter(decode_params(config, params), c, codes, known, key[None], *draw_options(config))
         *_, (grid, _) = parts
         image = to_uint8(decode_tiled(functools.partial(decode_canvas, state.frozen["gen"]), grid))[0]
-        return {"painting": Animation(image, painting_order(config, size, "cached"), side(first))}
+        return {"painting": Animation(image, painting_order(config, size, "cached"), vqgan.side(first))}
 
     paint = paint if any(config.canvas) else None
     return states.Task(init, load_frozen, phase, train_step, eval_step, pictures, paint)
@@ -323,7 +289,7 @@ def sample(
 
     params: `decode_params`. Pure, to be jitted with a completed config bound. The codes are those of `make_painter`.
     """
-    n = side(config.first_stage.config)
+    n = vqgan.side(config.first_stage.config)
     decode, init_cache = make_decode(config)
     painter = sampling.make_sequence_painter(decode, init_cache, permute.ORDERS[config.order](n, n))
     codes, known = jnp.zeros((len(c), n, n), jnp.int32), jnp.zeros((n, n), bool)
@@ -341,7 +307,7 @@ def next_code(
 
 def make_decode(config: ConfigDict) -> tuple[Callable, Callable]:
     """`decode` and `init_cache` for `sampling`, of a completed config, guided if its `sample.guidance` is not 1."""
-    gpt, cond = make_model(config).clone(unrolled=True), make_conditioner(config)
+    gpt, cond = make_model(config).clone(unrolled=True), conditioners.make(config)
     decode, init_cache = functools.partial(next_code, gpt, num_codes(config)), gpt.init_cache
     if config.sample.guidance == 1:
         return decode, init_cache
@@ -365,7 +331,7 @@ def draw_options(config: ConfigDict) -> tuple[float, int, float]:
 
 def make_painter(config: ConfigDict, method: str, stride: int) -> sampling.Painter:
     """The painter of a completed config, guided if `config.sample` says so; raises UserError for a stride too long."""
-    n = side(config.first_stage.config)
+    n = vqgan.side(config.first_stage.config)
     decode, init_cache = make_decode(config)
     if config.order != "row_major":
         return sampling.make_sequence_painter(decode, init_cache, permute.ORDERS[config.order](n, n))
@@ -377,7 +343,7 @@ def make_painter(config: ConfigDict, method: str, stride: int) -> sampling.Paint
 
 def painting_order(config: ConfigDict, size: tuple[int, int], method: str) -> np.ndarray:
     """At which step `make_painter`'s painter paints each code, [h,w] int."""
-    n = side(config.first_stage.config)
+    n = vqgan.side(config.first_stage.config)
     if config.order == "row_major":
         return sampling.painting_order(*size, n, method)
     return np.argsort(permute.ORDERS[config.order](n, n)).reshape(n, n)
@@ -385,7 +351,7 @@ def painting_order(config: ConfigDict, size: tuple[int, int], method: str) -> np
 
 def fold_condition(config: ConfigDict, c: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Ids [B,S] as a grid [B,h,w], where they lie on one and the codes' grid `size` is larger than in training."""
-    grid, n = make_conditioner(config).grid, side(config.first_stage.config)
+    grid, n = conditioners.make(config).grid, vqgan.side(config.first_stage.config)
     if grid is None or size == (n, n):
         return c
     return c.reshape(len(c), grid[0] * size[0] // n, grid[1] * size[1] // n)
@@ -400,14 +366,14 @@ def check_size(config: ConfigDict, name: str, size: tuple[int, int]) -> None:
         raise UserError(f"{name}={text}: a sliding window follows rows; this transformer's order is {config.order!r}")
     if size != (least, least) and config.cond.name == "objects":
         raise UserError(f"{name}={text}: a layout is that of a picture as large as in training, {least}x{least}")
-    grid, n = make_conditioner(config).grid, side(config.first_stage.config)
+    grid, n = conditioners.make(config).grid, vqgan.side(config.first_stage.config)
     if grid is not None and any(pixels // factor * grid[0] % n for pixels in size):
         raise UserError(f"{name}={text}: the condition has {grid[0]} ids where there are {n} codes, which must divide")
 
 
 def encode_grid(config: ConfigDict, first_stage: dict, images: jax.Array, key: jax.Array) -> jax.Array:
     """What the first stage sees [B,H,W,C] -> the transformer's codes [B,h,w] int32; of any size."""
-    return remap_grid(config, encode(config.first_stage.config, first_stage, images), key)
+    return remap_grid(config, vqgan.encode(config.first_stage.config, first_stage, images), key)
 
 
 def remap_grid(config: ConfigDict, ids: jax.Array, key: jax.Array) -> jax.Array:
@@ -423,13 +389,8 @@ def read(config: ConfigDict, frozen: dict, batch: dict) -> tuple[jax.Array, jax.
     if "codes" in batch:
         return batch["cond"], batch["codes"]
     first = config.first_stage.config
-    codes = encode(first, frozen["gen"], vqgan.to_input(first, batch))
-    return make_conditioner(config).tokens(frozen, batch), codes
-
-
-def encode(stage: ConfigDict, params: dict, seen: jax.Array) -> jax.Array:
-    """A VQGAN's codes of what it sees: [B,H,W,C] -> [B,h,w] int32."""
-    return vqgan.make_model(stage).apply({"params": sharding.gather(params)}, seen, method="encode")[1]["ids"]
+    codes = vqgan.encode(first, frozen["gen"], vqgan.to_input(first, batch))
+    return conditioners.make(config).tokens(frozen, batch), codes
 
 
 def decode_grid(config: ConfigDict, first_stage: dict, grid: jax.Array) -> jax.Array:

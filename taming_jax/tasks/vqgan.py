@@ -106,6 +106,16 @@ def make_model(config: ConfigDict) -> VQModel:
     )
 
 
+def side(stage: ConfigDict) -> int:
+    """Side of a stage-one config's grid of codes."""
+    return stage.data.size // 2 ** (len(stage.model.ch_mult) - 1)
+
+
+def encode(stage: ConfigDict, params: dict, seen: jax.Array) -> jax.Array:
+    """The codes of what the model sees: [B,H,W,C] -> [B,h,w] int32."""
+    return make_model(stage).apply({"params": sharding.gather(params)}, seen, method="encode")[1]["ids"]
+
+
 def parameter_shapes(config: ConfigDict) -> dict:
     """The generator's parameters as shapes, of a stage-one config."""
     images = jax.ShapeDtypeStruct((1, config.data.size, config.data.size, config.model.out_ch), jnp.float32)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from taming_jax import checkpoint, convert, sharding
 from taming_jax.errors import UserError
-from taming_jax.tasks import prior, vqgan
+from taming_jax.tasks import conditioners, prior, vqgan
 from tests.parity import conftest, models
 
 
@@ -144,7 +144,7 @@ def test_transformer(name, tmp_path):
     gpt = prior.make_model(ours_config)
     task = prior.make(ours_config)
     params = checkpoint.load_net(workdir, step, "gpt", jax.eval_shape(task.init, jax.random.key(0)).params["gpt"])
-    cond = prior.make_conditioner(ours_config)
+    cond = conditioners.make(ours_config)
     rng = np.random.default_rng(0)
     batch = {"label": jnp.array([3, 5])}
     kind = ours_config.cond.name
