@@ -14,6 +14,7 @@ from PIL import Image
 from taming_jax import checkpoint
 from taming_jax.train import train
 from tests.conftest import changed
+from tests.test_train import run
 
 SMALL = dict(batch_size=8, steps=2, eval_every=2, log_every=1, data__workers=0)
 SMALL_VQ = SMALL | dict(
@@ -142,3 +143,22 @@ def test_both_stages_train_two_steps_and_sample(name, data_sets, tmp_path):
         assert stored.data.class_names[:2] == names
     if name == "coco_transformer":
         assert stored.data.num_labels == 183 and stored.data.label_shift == 1
+
+
+def test_super_resolution_of_a_file(vq_run, picture_folder, tmp_path):
+    """A condition that is made of the image: trained, and then asked for with a small picture."""
+    small = SMALL_VQ | dict(data__name="folder", data__path=str(picture_folder), data__downscale=2)
+    low, fine = (importlib.import_module(f"configs.openmoji_{name}").get_config() for name in ("low_vq", "superres"))
+    train(changed(low, **small), tmp_path / "low_vq")
+    config = changed(fine, **SMALL_GPT, first_stage__workdir=str(vq_run), cond__workdir=str(tmp_path / "low_vq"))
+    assert 0 < train(config, tmp_path / "run")["nll"] < 20
+    Image.open(next(picture_folder.rglob("*.png"))).resize((12, 8)).save(tmp_path / "small.png")
+    flags = (
+        f"--workdir={tmp_path / 'run'} --out={tmp_path / 'out'} --condition={tmp_path / 'small.png'} --num_samples=8"
+    )
+    done = run("sample", *flags.split(), "--size=16x24")
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "small.png") as given, Image.open(tmp_path / "out/condition_000/condition.png") as seen:
+        enlarged = np.asarray(given.resize((24, 16), Image.Resampling.BICUBIC), np.float32)
+        assert seen.size == (24, 16) and np.abs(np.asarray(seen) - enlarged).mean() < 8
+    assert len(list((tmp_path / "out/condition_000").glob("0*.png"))) == 8
