@@ -239,6 +239,27 @@ class GPT(nn.Module):
         return self.head(self.ln_f(x)).astype(jnp.float32), tuple(filled)
 
 
+def align(params: dict, places: np.ndarray, num_heads: int) -> dict:
+    """First parameters of a transformer whose positions attend to what lies at their own places, before they learn to.
+
+    places: [T,3], for each position the row and the column that it is about, in codes, and 0 for a condition, 1 for
+    codes. Embeddings of positions become waves over rows and columns, and keys are asked for by equal queries (the
+    mimetic initialization of Trockman and Kolter 2023); the original begins with positions of 0 and chance.
+    """
+    d, amplitude, similarity = params["position_embedding"].shape[1], 0.05, 3.6
+    waves = np.pi / 2 * 8.0 ** (-np.arange(d // 4) / (d // 4))
+    angles = places[:, :2, None] * waves
+    table = amplitude * np.concatenate([np.sin(angles), np.cos(angles)], -1).reshape(len(places), d)
+    table[:, ::2] += 0.2 * amplitude * (places[:, 2:] - 0.5)  # tells a condition from codes
+    attn = params["blocks"]["attn"]
+    # Of two equal inputs of unit variance, the scores' mean becomes `similarity`.
+    scale = (similarity / (d * (d / num_heads) ** 0.5)) ** 0.5 / 0.02
+    query = {**attn["query"], "kernel": attn["query"]["kernel"] * scale}
+    key = {**attn["key"], "kernel": attn["query"]["kernel"] * scale}
+    blocks = {**params["blocks"], "attn": {**attn, "query": query, "key": key}}
+    return {**params, "blocks": blocks, "position_embedding": jnp.asarray(table, jnp.float32)}
+
+
 def unstack(params: dict) -> dict:
     """Parameters as `unrolled` has them. {'blocks': [L,...]} -> {'blocks_0': [...], ...}, the others as they are."""
     leaves, tree = jax.tree.flatten(params["blocks"])

@@ -16,7 +16,7 @@ from taming_jax.data import layouts
 from taming_jax.data.transforms import coordinates
 from taming_jax.errors import UserError, not_among
 from taming_jax.images import Sheet, to_uint8
-from taming_jax.models.gpt import GPT, REMAT, Cache, unstack
+from taming_jax.models.gpt import GPT, REMAT, Cache, align, unstack
 from taming_jax.models.quantize import remap, unmap
 from taming_jax.tasks import conditioners, vqgan
 from taming_jax.tiling import decode_tiled
@@ -69,6 +69,8 @@ def complete(
     if config.cond.name == "image" and config.cond.config.data.size != config.data.size:
         size = config.cond.config.data.size
         raise UserError(f"cond.workdir={config.cond.workdir} was trained at {size} pixels, not {config.data.size}")
+    if config.cond.get("aligned") and config.cond.name not in ("image", "coordinates"):
+        raise UserError(f"cond.aligned: a condition on {config.cond.name!r} does not lie on a grid")
     if config.cond.name == "coordinates" and config.data.size % config.cond.down:
         raise UserError(f"cond.down={config.cond.down} does not divide data.size={config.data.size}")
     if any(config.canvas):
@@ -186,6 +188,8 @@ def make(config: ConfigDict) -> states.Task:
 
     def init(key: jax.Array) -> states.TrainState:
         params = {"gpt": gpt.init(key, jnp.zeros((1, gpt.block_size), jnp.int32))["params"]}
+        if config.cond.get("aligned"):  # not in runs that are older than the field
+            params["gpt"] = align(params["gpt"], places(config)[: gpt.block_size], gpt.num_heads)
         return states.create(optimizers, params, {}, ema_decay)
 
     def load_frozen() -> dict:
@@ -347,6 +351,16 @@ def painting_order(config: ConfigDict, size: tuple[int, int], method: str) -> np
     if config.order == "row_major":
         return sampling.painting_order(*size, n, method)
     return np.argsort(permute.ORDERS[config.order](n, n)).reshape(n, n)
+
+
+def places(config: ConfigDict) -> np.ndarray:
+    """What each position is about, [condition and codes,3], for `gpt.align`; a code asks for the next one."""
+    grid, n = conditioners.make(config).grid, vqgan.side(config.first_stage.config)
+    order = permute.ORDERS[config.order](n, n)
+    seen = np.indices(grid).reshape(2, -1).T * (n / np.array(grid))
+    asked = np.stack(np.unravel_index(np.append(order[1:], order[-1]), (n, n)), 1)
+    both = np.concatenate([seen, asked])
+    return np.concatenate([both, (np.arange(len(both)) >= len(seen))[:, None]], 1)
 
 
 def fold_condition(config: ConfigDict, c: jax.Array, size: tuple[int, int]) -> jax.Array:
