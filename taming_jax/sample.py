@@ -103,7 +103,7 @@ def accept(
     acceptance_rate: float,
     batch_size: int = 64,
 ) -> np.ndarray:
-    """Rejection sampling (Esser et al. 2021, table 4): which images to keep, of each label those that score best.
+    """The paper's rejection sampling by a classifier: which images to keep, of each label those that score best.
 
     images: uint8 [N,H,W,3], labels: [N], as `--npz` has them. score: (images [b,H,W,3], labels [b]) -> [b], a
     classifier's probability of the label, say. acceptance_rate: the share of each label's images that is kept, in

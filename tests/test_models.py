@@ -8,7 +8,7 @@ from lpips_j import lpips as lpips_j
 
 from taming_jax import losses
 from taming_jax.models import perceptual
-from taming_jax.models.gpt import BLOCK, GPT, attend_all
+from taming_jax.models.gpt import BLOCK, GPT, align, attend_all
 from taming_jax.models.quantize import restart_dead_codes
 from taming_jax.models.vqgan import VQModel
 
@@ -127,6 +127,20 @@ def test_attention_in_blocks_is_attention():
     q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 2 * BLOCK + 7, 2, 8))
     expected = jax.nn.dot_product_attention(q, k, v, is_causal=True)
     np.testing.assert_allclose(attend_all(q, k, v, None), expected, atol=2e-6)
+
+
+def test_an_aligned_gpt_begins_at_its_own_place():
+    """Of the condition, each code's first scores are highest for what lies where it asks for the next code."""
+    model = gpt(block_size=32, embed_dim=64)
+    places = np.concatenate([np.indices((4, 4)).reshape(2, -1).T] * 2)
+    places = np.concatenate([places, np.arange(32)[:, None] >= 16], 1)
+    params = align(model.init(jax.random.key(0), jnp.arange(8)[None])["params"], places, model.num_heads)
+    x, attn = jax.nn.standardize(params["position_embedding"]), params["blocks"]["attn"]
+    for layer in range(model.num_layers):
+        q, k = (x @ attn[name]["kernel"][layer] for name in ("query", "key"))
+        scores = q[16:] @ k[:16].T / 32**0.5
+        np.testing.assert_array_equal(scores.argmax(1), np.arange(16))
+        assert 1 < jnp.diag(scores).mean() / model.num_heads < 6
 
 
 def test_gpt_drops_only_in_training():

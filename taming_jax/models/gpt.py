@@ -244,7 +244,8 @@ def align(params: dict, places: np.ndarray, num_heads: int) -> dict:
 
     places: [T,3], for each position the row and the column that it is about, in codes, and 0 for a condition, 1 for
     codes. Embeddings of positions become waves over rows and columns, and keys are asked for by equal queries (the
-    mimetic initialization of Trockman and Kolter 2023); the original begins with positions of 0 and chance.
+    mimetic initialization of Trockman and Kolter 2023); the original begins with positions of 0 and chance. The number
+    of embedding dimensions must be a multiple of 4.
     """
     d, amplitude, similarity = params["position_embedding"].shape[1], 0.05, 3.6
     waves = np.pi / 2 * 8.0 ** (-np.arange(d // 4) / (d // 4))
@@ -257,7 +258,8 @@ def align(params: dict, places: np.ndarray, num_heads: int) -> dict:
     query = {**attn["query"], "kernel": attn["query"]["kernel"] * scale}
     key = {**attn["key"], "kernel": attn["query"]["kernel"] * scale}
     blocks = {**params["blocks"], "attn": {**attn, "query": query, "key": key}}
-    return {**params, "blocks": blocks, "position_embedding": jnp.asarray(table, jnp.float32)}
+    positions = params["position_embedding"].at[: len(places)].set(table)
+    return {**params, "blocks": blocks, "position_embedding": positions}
 
 
 def unstack(params: dict) -> dict:

@@ -71,6 +71,8 @@ def complete(
         raise UserError(f"cond.workdir={config.cond.workdir} was trained at {size} pixels, not {config.data.size}")
     if config.cond.get("aligned") and config.cond.name not in ("image", "coordinates"):
         raise UserError(f"cond.aligned: a condition on {config.cond.name!r} does not lie on a grid")
+    if config.cond.get("aligned") and config.gpt.embed_dim % 4:
+        raise UserError(f"gpt.embed_dim={config.gpt.embed_dim}: cond.aligned needs a multiple of 4")
     if config.cond.name == "coordinates" and config.data.size % config.cond.down:
         raise UserError(f"cond.down={config.cond.down} does not divide data.size={config.data.size}")
     if any(config.canvas):
