@@ -14,13 +14,7 @@ from configs import common, imagenet_vq
 def get_config() -> ConfigDict:
     c = imagenet_vq.get_config()
     c.data = common.get_data("folder", size=256)
-    c.data.update(
-        path="data/coco/images",
-        flip=False,
-        resize_factor=296 / 256,
-        splits=ConfigDict(dict(train="train2017", validation="val2017")),
-        workers=8,
-    )
+    c.data.update(path="data/coco/images", flip=False, resize_factor=296 / 256, workers=8)
     c.data.splits.update(train="train2017", validation="val2017")
     c.disc.update(start=30_001, gen_start=30_001)
     return c

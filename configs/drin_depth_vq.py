@@ -13,7 +13,7 @@ from configs import imagenet_vq
 def get_config() -> ConfigDict:
     c = imagenet_vq.get_config()
     c.input = "depth"
-    c.data.update(name="folder", path="data/drin", splits=ConfigDict(dict(train="train", validation="val")))
+    c.data.update(name="folder", path="data/drin", flip=True, splits=ConfigDict(dict(train="train", validation="val")))
     c.data.features = ("image", "depth")
     c.batch_size = 24
     c.model.out_ch = 1

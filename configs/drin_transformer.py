@@ -2,8 +2,8 @@
 
     python -m taming_jax.train --config=configs/drin_transformer.py --workdir=runs/drin_transformer
 
-Numbers from the original's configs/drin_transformer.yaml. Its animals are ImageNet's classes 30-37, 80-100, 118-121,
-151-268, 281-285, 300-319, 365-382 and 389-397: images/ and depths/ hold those.
+Numbers from the original's configs/drin_transformer.yaml. Its animals are ImageNet's classes 30, 31, 33 to 36, 80 to
+99, 118 to 120, 151 to 267, 281 to 284, 300 to 318, 365 to 381 and 389 to 396: images/ and depths/ hold those.
 """
 
 from ml_collections import ConfigDict
@@ -16,5 +16,5 @@ def get_config() -> ConfigDict:
     c.first_stage = common.get_first_stage("runs/imagenet_vq")
     c.cond = common.get_cond("image")
     c.cond.workdir = "runs/drin_depth_vq"
-    c.data.update(name="folder", path="data/drin", splits=ConfigDict(dict(train="train", validation="val")))
+    c.data.update(name="folder", path="data/drin", flip=True, splits=ConfigDict(dict(train="train", validation="val")))
     return c

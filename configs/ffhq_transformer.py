@@ -14,5 +14,5 @@ def get_config() -> ConfigDict:
     c = faceshq_transformer.get_config()
     c.cond = common.get_cond("none")
     c.gpt.block_size = 256
-    c.data.path = "data/faceshq/ffhq"
+    c.data.path = "data/ffhq"
     return c

@@ -2,7 +2,7 @@
 
     python -m taming_jax.train --config=configs/sflckr_transformer.py --workdir=runs/sflckr_transformer
 
-Numbers from the original's configs/sflckr_transformer.yaml. Landscapes of any size:
+Numbers from the original's configs/sflckr_transformer.yaml, for 8 devices of one image. Landscapes of any size:
 
     python -m taming_jax.sample --workdir=runs/sflckr_transformer --out=out --condition=map.png --size=512x1024
 """
@@ -18,4 +18,6 @@ def get_config() -> ConfigDict:
     c.cond = common.get_cond("image")
     c.cond.workdir = "runs/sflckr_segmentation_vq"
     c.data.path = "data/sflckr"
+    c.batch_size = 8
+    c.optim.learning_rate = 4.5e-6 * c.batch_size
     return c

@@ -9,6 +9,7 @@ The same command goes on where it was stopped. Several hosts share the work (--d
 
 import dataclasses
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -71,11 +72,15 @@ def prepare(out: Path, stated: dict) -> None:
     if found is not None and (changed := codes.differences(found, stated)):
         raise UserError(f"{out} holds codes that were made otherwise: {changed}; name another --out")
     if found is None:
-        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        part = out / "codes.part"
+        if out.exists() and not (out.is_dir() and set(out.iterdir()) <= {part}):
             raise UserError(f"--out={out} is there and holds no codes; name another")
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "codes.part").write_text(json.dumps(stated, indent=1))
-        (out / "codes.part").replace(out / "codes.json")
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(stated, indent=1))
+            part.replace(out / "codes.json")
+        except OSError as e:
+            raise UserError(f"--out={out} cannot be written: {e}") from e
 
 
 def row_type(config: ConfigDict) -> np.dtype:
@@ -139,8 +144,10 @@ class Views:
 
 def main() -> None:
     cli.join_processes()
-    # Files are written whole, so there is nothing to save; of several processes, jax itself would only note the signal.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED))
+    # Files are written whole, so there is nothing to save. Of several processes, jax itself would only note the signal,
+    # and a plain exit would wait for the others.
+    end = sys.exit if jax.process_count() == 1 else os._exit
+    signal.signal(signal.SIGTERM, lambda *_: end(PREEMPTED))
     given, config = flags.FLAGS, cli.required_config()
     if config.task != "prior":
         raise UserError(f"--config is for task {config.task!r}: give a transformer's, which says what the condition is")

@@ -64,7 +64,7 @@ def sample(
     nets = jax.device_put(nets, sharding.infer_shardings(nets, mesh))
     h, w = (side // prior.code_size(config) for side in size)
     painter = prior.make_painter(config, method, stride)
-    params, options = prior.decode_params(config, nets["gpt"]), prior.draw_options(config)
+    params, options = prior.decode_params(config, nets.pop("gpt")), prior.draw_options(config)
 
     @jax.jit
     def begin(nets, rows):
@@ -115,9 +115,11 @@ def accept(
     scores = []
     for start in tqdm(range(0, len(images), batch_size), "scoring", unit="batch", mininterval=1):
         part = slice(start, start + batch_size)
-        given = np.asarray(score(images[part], labels[part]))
-        if given.shape != labels[part].shape or not np.isfinite(given).all():
-            raise ValueError(f"scores of {len(labels[part])} images: finite, and one each; got shape {given.shape}")
+        given = np.asarray(score(images[part], labels[part]), np.float64)
+        if given.shape != labels[part].shape:
+            raise ValueError(f"scores of {len(labels[part])} images: one each; got shape {given.shape}")
+        if not np.isfinite(given).all():
+            raise ValueError(f"scores from image {start} on are not all finite")
         scores.append(given)
     ranked, kept = np.argsort(-np.concatenate(scores), kind="stable"), []
     for label in np.unique(labels):

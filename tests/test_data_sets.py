@@ -45,7 +45,9 @@ def data_sets(annotated_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
         picture, relative = Image.open(file), file.relative_to(annotated_folder / "images")
         beside = {k: Image.open(annotated_folder / k / relative) for k in ("segmentations", "depths")}
         held_out = number % 4 == 0
-        save(picture, root / "faceshq" / ("ffhq" if number % 2 else "celebahq") / f"{number:05}.png")
+        name, split = "ffhq" if number % 2 else "celebahq", "validation" if number % 5 == 0 else "train"
+        for folder in (root / "faceshq" / split / name, root / name / split):
+            save(picture, folder / f"{number:05}.png")
         for name, (training, validation) in SPLITS.items():
             part = validation if held_out else training
             part = f"{part}/n{number % 3:08}" if name == "drin" else part
@@ -116,6 +118,7 @@ TRANSFORMERS = {  # which first stages each takes
     "celebahq_transformer": ("faceshq_vq",),
     "ffhq_transformer": ("faceshq_vq",),
     "lsun_transformer": ("lsun_vq",),
+    "imagenet_transformer": ("imagenet_vq",),
     "drin_transformer": ("imagenet_vq", "drin_depth_vq"),
     "coco_transformer": ("coco_vq", "coco_segmentation_vq"),
     "ade20k_transformer": ("ade20k_vq", "ade20k_segmentation_vq"),

@@ -45,7 +45,7 @@ def in_turn(read: Callable[[], T]) -> T:
     if first:
         try:
             result = read()
-        except UserError as e:
+        except Exception as e:  # whatever it is, the others must not wait for this process
             error = e
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("data is prepared")

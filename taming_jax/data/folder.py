@@ -107,7 +107,7 @@ def source(data: ConfigDict, split: str) -> FolderSource:
 
     Where every image lies in a sub-folder, the first-level sub-folders are the classes. With other features than
     images, they lie in images/, the rest beside it, see `FOLDERS`. Where both sub-folders with the names of
-    `data.splits` are there, those are the splits, and classes lie in them.
+    `data.splits` are there, those are the splits, and classes lie in them; a `validation_share` of 1 takes all.
     """
     if not data.path:
         raise UserError(
@@ -126,9 +126,13 @@ def source(data: ConfigDict, split: str) -> FolderSource:
     root = root / "images" if kinds else root
     parts = [root / data.splits[name] for name in ("train", "validation")]
     given = parts[0].is_dir() and parts[1].is_dir()
-    if kinds and parts[0].is_dir() != parts[1].is_dir():
+    others = [name for name in ("val", "valid", "test") if (root / name).is_dir()]
+    if parts[0].is_dir() != parts[1].is_dir() and (kinds or others):
         there, lacking = sorted(parts, key=Path.is_dir, reverse=True)
-        raise UserError(f"{there} is there, {lacking} is not: name both by data.splits, or have neither")
+        raise UserError(
+            f"{there} is there, {lacking} is not: name both by data.splits, or have neither"
+            + (f"; --config.data.splits.validation={others[0]}, perhaps" if others else "")
+        )
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
     if len(files) < 2:
         raise UserError(
@@ -145,7 +149,12 @@ def source(data: ConfigDict, split: str) -> FolderSource:
     folders = [p.relative_to(root).parts[depth:-1] for p in files]
     if scenes is None and all(folders):
         class_names = sorted({names[0] for names in folders})
-    if given:
+    if scenes is not None and not files:
+        raise UserError(
+            f"data.path={data.path}: no picture in images/ has a scene in objects/, with"
+            f" {data.layout.min_objects} to {data.layout.max_objects} objects; the file names must be the same"
+        )
+    if given and data.validation_share < 1:  # else all are asked for
         files = [file for file in files if file.is_relative_to(root / data.splits[split])]
         return FolderSource(root, files, class_names, data, scenes, depth)
 

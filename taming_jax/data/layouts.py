@@ -142,7 +142,8 @@ def read_coco(folder: Path) -> tuple[dict[str, str], Iterator[Row]]:
             names |= {str(c["id"]): c["name"] for c in content["categories"] if c["name"] != "other"}
             pictures |= {p["id"]: (p["file_name"], p["width"], p["height"]) for p in content["images"]}
             contents += [
-                (a["image_id"], str(a["category_id"]), a["bbox"], a.get("iscrowd", 0)) for a in content["annotations"]
+                (a["image_id"], str(a["category_id"]), np.float32(a["bbox"]).reshape(4), a.get("iscrowd", 0))
+                for a in content["annotations"]
             ]
         except (ValueError, KeyError, TypeError) as e:
             raise UserError(f"{file} is not in COCO's format: {type(e).__name__} {str(e)[:100]}") from e
@@ -152,17 +153,17 @@ def read_coco(folder: Path) -> tuple[dict[str, str], Iterator[Row]]:
             if picture not in pictures:
                 raise UserError(f"{folder}: annotation of image {picture}, which is not in 'images'")
             name, width, height = pictures[picture]
-            yield name, category, np.float32(box) / (width, height, width, height), group
+            yield name, category, box / np.float32([width, height, width, height]), group
 
     return names, rows()
 
 
 def read_open_images(folder: Path) -> tuple[dict[str, str], Iterator[Row]]:
     """Categories by id, and the objects of all of its CSV files. Raises UserError where one is not as it should be."""
-    described = next(folder.rglob("class-descriptions*.csv"), None)
-    if described is None:
+    described = sorted(folder.rglob("*class-descriptions-boxable.csv"))
+    if not described:
         raise UserError(f"{folder} holds no class-descriptions-boxable.csv, which Open Images has beside its boxes")
-    with open(described, newline="") as file:
+    with open(described[0], newline="") as file:
         names = {row[0]: row[1] for row in csv.reader(file) if len(row) == 2 and row[0] != "LabelName"}
 
     def rows():

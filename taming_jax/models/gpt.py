@@ -167,8 +167,8 @@ class GPT(nn.Module):
             if self.remat != "none":
                 block = nn.remat(block, prevent_cse=False, static_argnums=(3,), policy=REMAT[self.remat])
             axes, rngs = {"params": 0}, {"params": True, "dropout": True}
-            # CPUs gain nothing from a loop, and lose a tenth of the step's time.
-            unroll = self.num_layers if sharding.platform() == "cpu" else 1
+            # CPUs lose a tenth of the step's time to a loop; but without one, XLA would undo the rematerialisation.
+            unroll = self.num_layers if sharding.platform() == "cpu" and self.remat == "none" else 1
             scanned = nn.scan(
                 block, axes, split_rngs=rngs, in_axes=(nn.broadcast,) * 2, length=self.num_layers, unroll=unroll
             )
