@@ -1,5 +1,6 @@
 """What is asked for on the command line -> the rows that the sampler paints, and the part of an image that is given."""
 
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,10 +95,10 @@ def held_out(config: ConfigDict, count: int, size: tuple[int, int]) -> dict[str,
     source = data.open_source(config.data, "validation")
     prior.check_classes(config, source.class_names)
     order = np.random.default_rng(0).permutation(len(source))[:count]
-    downscale = config.data.downscale if "low" in config.data.features else 1
-    as_trained = size == (config.data.size, config.data.size)
-    augment = data.augment(config.data).centered if as_trained else lambda record: fit(record, size, downscale)
-    return stack([augment(source[int(i)]) for i in order])
+    augment = data.augment(config.data)
+    if size != augment.size:
+        augment = dataclasses.replace(augment, size=size, resize_factor=1.0)
+    return stack([augment.centered(source[int(i)]) for i in order])
 
 
 def stack(rows: list[dict]) -> dict[str, np.ndarray]:
