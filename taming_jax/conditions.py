@@ -1,6 +1,8 @@
 """What is asked for on the command line -> the rows that the sampler paints, and the part of an image that is given."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,11 +85,17 @@ def read_conditions(config: ConfigDict, files: list[str], size: tuple[int, int])
     return stack(rows)
 
 
-def read_layouts(config: ConfigDict, files: list[str]) -> dict[str, np.ndarray]:
-    """JSON files as the conditions of a transformer on objects; raises UserError."""
-    layout, names = config.cond.layout, config.data.class_names
-    scenes = [layouts.read_scene(Path(file), layout, names) for file in files]
-    return stack([{"objects": layouts.to_ids(scene, layout, len(names))} for scene in scenes])
+def read_layouts(config: ConfigDict, files: list[str], size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """JSON files as the conditions of a transformer on objects, for pictures of a size; raises UserError."""
+    see = scene_features(config, size)
+    return stack([see(layouts.read_scene(Path(file), config.cond.layout, config.data.class_names)) for file in files])
+
+
+def scene_features(config: ConfigDict, size: tuple[int, int]) -> Callable[..., dict[str, np.ndarray]]:
+    """`layouts.features` of a picture of a size, over which the transformer's window may have to slide."""
+    grid, window = tuple(side // prior.code_size(config) for side in size), vqgan.side(config.first_stage.config)
+    classes = len(config.data.class_names)
+    return functools.partial(layouts.features, layout=config.cond.layout, num_classes=classes, grid=grid, window=window)
 
 
 def held_out(config: ConfigDict, count: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -97,7 +105,8 @@ def held_out(config: ConfigDict, count: int, size: tuple[int, int]) -> dict[str,
     order = np.random.default_rng(0).permutation(len(source))[:count]
     augment = data.augment(config.data)
     if size != augment.size:
-        augment = dataclasses.replace(augment, size=size, resize_factor=1.0)
+        layout = scene_features(config, size) if config.cond.name == "objects" else None
+        augment = dataclasses.replace(augment, size=size, resize_factor=1.0, layout=layout)
     return stack([augment.centered(source[int(i)]) for i in order])
 
 
@@ -139,10 +148,10 @@ def read_given(config: ConfigDict, image: str, keep: str, size: tuple[int, int])
     return Given(record["image"], halves[keep])
 
 
-def pictures_of(config: ConfigDict, rows: dict[str, np.ndarray]) -> np.ndarray | None:
+def pictures_of(config: ConfigDict, rows: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray | None:
     """The conditions as people see them, [R,H,W,3], uint8 or float in [-1, 1]; None where they are no pictures."""
     if config.cond.name == "objects":
-        names, size = config.data.class_names, (config.data.size, config.data.size)
+        names = config.data.class_names
         found = [layouts.from_ids(ids, config.cond.layout, max(1, len(names))) for ids in rows["objects"]]
         return np.stack([layouts.draw(scene, names, size) for scene in found])
     if config.cond.name != "image":

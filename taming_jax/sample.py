@@ -153,7 +153,7 @@ def ask(config: ConfigDict, workdir: Path, size: tuple[int, int]) -> dict[str, n
     if (given.condition or given.layout) and given.data_path is not None:
         raise UserError("give one of --data_path and --condition or --layout")
     if given.layout is not None:
-        return conditions.read_layouts(config, given.layout)
+        return conditions.read_layouts(config, given.layout, size)
     if given.condition is not None:
         return conditions.read_conditions(config, given.condition, size)
     if kind in ("image", "objects"):
@@ -222,7 +222,7 @@ def main() -> None:
     for png, file in zip(files[::columns], firsts, strict=bool(firsts)):
         if not file.exists():
             animate(config, np.asarray(Image.open(png)), part, file)
-    shown = conditions.pictures_of(config, rows)
+    shown = conditions.pictures_of(config, rows, size)
     for row, picture in enumerate(shown if shown is not None else []):
         images.save_png(Image.fromarray(images.to_uint8(picture)), files[row * columns].with_name("condition.png"))
 

@@ -134,12 +134,15 @@ class Sampler(NamedTuple):
 
 
 def prefix_at(cond: jax.Array, top: jax.Array, left: jax.Array, window: int, height: int) -> jax.Array:
-    """The condition of a window: [B,S] stands before every one, a grid [B,h,w] is cut like the codes.
+    """The condition of a window: [B,S] stands before every one, a grid [B,h,w] is cut like the codes, and of
+    [B,rows,columns,S] each place of the window has its own.
 
     height: of the grid of codes. The condition's grid, and so its window, may be finer or coarser. -> [B,S].
     """
     if cond.ndim == 2:
         return cond
+    if cond.ndim == 4:
+        return cond[:, top, left]
     side = cond.shape[1] * window // height
     return cut(cond, top * side // window, left * side // window, side)
 
@@ -259,7 +262,8 @@ def make_painter(
     can be, for accelerators), which give the same codes. stride: columns that the window moves at once, 1 to window/2;
     above 1 it is an approximation, and 'cached' alone.
 
-    The painter's cond: [B,S] ids that stand before each window, or a grid [B,h,w] of which each window has its part.
+    The painter's cond: [B,S] ids that stand before each window, a grid [B,h,w] of which each window has its part, or
+    [B,h-window+1,w-window+1,S], the ids of each place of the window.
     codes [B,H,W] int32 stay where known [H,W] is true; what is not yet known counts as 0, as in the original. keys:
     [B]. Other arguments of the same shapes compile nothing. Raises ValueError for shapes and numbers that do not fit.
     """
@@ -337,6 +341,9 @@ def check_grid(cond: jax.Array, codes: jax.Array, known: jax.Array, window: int)
         raise ValueError(f"a grid of {h}x{w} codes is smaller than the window of {window}x{window}")
     if known.shape != (h, w):
         raise ValueError(f"the mask of known codes is {known.shape}, the grid {(h, w)}")
-    fits = cond.ndim == 2 or (cond.shape[1] * w == cond.shape[2] * h and cond.shape[1] * window % h == 0)
+    if cond.ndim == 3:
+        fits = cond.shape[1] * w == cond.shape[2] * h and cond.shape[1] * window % h == 0
+    else:
+        fits = cond.ndim == 2 or cond.shape[1:3] == (h - window + 1, w - window + 1)
     if len(cond) != b or not fits:
         raise ValueError(f"the condition is {cond.shape}, which does not fit the codes {codes.shape}")

@@ -55,6 +55,19 @@ def test_ids_of_a_scene(fields, options, expected):
     assert ids.tolist() == expected and len(ids) == layouts.length(layout)
 
 
+def test_each_place_of_a_window_has_its_own_ids():
+    """A window of 2x2 codes over 2x4: the picture's left half, its middle, its right half. As in `to_ids`, a box that
+    begins before the window keeps its size."""
+    found = layouts.features(SCENE, layout_of(), 3, grid=(2, 4), window=2)
+    assert found["objects"].tolist() == [2, 0, 14, 0, 6, 11, 1, 15, 15]
+    assert found["windows"].tolist() == [
+        [[2, 0, 15, 15, 15, 15, 15, 15, 15], [2, 0, 15, 0, 6, 11, 15, 15, 15], [0, 4, 11, 1, 14, 15, 15, 15, 15]]
+    ]
+    encoded = layouts.features(SCENE, layout_of(encode_crop=True), 3, grid=(2, 4), window=2)["windows"]
+    assert encoded[0, :, -2:].tolist() == [[0, 14], [1, 14], [2, 15]]
+    assert "windows" not in layouts.features(SCENE, layout_of(), 3, grid=(2, 2), window=2)
+
+
 def test_open_images_files(tmp_path):
     (tmp_path / "class-descriptions-boxable.csv").write_text("/m/0a,Tree\n/m/0b,House\n/m/0c,Cat\n")
     lines = ["ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsGroupOf"]

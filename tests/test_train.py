@@ -301,6 +301,12 @@ def test_every_condition_trains_and_samples(variant, vq_run, picture_folder, ann
         done = run("sample", args[0], *args[2:], f"--out={tmp_path / 'asked'}", f"--layout={tmp_path / 'scene.json'}")
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "asked/condition_000/condition.png").exists()
+        for name, of in (("wide", [f"--layout={tmp_path / 'scene.json'}"]), ("held", ["--num_conditions=2"])):
+            done = run("sample", args[0], *args[2:], *of, f"--out={tmp_path / name}", "--size=16x24")
+            assert done.returncode == 0, done.stderr
+            for file in ("00001", "condition"):
+                with Image.open(tmp_path / name / f"condition_000/{file}.png") as picture:
+                    assert picture.size == (24, 16)
         done = run("evaluate", args[0], f"--data_path={annotated_folder}")
         assert done.returncode == 0, done.stderr
 
@@ -425,7 +431,6 @@ def test_sizes(prior_run):
         with pytest.raises(UserError, match=message):
             parse_size(size, config)
     for fields, message in (
-        (dict(cond__name="objects", cond__layout__num_tokens=64), "a layout is that of a picture as large"),
         (dict(order="z_curve"), "this transformer's order is 'z_curve'"),
         (dict(cond__name="coordinates", cond__down=16), "has 1 ids where there are 8 codes"),
     ):

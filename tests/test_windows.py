@@ -37,6 +37,8 @@ def plain(model, params, cond, codes, known, keys, stride, temperature, top_k, t
             finer = cond.shape[1] // h
             rows, columns = (slice(x * finer, (x + WINDOW) * finer) for x in (top, left))
             prefix = cond[:, rows, columns].reshape(b, -1)
+        elif cond.ndim == 4:
+            prefix = cond[:, top, left]
         ids = np.concatenate([prefix, codes[:, top : top + WINDOW, left : left + WINDOW].reshape(b, -1)], 1)[:, :-1]
         logits = forward(ids)[:, prefix.shape[1] - 1 + (i - top) * WINDOW + j - left]
         logits = sampling.filter_logits(logits / temperature, top_k, top_p)
@@ -45,9 +47,11 @@ def plain(model, params, cond, codes, known, keys, stride, temperature, top_k, t
     return codes
 
 
-CASES = {  # grid, codes of the condition for each code of the grid's sides, stride, whether caches are kept
-    "wavefront": [(9, 4, 0, 1, True), (10, 11, 1, 1, True)],
-    "cached": [(9, 4, 0, 1, True), (10, 11, 1, 1, True), (10, 7, 2, 2, False)],
+# Grid, codes of the condition for each code of the grid's sides (0: one id for all, -1: two for each place of the
+# window), stride, whether caches are kept.
+CASES = {
+    "wavefront": [(9, 4, 0, 1, True), (10, 11, 1, 1, True), (7, 6, -1, 1, True)],
+    "cached": [(9, 4, 0, 1, True), (10, 11, 1, 1, True), (10, 7, 2, 2, False), (9, 7, -1, 2, True)],
 }
 
 
@@ -58,8 +62,9 @@ def test_the_same_codes_as_the_plain_loop(method, case, monkeypatch):
     if not kept:
         monkeypatch.setattr(sampling, "KEPT_BYTES", 0)
     rng = np.random.default_rng(h * w)
-    cond = rng.integers(0, VOCAB, (2, h * finer, w * finer) if finer else (2, 1))
-    model, params = make(WINDOW**2 * finer**2 or 1)
+    shapes = {0: (2, 1), -1: (2, h - WINDOW + 1, w - WINDOW + 1, 2)}
+    cond = rng.integers(0, VOCAB, shapes.get(finer, (2, h * finer, w * finer)))
+    model, params = make({0: 1, -1: 2}.get(finer, WINDOW**2 * finer**2))
     codes, known = rng.integers(0, VOCAB, (2, h, w)), rng.random((h, w)) < 0.2
     keys, options = jax.random.split(jax.random.key(1), 2), (1.1, 9, 0.95)
     decode = lambda params, ids, position, cache, at: model.apply(  # noqa: E731

@@ -6,6 +6,7 @@ or the name of a TFDS data set.
 """
 
 import dataclasses
+import functools
 import signal
 from collections.abc import Callable
 from typing import TypeVar
@@ -17,7 +18,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from PIL import Image
 
-from taming_jax.data import codes, folder, scenes, tfds_source, transforms
+from taming_jax.data import codes, folder, layouts, scenes, tfds_source, transforms
 from taming_jax.errors import UserError
 
 T = TypeVar("T")
@@ -130,7 +131,11 @@ def augment(data: ConfigDict) -> transforms.Augment:
         coord="coord" in data.features,
         random_scale=data.get("random_scale", False),  # of runs that are older than the field
         downscale=data.downscale if "low" in data.features else 1,
-        layout=(len(data.class_names), data.layout) if "objects" in data.features else None,
+        layout=(
+            functools.partial(layouts.features, layout=data.layout, num_classes=len(data.class_names))
+            if "objects" in data.features
+            else None
+        ),
     )
 
 

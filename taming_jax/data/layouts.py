@@ -58,6 +58,40 @@ def to_ids(
     return np.int32(ids)
 
 
+def features(
+    scene: dict,
+    layout: ConfigDict,
+    num_classes: int,
+    crop: tuple[float, ...] = WHOLE,
+    flip: bool = False,
+    grid: tuple[int, int] = (0, 0),
+    window: int = 0,
+) -> dict[str, np.ndarray]:
+    """What a batch holds of a scene: 'objects', the ids of the crop as of `to_ids`.
+
+    And 'windows' int32 [h-window+1,w-window+1,length], if the crop is a grid of h x w codes over which a smaller window
+    slides: the ids of each of its places, by its upper left code, which see the window as their crop.
+    """
+    found = {"objects": to_ids(scene, layout, num_classes, crop, flip)}
+    if max(grid) > window:
+        (left, top, width, height), (h, w) = crop, grid
+        found["windows"] = np.stack(
+            [
+                [
+                    to_ids(
+                        scene,
+                        layout,
+                        num_classes,
+                        (left + width * j / w, top + height * i / h, width * window / w, height * window / h),
+                    )
+                    for j in range(w - window + 1)
+                ]
+                for i in range(h - window + 1)
+            ]
+        )
+    return found
+
+
 def from_ids(ids: np.ndarray, layout: ConfigDict, num_classes: int) -> dict:
     """The scene that ids tell of; centres become the boxes of a sixteenth of a side around them."""
     size, side = KINDS[layout.kind], int(layout.num_tokens**0.5)

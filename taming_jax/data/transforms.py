@@ -1,12 +1,10 @@
 """Transforms: a record in, a record out. Images are uint8 [H,W,3], line art [H,W,1], maps of labels [H,W]."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image, ImageOps
-
-from taming_jax.data import layouts
 
 SCENE = ("boxes", "categories", "groups")
 DERIVED = {"coord", "low"}  # features that are made here
@@ -48,7 +46,7 @@ class Augment:
     (the original's random-2d crop), whatever `resize_factor`.
     coord: adds where the crop lies in its picture, 'coord' float32 [height,width], see `coordinates`.
     downscale: above 1, adds the crop with so many times fewer pixels a side, enlarged again: 'low' uint8, bicubic.
-    layout: of how many classes, and how a record's scene becomes ids, 'objects' int32; see `layouts`.
+    layout: (scene, crop, flip) -> what becomes of a record's scene; see `layouts.features`.
     """
 
     size: tuple[int, int]
@@ -58,7 +56,7 @@ class Augment:
     coord: bool = False
     random_scale: bool = False
     downscale: int = 1
-    layout: tuple[int, ConfigDict] | None = None
+    layout: Callable[..., dict[str, np.ndarray]] | None = None
 
     def __call__(self, record: dict, rng: np.random.Generator) -> dict:
         flip = self.flip and rng.random() < 0.5
@@ -95,9 +93,7 @@ class Augment:
             start = w - self.size[1] - left if flip else left  # in the flipped picture
             done["coord"] = coordinates(h, w)[top : top + self.size[0], start : start + self.size[1]]
         if self.layout is not None:
-            num_classes, layout = self.layout
-            crop = (left / w, top / h, self.size[1] / w, self.size[0] / h)
-            done["objects"] = layouts.to_ids(record, layout, num_classes, crop, flip)
+            done |= self.layout(record, crop=(left / w, top / h, self.size[1] / w, self.size[0] / h), flip=flip)
         return done
 
 

@@ -36,7 +36,8 @@ def make(config: ConfigDict) -> Conditioner:
     class: batch['label'] [B] as one id (its Labelator).
     coordinates: where a crop lies in its image (its CoordStage), batch['coord'] [B,H,W] float in [0, 1].
     image: the codes of another picture under a first stage of its own, frozen['cond'].
-    objects: a scene's objects, already ids, batch['objects'] [B,length].
+    objects: a scene's objects, already ids, batch['objects'] [B,length]; for each place of a window that slides over a
+    larger picture its own, batch['windows'] [B,rows,columns,length], which `tokens` then returns.
     """
     cond = config.cond
     if cond.name == "none":
@@ -49,7 +50,12 @@ def make(config: ConfigDict) -> Conditioner:
         layout, count = cond.layout, num_classes(config)
         if count * (1 + layout.use_group) >= layout.num_tokens:
             raise UserError(f"cond.layout.num_tokens={layout.num_tokens} are too few for {count} classes of objects")
-        return Conditioner(layouts.length(layout), layout.num_tokens, None, lambda frozen, batch: batch["objects"])
+        return Conditioner(
+            layouts.length(layout),
+            layout.num_tokens,
+            None,
+            lambda frozen, batch: batch["windows"] if "windows" in batch else batch["objects"],
+        )
     if cond.name == "coordinates":
         side, vocab_size = config.data.size // cond.down, cond.levels
 

@@ -386,8 +386,6 @@ def check_size(config: ConfigDict, name: str, size: tuple[int, int]) -> None:
         raise UserError(f"{name}={text}: multiples of {factor} from {least} on, the size of training")
     if size != (least, least) and config.order != "row_major":
         raise UserError(f"{name}={text}: a sliding window follows rows; this transformer's order is {config.order!r}")
-    if size != (least, least) and config.cond.name == "objects":
-        raise UserError(f"{name}={text}: a layout is that of a picture as large as in training, {least}x{least}")
     grid, n = conditioners.make(config).grid, vqgan.side(config.first_stage.config)
     if grid is not None and any(pixels // factor * grid[0] % n for pixels in size):
         raise UserError(f"{name}={text}: the condition has {grid[0]} ids where there are {n} codes, which must divide")
