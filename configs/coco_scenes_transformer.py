@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     c = faceshq_transformer.get_config()
     c.first_stage = common.get_first_stage("runs/coco_8192_vq")
     c.cond = common.get_cond("objects")
+    c.cond.layout.categories = "coco"
     c.data.update(path="data/coco", flip=True, resize_factor=1.0)
     c.batch_size = 48
     c.gpt.update(num_layers=40, embed_dim=1408, embd_pdrop=0.1, attn_pdrop=0.1, resid_pdrop=0.1)

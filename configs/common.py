@@ -55,7 +55,7 @@ def get_cond(name: str) -> ConfigDict:
                 min_objects=2,  # of a picture; others are left out
                 max_objects=30,
                 min_area=1e-5,  # of an object, as a share of its picture
-                max_categories=0,  # above 0: only those of most objects
+                categories="",  # those of the annotations, or the original's for 'coco' and 'open_images'
                 num_tokens=8192,
                 encode_crop=True,
                 use_group=True,

@@ -1,9 +1,8 @@
-"""Layout to image on Open Images: boxes of the 300 commonest categories.
+"""Layout to image on Open Images: boxes of the original's 340 categories.
 
     python -m taming_jax.train --config=configs/open_images_scenes_transformer.py --workdir=runs/open_images_scenes
 
-Numbers from the original's configs/open_images_scene_images_transformer.yaml, for 8 devices of 6 images. Its list of
-300 names, unified with COCO's, is replaced by a count over the annotations.
+Numbers from the original's configs/open_images_scene_images_transformer.yaml, for 8 devices of 6 images.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +14,7 @@ def get_config() -> ConfigDict:
     c = faceshq_transformer.get_config()
     c.first_stage = common.get_first_stage("runs/open_images_vq")
     c.cond = common.get_cond("objects")
-    c.cond.layout.update(min_area=1e-4, max_categories=300)
+    c.cond.layout.update(min_area=1e-4, categories="open_images")
     c.data.update(path="data/open_images", flip=True, random_scale=True)
     c.batch_size = 48
     c.gpt.update(num_layers=36, embed_dim=1536, embd_pdrop=0.1, attn_pdrop=0.1, resid_pdrop=0.1)

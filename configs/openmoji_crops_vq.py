@@ -2,8 +2,7 @@
 
     python -m taming_jax.train --config=configs/openmoji_crops_vq.py --workdir=runs/openmoji_crops_vq
 
-The first stage of `openmoji_coordinates` and `openmoji_line`. A crop has simpler cells than a whole drawing, but more
-colours: hence more codes, which follow the latents' means, and squared errors, to which a wrong colour is dearer.
+The first stage of `openmoji_coordinates` and `openmoji_line`. Its codes follow the latents' means.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +15,7 @@ def get_config() -> ConfigDict:
     c.data.resize_factor = 2.0
     c.data.random_crop = True
     c.quantizer = ConfigDict(dict(name="ema", codebook_size=1024, embed_dim=16, commitment_weight=0.25, decay=0.99))
-    c.loss.update(pixel="l2", perceptual_start=2600)
+    c.loss.perceptual_start = 2600
     c.disc.update(start=2600, gen_start=2700)
     c.eval_every = 3000
     return c

@@ -10,5 +10,5 @@ from configs import openmoji_vq
 
 def get_config() -> ConfigDict:
     c = openmoji_vq.get_config()
-    c.quantizer = ConfigDict(dict(name="ema", codebook_size=512, embed_dim=16, commitment_weight=0.25, decay=0.99))
+    c.quantizer = ConfigDict(dict(name="ema", codebook_size=1024, embed_dim=16, commitment_weight=0.25, decay=0.99))
     return c

@@ -17,5 +17,6 @@ def get_config() -> ConfigDict:
     c.quantizer = ConfigDict(dict(name="gumbel", codebook_size=512, embed_dim=16, straight_through=True))
     c.quantizer.temperature = dict(init_value=1.0, peak_value=1.0, warmup_steps=0, decay_steps=2400, end_value=1 / 16)
     c.quantizer.kl_weight = dict(init_value=0.0, peak_value=5e-4, warmup_steps=600, decay_steps=3000, end_value=5e-4)
+    c.loss.pixel = "l1"
     c.restart_codes_after = 0  # of latents, which it does not have
     return c

@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     c.quantizer.codebook_size = 128
     c.steps = 700
     c.eval_every = 700
+    c.loss.pixel = "l1"
     c.loss.perceptual_weight = 0.0
     c.disc.weight = 0.0
     return c

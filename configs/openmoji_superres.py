@@ -15,4 +15,6 @@ def get_config() -> ConfigDict:
     c = openmoji_transformer.get_config()
     c.cond = common.get_cond("image")
     c.cond.workdir = "runs/openmoji_low_vq"
+    c.cond.aligned = True
+    c.gpt.update(n_unmasked=16, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
     return c

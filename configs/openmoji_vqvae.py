@@ -1,4 +1,4 @@
-"""VQ-VAE on OpenMoji: the plain squared error, neither LPIPS nor a discriminator (van den Oord et al. 2017).
+"""VQ-VAE on OpenMoji: the squared error alone, neither LPIPS nor a discriminator (van den Oord et al. 2017).
 
     python -m taming_jax.train --config=configs/openmoji_vqvae.py --workdir=runs/openmoji_vqvae
 
@@ -12,7 +12,6 @@ from configs import openmoji_vq
 
 def get_config() -> ConfigDict:
     c = openmoji_vq.get_config()
-    c.loss.pixel = "l2"
     c.loss.perceptual_weight = 0.0
     c.disc.weight = 0.0
     return c

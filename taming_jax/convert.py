@@ -435,7 +435,7 @@ def condition(
 
 
 def layout(key: str, length: int, num_tokens: int, data: dict) -> tuple[ConfigDict, tuple[str, ...]]:
-    """The condition on objects, `length` ids, and its classes, whose number the YAML's data section lets one know."""
+    """The condition on objects, `length` ids, and its classes, which the YAML's data section lets one know."""
     if key not in LAYOUTS:
         raise not_among("conditional_key", key, LAYOUTS)
     cond, kind = common.get_cond("objects"), LAYOUTS[key]
@@ -451,9 +451,11 @@ def layout(key: str, length: int, num_tokens: int, data: dict) -> tuple[ConfigDi
         min_area=float(given.get("min_object_area", 1e-5)),
         use_group=given.get("use_group_parameter", True),
     )
-    # COCO's 80 things and 91 kinds of stuff; the original's choice of 300 for Open Images.
-    classes = {"AnnotatedObjectsCoco": 171, "AnnotatedObjectsOpenImages": 300}.get(class_name(train or {"target": ""}))
-    return cond, tuple(map(str, range(classes or 0)))
+    tables = {"AnnotatedObjectsCoco": "coco", "AnnotatedObjectsOpenImages": "open_images"}
+    if table := tables.get(class_name(train or {"target": ""})):
+        cond.layout.categories = table
+        return cond, tuple(layouts.read_categories(table)[1])
+    return cond, ()
 
 
 def account(tensors: Tensors) -> None:

@@ -73,12 +73,12 @@ def data_sets(annotated_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
         rows = [
             [f"{n:012}", "xclick", label, 1, x, x + 0.5, 0.25, 0.75, 0, 0, int(n % 3 == 0)]
             for n in numbers
-            for label, x in (("/m/01", 0.0), ("/m/02", 0.25))
+            for label, x in (("/m/07j7r", 0.0), ("/m/03jm5", 0.25))
         ]
         (root / "open_images/objects").mkdir(exist_ok=True)
         with open(root / "open_images/objects" / name, "w", newline="") as file:
             csv.writer(file).writerows([columns, *rows])
-    save_text("/m/01,Tree\n/m/02,House\n/m/03,Unseen\n", root / "open_images/objects/class-descriptions-boxable.csv")
+    save_text("/m/07j7r,Tree\n/m/03jm5,House\n", root / "open_images/objects/class-descriptions-boxable.csv")
     return root
 
 
@@ -142,7 +142,7 @@ def test_both_stages_train_two_steps_and_sample(name, data_sets, tmp_path):
         assert np.asarray(sheet).std() > 0
     stored, _ = checkpoint.load_config(tmp_path / "run")
     if "scenes" in name:
-        names = ("Tree", "House") if "open" in name else ("a instances", "a stuff")
+        names = ("Tree", "House") if "open" in name else ("person", "banner")
         assert stored.data.class_names[:2] == names
     if name == "coco_transformer":
         assert stored.data.num_labels == 183 and stored.data.label_shift == 1

@@ -69,26 +69,38 @@ def test_each_place_of_a_window_has_its_own_ids():
 
 
 def test_open_images_files(tmp_path):
-    (tmp_path / "class-descriptions-boxable.csv").write_text("/m/0a,Tree\n/m/0b,House\n/m/0c,Cat\n")
+    described = "/m/012074,Magpie\n/m/03jm5,House\n/m/04yx4,Man\n"
+    (tmp_path / "class-descriptions-boxable.csv").write_text(described)
     lines = ["ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsGroupOf"]
     for i in range(4):
-        lines += [f"{i},x,/m/0b,1,0.1,0.6,0.2,0.9,0", f"{i},x,/m/0c,1,0.5,1,0,0.5,1"]
-    lines += ["0,x,/m/0a,1,0,1,0,1,0", "1,x,/m/0b,1,0,0.001,0,0.001,0", "9,x,/m/0b,1,0,1,0,1,0"]
+        lines += [f"{i},x,/m/03jm5,1,0.1,0.6,0.2,0.9,0", f"{i},x,/m/04yx4,1,0.5,1,0,0.5,1"]
+    lines += ["0,x,/m/012074,1,0,1,0,1,0", "1,x,/m/03jm5,1,0,0.001,0,0.001,0", "9,x,/m/03jm5,1,0,1,0,1,0"]
     (tmp_path / "validation-annotations-bbox.csv").write_text("\n".join(lines))
-    found, names = layouts.read_annotations(tmp_path, layout_of(min_objects=2, max_objects=3, max_categories=2))
-    assert names == ["House", "Cat"]  # two of each picture's; of trees there is one
+    layout = layout_of(min_objects=2, max_objects=3, categories="open_images")
+    found, names = layouts.read_annotations(tmp_path, layout)
+    assert len(names) == 340 and names[0] == "Tortoise" and names[-1] == "Suitcase"  # there are no magpies
     assert sorted(found) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]  # one object alone is too few
     for scene in found.values():  # the tiny one is left out
         np.testing.assert_allclose(scene["boxes"], [[0.1, 0.2, 0.5, 0.7], [0.5, 0, 0.5, 0.5]], atol=1e-6)
-        assert scene["categories"].tolist() == [0, 1] and scene["groups"].tolist() == [False, True]
+        assert [names[category] for category in scene["categories"]] == ["House", "Person"]  # men count as such
+        assert scene["groups"].tolist() == [False, True]
     everything, names = layouts.read_annotations(tmp_path, layout_of(min_objects=1, max_objects=3))
-    assert names == ["Tree", "House", "Cat"] and len(everything["0.jpg"]["boxes"]) == 3 and len(everything) == 5
-    (tmp_path / "validation-annotations-bbox.csv").write_text(lines[0] + "\n1,x,/m/0a,1,zero,1,0,1,0\n")
+    assert names == ["Magpie", "House", "Man"] and len(everything["0.jpg"]["boxes"]) == 3 and len(everything) == 5
+    (tmp_path / "validation-annotations-bbox.csv").write_text(lines[0] + "\n1,x,/m/03jm5,1,zero,1,0,1,0\n")
     with pytest.raises(UserError, match=r"validation-annotations-bbox\.csv, line 2: .*zero"):
         layouts.read_annotations(tmp_path, layout_of())
     (tmp_path / "validation-annotations-bbox.csv").write_text("ImageID,LabelName\n")
     with pytest.raises(UserError, match="has no column IsGroupOf, XMax"):
         layouts.read_annotations(tmp_path, layout_of())
+
+
+def test_the_originals_categories():
+    numbers, names = layouts.read_categories("coco")
+    assert (
+        len(names) == 171 and names[:3] == ["person", "traffic light", "cardboard"] and names[numbers["182"]] == "wood"
+    )
+    with pytest.raises(UserError, match="did you mean 'coco'"):
+        layouts.read_categories("cocos")
 
 
 def test_a_scene_comes_back_from_its_ids():

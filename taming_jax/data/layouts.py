@@ -21,6 +21,7 @@ KINDS = {"bbox": 3, "center": 2}  # ids for each object: its category, and the c
 BOXES = "annotations-bbox.csv"  # how Open Images' files end
 Row = tuple[str, str, tuple[float, ...], bool]  # an object: its picture's file, category, box and whether it is a group
 WHOLE = (0.0, 0.0, 1.0, 1.0)
+TABLES = ("coco", "open_images")  # the original's choices of categories, as files beside this one
 COLORS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2", "#17becf")
 
 
@@ -134,13 +135,17 @@ def rescale(box: np.ndarray, crop: tuple[float, ...], flip: bool) -> tuple[float
 def read_annotations(folder: Path, layout: ConfigDict) -> tuple[dict[str, dict], list[str]]:
     """All annotations of a folder -> (scenes by the pictures' file names, names of the categories).
 
-    Files are JSON in COCO's format, or Open Images' CSV. Categories are in the order of their ids as text; with
-    `max_categories` above 0 only so many, those of most objects. Scenes with fewer objects above `min_area` than
-    `min_objects`, or more than `max_objects`, are left out. Raises UserError for what is no such file.
+    Files are JSON in COCO's format, or Open Images' CSV. Categories are in the order of their ids as text, or those of
+    the table that `layout.categories` names. Scenes with fewer objects above `min_area` than `min_objects`, or more
+    than `max_objects`, are left out. Raises UserError for what is no such file.
     """
     names, rows = read_open_images(folder) if any(folder.rglob(f"*{BOXES}")) else read_coco(folder)
+    if table := layout.get("categories", ""):  # not in runs that are older than the field
+        codes, class_names = read_categories(table)
+    else:
+        codes = {category: i for i, category in enumerate(sorted(names))}
+        class_names = [names[category] for category in codes]
     pictures, columns = {}, (array("l"), array("l"), array("f"), array("b"))
-    codes = {category: i for i, category in enumerate(sorted(names))}
     for picture, category, box, group in rows:
         if category in codes and box[2] * box[3] > layout.min_area:
             found = pictures.setdefault(picture, len(pictures)), codes[category], group
@@ -148,20 +153,32 @@ def read_annotations(folder: Path, layout: ConfigDict) -> tuple[dict[str, dict],
             for column, value in zip((columns[0], columns[1], columns[3]), found, strict=True):
                 column.append(value)
     picture, category, group = (np.array(columns[i]) for i in (0, 1, 3))
-    kept = np.arange(len(codes))
-    if most := layout.get("max_categories", 0):
-        kept = np.sort(np.argsort(-np.bincount(category, minlength=len(codes)), kind="stable")[:most])
-    renumbered = np.full(len(codes), -1, np.int32)
-    renumbered[kept] = np.arange(len(kept))
-    chosen = np.flatnonzero(renumbered[category] >= 0)
-    chosen = chosen[np.argsort(picture[chosen], kind="stable")]
-    boxes, ends = np.array(columns[2], np.float32).reshape(-1, 4)[chosen], np.bincount(picture[chosen]).cumsum()
-    category, group, scenes = renumbered[category[chosen]], group[chosen].astype(bool), {}
+    order = np.argsort(picture, kind="stable")
+    boxes, ends = np.array(columns[2], np.float32).reshape(-1, 4)[order], np.bincount(picture).cumsum()
+    category, group, scenes = category[order].astype(np.int32), group[order].astype(bool), {}
     for name, start, end in zip(pictures, np.concatenate([[0], ends]).tolist(), ends.tolist(), strict=False):
         if layout.min_objects <= end - start <= layout.max_objects:
             part = slice(start, end)
             scenes[name] = {"boxes": boxes[part], "categories": category[part], "groups": group[part]}
-    return scenes, [names[category] for category in np.array(sorted(names))[kept].tolist()]
+    return scenes, class_names
+
+
+def read_categories(table: str) -> tuple[dict[str, int], list[str]]:
+    """The original's choice for a data set, one of TABLES -> numbers by id, names by number; raises UserError.
+
+    'coco': things and stuff but 'other' (cocodataset.org; names from github.com/nightrome/cocostuff, labels.txt).
+    'open_images': the commonest and COCO's, twelve of which count as others, Suitcase last: as the original has them
+    (category_allow_list_target and category_mapping_target in its YAML; read in
+    github.com/CompVis/retrieval-augmented-diffusion-models, whose list has the same name).
+    """
+    if table not in TABLES:
+        raise not_among("cond.layout.categories", table, TABLES)
+    with open(Path(__file__).with_name(f"{table}.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    kept = [row for row in rows if not row["counts_as"]]
+    numbers = {row["id"]: number for number, row in enumerate(kept)}
+    numbers |= {row["id"]: numbers[row["counts_as"]] for row in rows if row["counts_as"]}
+    return numbers, [row["name"] for row in kept]
 
 
 def read_coco(folder: Path) -> tuple[dict[str, str], Iterator[Row]]:

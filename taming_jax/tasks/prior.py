@@ -99,12 +99,6 @@ def check_classes(config: ConfigDict, class_names: tuple[str, ...]) -> None:
                 f"{config.data.path or config.data.name} has {len(class_names)} classes,"
                 f" the run was trained with {conditioners.num_classes(config)}"
             )
-        counted = config.cond.name == "objects" and config.cond.layout.get("max_categories", 0)
-        if counted and (other := set(class_names) - set(config.data.class_names)):
-            raise UserError(
-                f"{config.data.path}: its {len(class_names)} commonest categories are not those that the run was"
-                f" trained with; among them are {', '.join(sorted(other)[:3])}"
-            )
 
 
 def features(config: ConfigDict) -> tuple[str, ...]:
