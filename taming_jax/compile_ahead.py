@@ -188,8 +188,8 @@ def compile_program(config: ConfigDict, mesh: Mesh, program: str, text_file: str
     except jax.errors.JaxRuntimeError as e:  # seen for v5p with libtpu 0.0.52 and jaxlib 0.10.2
         size = (stats.argument_size_in_bytes + stats.temp_size_in_bytes) / 2**30
         raise UserError(
-            f"it compiles and fits, with {size:.2f} GiB a chip for arguments and temporaries; but this jaxlib cannot"
-            " read what libtpu has made for this kind of chip, so there are no floors"
+            f"it compiles and fits, with {size:.2f} GiB a chip for arguments and temporaries; but jax cannot read what"
+            " this libtpu has made, so there are no floors: pip install -e '.[aot]' brings the one that belongs to it"
         ) from e
     if text_file is not None:
         Path(text_file).write_text(text)
