@@ -124,6 +124,22 @@ def test_sixteen_bits_keep_their_range(tmp_path):
         np.testing.assert_array_equal(transforms.decode(image)[0, :, 0], [0, 1, 128, 255])
 
 
+def test_celebahq_as_its_tool_writes_it(tmp_path, capfd):
+    """Arrays of channels first; one that would have to be unpickled is named and skipped."""
+    picture = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
+    for i in range(3):
+        np.save(tmp_path / f"imgHQ0000{i}.npy", picture.transpose(2, 0, 1)[None])
+    np.save(tmp_path / "imgHQ00003.npy", np.array([print], object), allow_pickle=True)
+    np.save(tmp_path / "features.npy", np.zeros(3))  # none of these
+    (tmp_path / "imgHQ00004.npy").write_bytes(b"")
+    found = data.open_source(config_for(tmp_path, validation_share=1.0, max_bad_share=0.5).data, "validation")
+    assert len(found) == 5
+    for i in range(5):
+        np.testing.assert_array_equal(found[i]["image"], picture)
+    said = capfd.readouterr().out
+    assert "imgHQ00003.npy cannot be read" in said and "imgHQ00004.npy cannot be read (an empty file)" in said
+
+
 def test_training_and_evaluation_see_the_same_scale(picture_folder):
     """Without chance, a picture is the same to both."""
     config = config_for(picture_folder, random_crop=False, flip=False)

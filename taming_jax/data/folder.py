@@ -12,6 +12,7 @@ from taming_jax.data.transforms import DERIVED, decode
 from taming_jax.errors import UserError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+ARRAYS = "imgHQ*.npy"  # CelebA-HQ as its tool writes it: uint8 [1,3,H,W]
 # Beside images/, files of the same path but for the ending.
 FOLDERS = {"line": "lines", "depth": "depths", "segmentation": "segmentations"}
 
@@ -74,6 +75,8 @@ def read(file: Path, kind: str, label_shift: int = 0) -> np.ndarray:
     label) becomes 0 as in the original's COCO-Stuff. depth: float32 [H,W,1], from 8 or 16 bit grey, or from the four
     bytes of a float as RGBA (the original's), each picture stretched to [-1, 1].
     """
+    if file.match(ARRAYS):
+        return read_array(file)
     with Image.open(file) as picture:
         if kind == "image":
             return decode(picture)
@@ -93,6 +96,17 @@ def read(file: Path, kind: str, label_shift: int = 0) -> np.ndarray:
         raise ValueError(f"{file.name} holds depths that are not finite")
     span = max(1e-8, values.max() - values.min())
     return (2 * (values - values.min()) / span - 1)[..., None]
+
+
+def read_array(file: Path) -> np.ndarray:
+    """A picture of CelebA-HQ, uint8 [1,3,H,W] in the file -> [H,W,3]. Raises ValueError for what is none."""
+    try:
+        array = np.load(file, allow_pickle=False)
+    except EOFError as e:
+        raise ValueError("an empty file") from e
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[:2] != (1, 3):
+        raise ValueError(f"{array.dtype} {array.shape}, not uint8 (1, 3, height, width)")
+    return np.ascontiguousarray(array[0].transpose(1, 2, 0))
 
 
 def check_labels(labels: np.ndarray, file: Path, num_labels: int, label_shift: int) -> None:
@@ -133,7 +147,7 @@ def source(data: ConfigDict, split: str) -> FolderSource:
             f"{there} is there, {lacking} is not: name both by data.splits, or have neither"
             + (f"; --config.data.splits.validation={others[0]}, perhaps" if others else "")
         )
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+    files = sorted(p for p in root.rglob("*") if (p.suffix.lower() in ENDINGS or p.match(ARRAYS)) and p.is_file())
     if len(files) < 2:
         raise UserError(
             f"data.path={data.path}: {len(files)} images found, at least 2 are needed; endings are {' '.join(ENDINGS)}"
