@@ -72,7 +72,8 @@ def write_mp4(frames: list[np.ndarray], path: str) -> None:
     import imageio_ffmpeg
 
     height, width, _ = frames[0].shape
-    video = imageio_ffmpeg.write_frames(path, (width, height), fps=PER_SECOND, macro_block_size=2)
+    options = dict(fps=PER_SECOND, macro_block_size=2, output_params=["-f", "mp4"])  # whatever the name's ending
+    video = imageio_ffmpeg.write_frames(path, (width, height), **options)
     video.send(None)
     for frame in frames:
         video.send(np.ascontiguousarray(frame))

@@ -1,5 +1,6 @@
 """Pictures: number ranges, sheets, files."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import flax.struct
@@ -56,10 +57,15 @@ def draw_sheet(sheet: Sheet, gap: int = 2, min_side: int = 96) -> Image.Image:
 
 
 def save_png(picture: Image.Image, path: Path, **metadata: object) -> None:
-    """Writes a PNG at once or not at all, `metadata` as its text chunks."""
+    """Writes a PNG, `metadata` as its text chunks."""
     info = PngInfo()
     for key, value in metadata.items():
         info.add_text(key, str(value))
+    write_whole(path, lambda part: picture.save(part, format="PNG", pnginfo=info))
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """A file at once or not at all: `write` gets another name."""
     part = path.with_name(path.name + ".part")
-    picture.save(part, format="PNG", pnginfo=info)
+    write(part)
     part.replace(path)

@@ -148,9 +148,10 @@ class Writer:
     def animation(self, step: int, name: str, painted: animation.Animation) -> None:
         if self.active:
             file = self.workdir / f"{name}.gif"
-            file.write_bytes(animation.to_gif(animation.draw_frames(painted)))
+            gif = animation.to_gif(animation.draw_frames(painted))
+            images.write_whole(file, lambda part: part.write_bytes(gif))
             height, width, _ = painted.image.shape
-            picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file.read_bytes())
+            picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
             summary = Summary(value=[Summary.Value(tag=name, image=picture)])
             self.events._get_file_writer().add_summary(summary, step)
             say(f"{name} at step {step}: {file}")

@@ -163,11 +163,9 @@ def ask(config: ConfigDict, workdir: Path, size: tuple[int, int]) -> dict[str, n
     return rows | ({"coord": coordinates(*size)[None]} if kind == "coordinates" else {})
 
 
-def main() -> None:
-    given, workdir, out = flags.FLAGS, Path(cli.required("workdir")), Path(cli.required("out"))
-    if given.animate == "mp4":
-        animation.check_mp4()
-    config, step = load_config(workdir)
+def configured(workdir: Path) -> tuple[ConfigDict, int]:
+    """`load_config`, with what the flags change of it."""
+    given, (config, step) = flags.FLAGS, load_config(workdir)
     if given.first_stage is not None:
         config.first_stage.workdir = given.first_stage
     if given.data_path is not None:
@@ -176,22 +174,43 @@ def main() -> None:
         if given[name].value is not None:
             config.sample[name] = given[name].value
     prior.check_decoding(config)
-    size = conditions.parse_size(given.size, config)
-    part = None
+    return config, step
+
+
+def ask_part(config: ConfigDict, size: tuple[int, int]) -> conditions.Given | None:
+    """The part of an image that the flags give, if any; raises UserError."""
+    given = flags.FLAGS
     if (given.image is None) != (given.keep is None):
         raise UserError("--image and --keep go together: what is given, and which part of it stays")
-    if given.image is not None:
-        part = conditions.read_given(config, given.image, given.keep, size)
-    rows = ask(config, workdir, size)
+    return None if given.image is None else conditions.read_given(config, given.image, given.keep, size)
+
+
+def describe(config: ConfigDict, workdir: Path, step: int) -> dict:
+    """All that the images follow from, but for label and index."""
+    given = flags.FLAGS
+    asked = "seed num_samples data_path condition layout image keep size stride classes num_conditions".split()
+    files = digest([given.image, given.keep, *(given.condition or []), *(given.layout or [])])
+    made_by = dict(workdir=str(workdir), step=step, first_stage=config.first_stage.workdir)
+    return made_by | {name: given[name].value for name in asked} | config.sample.to_dict() | {"files": files}
+
+
+def check_out(out: Path, record: Path, made_by: dict) -> None:
+    """Raises UserError where other things lie already."""
     if (out / "checkpoints").exists():
         raise UserError(f"--out={out} is a run directory, whose pictures would be written over; name another")
-    made_by = dict(workdir=str(workdir), step=step, first_stage=config.first_stage.workdir)
-    asked = "seed num_samples data_path condition layout image keep size stride classes num_conditions".split()
-    made_by |= {name: given[name].value for name in asked} | config.sample.to_dict()
-    made_by["files"] = digest([given.image, given.keep, *(given.condition or []), *(given.layout or [])])
-    record = out / "samples.json"
     if record.exists() and json.loads(record.read_text()) != made_by:
         raise UserError(f"{out} holds samples made with other options (see {record}); name another --out")
+
+
+def main() -> None:
+    given, workdir, out = flags.FLAGS, Path(cli.required("workdir")), Path(cli.required("out"))
+    if given.animate == "mp4":
+        animation.check_mp4()
+    config, step = configured(workdir)
+    size = conditions.parse_size(given.size, config)
+    part, rows = ask_part(config, size), ask(config, workdir, size)
+    made_by, record = describe(config, workdir, step), out / "samples.json"
+    check_out(out, record, made_by)
 
     names, columns = config.data.class_names, given.num_samples
     named = config.cond.name == "class" and len(names) > 0
@@ -199,8 +218,8 @@ def main() -> None:
     captions = [{"class": names[label]} if named else {} for label in rows["label"]]
     files = [out / f"{word}_{label:03}" / f"{i:05}.png" for label in rows["label"] for i in range(columns)]
     firsts = [file.with_suffix(f".{given.animate}") for file in files[::columns]] if given.animate else []
-    archive = [out / "samples.npz"] if given.npz else []
-    if all(file.exists() for file in (*files, *firsts, *archive, out / "samples.png")):
+    archive = out / "samples.npz"
+    if all(file.exists() for file in (*files, *firsts, *([archive] if given.npz else []), out / "samples.png")):
         say(f"these samples are already painted: {out / 'samples.png'}")
         return
     missing = np.flatnonzero([not file.exists() for file in files])
@@ -215,8 +234,7 @@ def main() -> None:
         for number, image in zip(missing, (image for batch in batches for image in batch), strict=True):
             files[number].parent.mkdir(parents=True, exist_ok=True)
             if not record.exists():
-                record.with_suffix(".part").write_text(json.dumps(made_by))
-                record.with_suffix(".part").replace(record)
+                images.write_whole(record, lambda part: part.write_text(json.dumps(made_by)))
             row, index = divmod(int(number), columns)
             images.save_png(Image.fromarray(image), files[number], **made_by, **captions[row], index=index)
     for png, file in zip(files[::columns], firsts, strict=bool(firsts)):
@@ -225,19 +243,32 @@ def main() -> None:
     shown = conditions.pictures_of(config, rows, size)
     for row, picture in enumerate(shown if shown is not None else []):
         images.save_png(Image.fromarray(images.to_uint8(picture)), files[row * columns].with_name("condition.png"))
-
-    count, most = min(len(rows["label"]), SHEET[0]), min(columns, SHEET[1])
-    sheet = [[np.asarray(Image.open(files[r * columns + i])) for i in range(most)] for r in range(count)]
-    if shown is not None:
-        sheet = [[images.to_uint8(shown[r]), *row] for r, row in enumerate(sheet)]
-        if given.condition is None and given.layout is None:
-            sheet = [[*row, images.to_uint8(rows["image"][r])] for r, row in enumerate(sheet)]
-    sheet = images.Sheet(np.array(sheet), tuple(c["class"] for c in captions[:count]) if named else ())
+    painted = np.array([files[i : i + columns] for i in range(0, len(files), columns)])
+    originals = rows["image"] if shown is not None and given.condition is None and given.layout is None else None
+    sheet = make_sheet(painted, shown, originals, tuple(c["class"] for c in captions) if named else ())
     images.save_png(images.draw_sheet(sheet), out / "samples.png", **made_by)
-    for file in archive:
-        labels = np.repeat(rows["label"], columns)
-        np.savez(file, np.stack([np.asarray(Image.open(file)) for file in files]), labels)
+    if given.npz:
+        arrays = np.stack([np.asarray(Image.open(file)) for file in files]), np.repeat(rows["label"], columns)
+        images.write_whole(archive, lambda part: save_arrays(part, *arrays))
     say(f"{len(files)} samples for {len(rows['label'])} conditions: {out / 'samples.png'}")
+
+
+def save_arrays(path: Path, *arrays: np.ndarray) -> None:
+    with path.open("wb") as file:  # np.savez would add an ending
+        np.savez(file, *arrays)
+
+
+def make_sheet(
+    files: np.ndarray, shown: np.ndarray | None, originals: np.ndarray | None, captions: tuple[str, ...]
+) -> images.Sheet:
+    """The first of the painted files [rows,columns], before them their condition and behind them the original."""
+    files = files[: SHEET[0], : SHEET[1]]
+    sheet = [[np.asarray(Image.open(file)) for file in row] for row in files]
+    if shown is not None:
+        sheet = [[images.to_uint8(picture), *row] for picture, row in zip(shown, sheet, strict=False)]
+    if originals is not None:
+        sheet = [[*row, images.to_uint8(picture)] for picture, row in zip(originals, sheet, strict=False)]
+    return images.Sheet(np.array(sheet), captions[: len(files)])
 
 
 def digest(files: list[str | None]) -> str:
@@ -258,9 +289,9 @@ def animate(config: ConfigDict, image: np.ndarray, given: conditions.Given | Non
         when = np.where(given.keep, -1, when)
     frames = animation.draw_frames(animation.Animation(image, when, window, stride))
     if file.suffix == ".gif":
-        file.write_bytes(animation.to_gif(frames))
+        images.write_whole(file, lambda part: part.write_bytes(animation.to_gif(frames)))
     else:
-        animation.write_mp4(frames, str(file))
+        images.write_whole(file, lambda part: animation.write_mp4(frames, str(part)))
     say(f"{len(frames)} frames: {file}")
 
 
