@@ -1,5 +1,7 @@
 """What all runs share."""
 
+import math
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -20,15 +22,19 @@ def get_config() -> ConfigDict:
 
 
 def use_slice(c: ConfigDict, name: str, slices: dict[str, dict]) -> None:
-    """Sets the fields that a table has for a TPU slice, the learning rate with the root of the batch size.
+    """Sets the fields that a table has for a TPU slice: with a larger batch, fewer steps over as many images.
 
-    Raises ValueError for another name than the table's.
+    The learning rate grows with the root of the batch size. Raises ValueError for another name than the table's.
     """
     if name not in slices:
         raise ValueError(f"{name!r} is no slice of this config; there are {', '.join(slices)}")
     before = c.batch_size
     c.update_from_flattened_dict(slices[name])
-    c.optim.learning_rate *= (c.batch_size / before) ** 0.5
+    growth = c.batch_size / before
+    c.optim.learning_rate *= growth**0.5
+    for part, name in ((c, "steps"), (c.get("disc"), "start"), (c.get("disc"), "gen_start")):
+        if part is not None:
+            part[name] = math.ceil(part[name] / growth)
 
 
 def get_gpt(**sizes) -> ConfigDict:

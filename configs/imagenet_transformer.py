@@ -21,6 +21,7 @@ SLICES = {
     "v5e-16": {"batch_size": 128},
     "v5e-256": {"batch_size": 2048, "mesh.data": 16, "mesh.fsdp": 16},
     "v5p-64": {"batch_size": 512, "mesh.data": 2, "mesh.fsdp": 16},
+    "v6e-256": {"batch_size": 2048, "mesh.data": 16, "mesh.fsdp": 16},
 }
 
 

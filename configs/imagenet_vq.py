@@ -14,10 +14,14 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-# Half precision, and 16 images a chip: the compiler lets them lie next to the channels, so that fewer fill a part of
-# each tile only, and move as many bytes.
+# Half precision, and 16 images a chip or more: the compiler lets them lie next to the channels, so that fewer fill a
+# part of each tile only, and move as many bytes. 32 are the most that a v5e holds. Such batches were not trained with.
 SLICES = {
+    "v4-8": {"dtype": "bfloat16", "batch_size": 128},
     "v5e-16": {"dtype": "bfloat16", "batch_size": 256},
+    "v5e-256": {"dtype": "bfloat16", "batch_size": 8192, "optim.warmup_steps": 1000},
+    "v5p-64": {"dtype": "bfloat16", "batch_size": 1024},
+    "v6e-256": {"dtype": "bfloat16", "batch_size": 8192, "optim.warmup_steps": 1000},
 }
 
 

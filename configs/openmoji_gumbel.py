@@ -1,4 +1,4 @@
-"""openmoji_vq with a Gumbel-softmax quantizer (Ramesh et al. 2021, section 2.1), the original's GumbelVQ.
+"""openmoji_vq on L1 with 512 codes of a Gumbel-softmax quantizer (Ramesh et al. 2021, 2.1), the original's GumbelVQ.
 
     python -m taming_jax.train --config=configs/openmoji_gumbel.py --workdir=runs/openmoji_gumbel
 

@@ -1,4 +1,4 @@
-"""VQ model of drawings with four times fewer pixels a side. The condition's first stage of `openmoji_superres`.
+"""VQ model of crops with four times fewer pixels a side. The condition's first stage of `openmoji_superres`.
 
 python -m taming_jax.train --config=configs/openmoji_low_vq.py --workdir=runs/openmoji_low_vq
 """
@@ -12,6 +12,8 @@ def get_config() -> ConfigDict:
     c = openmoji_vq.get_config()
     c.input = "low"
     c.data.features = ("image", "low")
+    c.data.resize_factor = 2.0
+    c.data.random_crop = True
     c.model.ch_mult = (1, 1, 2, 2)
     c.steps = 1000
     c.eval_every = 1000

@@ -94,8 +94,7 @@ def read_layouts(config: ConfigDict, files: list[str], size: tuple[int, int]) ->
 def scene_features(config: ConfigDict, size: tuple[int, int]) -> Callable[..., dict[str, np.ndarray]]:
     """`layouts.features` of a picture of a size, over which the transformer's window may have to slide."""
     grid, window = tuple(side // prior.code_size(config) for side in size), vqgan.side(config.first_stage.config)
-    classes = len(config.data.class_names)
-    return functools.partial(layouts.features, layout=config.cond.layout, num_classes=classes, grid=grid, window=window)
+    return functools.partial(data.augment(config.data).see_scene, grid=grid, window=window)
 
 
 def held_out(config: ConfigDict, count: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -105,8 +104,8 @@ def held_out(config: ConfigDict, count: int, size: tuple[int, int]) -> dict[str,
     order = np.random.default_rng(0).permutation(len(source))[:count]
     augment = data.augment(config.data)
     if size != augment.size:
-        layout = scene_features(config, size) if config.cond.name == "objects" else None
-        augment = dataclasses.replace(augment, size=size, resize_factor=1.0, layout=layout)
+        see_scene = scene_features(config, size) if config.cond.name == "objects" else None
+        augment = dataclasses.replace(augment, size=size, resize_factor=1.0, see_scene=see_scene)
     return stack([augment.centered(source[int(i)]) for i in order])
 
 

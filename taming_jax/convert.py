@@ -451,11 +451,15 @@ def layout(key: str, length: int, num_tokens: int, data: dict) -> tuple[ConfigDi
         min_area=float(given.get("min_object_area", 1e-5)),
         use_group=given.get("use_group_parameter", True),
     )
-    tables = {"AnnotatedObjectsCoco": "coco", "AnnotatedObjectsOpenImages": "open_images"}
-    if table := tables.get(class_name(train or {"target": ""})):
-        cond.layout.categories = table
-        return cond, tuple(layouts.read_categories(table)[1])
-    return cond, ()
+    source, table = class_name(train or {"target": ""}), ""
+    if source == "AnnotatedObjectsCoco" and given.get("use_things", True) and given.get("use_stuff", True):
+        table = "coco"
+    elif source == "AnnotatedObjectsOpenImages":
+        chosen = (given.get(f"category_{kind}_target") or "" for kind in ("allow_list", "mapping"))
+        known = ("top_300_classes_plus_coco_compatibility", "open_images_unify_categories_for_coco")
+        table = "open_images" if all(map(str.endswith, chosen, known)) else ""
+    cond.layout.categories = table
+    return cond, tuple(layouts.read_categories(table)[1]) if table else ()
 
 
 def account(tensors: Tensors) -> None:

@@ -54,6 +54,8 @@ def sample(
     tile: codes a side that are decoded at once. Raises UserError for what does not fit.
     """
     prior.check_decoding(config)
+    if "objects" in rows and "windows" not in rows and size != (config.data.size,) * 2:
+        raise ValueError("rows: of a larger picture, scenes have 'windows', see `conditions.read_layouts`")
     task, cond = prior.make(config), conditioners.make(config)
     mesh, total = sharding.to_sample(sharding.make_mesh(config.mesh)), len(rows["label"])
     parts = mesh.shape["data"]

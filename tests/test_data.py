@@ -13,9 +13,10 @@ from PIL import Image
 
 from configs import common
 from taming_jax import data
-from taming_jax.data import folder, openmoji, tfds_source, transforms
+from taming_jax.data import check, folder, openmoji, tfds_source, transforms
 from taming_jax.errors import UserError
-from tests.conftest import tiny_vq
+from taming_jax.tasks import prior
+from tests.conftest import changed, tiny_prior, tiny_vq
 
 
 @pytest.fixture(scope="module")
@@ -131,13 +132,16 @@ def test_celebahq_as_its_tool_writes_it(tmp_path, capfd):
         np.save(tmp_path / f"imgHQ0000{i}.npy", picture.transpose(2, 0, 1)[None])
     np.save(tmp_path / "imgHQ00003.npy", np.array([print], object), allow_pickle=True)
     np.save(tmp_path / "features.npy", np.zeros(3))  # none of these
-    (tmp_path / "imgHQ00004.npy").write_bytes(b"")
+    with (tmp_path / "imgHQ00004.npy").open("wb") as file:
+        np.savez(file, picture)
     found = data.open_source(config_for(tmp_path, validation_share=1.0, max_bad_share=0.5).data, "validation")
     assert len(found) == 5
     for i in range(5):
         np.testing.assert_array_equal(found[i]["image"], picture)
     said = capfd.readouterr().out
-    assert "imgHQ00003.npy cannot be read" in said and "imgHQ00004.npy cannot be read (an empty file)" in said
+    assert "imgHQ00003.npy cannot be read" in said and "imgHQ00004.npy cannot be read" in said
+    with pytest.raises(ValueError, match="is a picture in colours"):
+        folder.read(tmp_path / "imgHQ00000.npy", "depth")
 
 
 def test_training_and_evaluation_see_the_same_scale(picture_folder):
@@ -370,6 +374,14 @@ def test_a_folder_without_what_is_needed(fields, message, picture_folder):
     config.update(path=str(picture_folder), **fields)
     with pytest.raises(UserError, match=message):
         data.open_source(config, "train")
+
+
+def test_check_draws_the_conditions_of_a_transformer(vq_run, annotated_folder):
+    config = changed(tiny_prior(vq_run), cond__name="objects", data__path=str(annotated_folder))
+    config.cond.layout.update(min_objects=1, max_objects=2, num_tokens=64)
+    sheet = check.look(prior.complete(config, None), "validation")
+    assert sheet.images.shape[2:] == (16, 16, 3) and sheet.captions[0] == "validation"
+    assert len(np.unique(sheet.images[:, 1::2])) > 2 and not np.array_equal(sheet.images[:, ::2], sheet.images[:, 1::2])
 
 
 def test_check_draws_what_a_config_sees_or_says_what_is_missing(annotated_folder, tmp_path):

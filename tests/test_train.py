@@ -21,6 +21,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 from taming_jax import checkpoint, conditions, permute, sharding
 from taming_jax import sample as sample_module
 from taming_jax.conditions import fit, parse_classes, parse_size, read_given
+from taming_jax.data import layouts
 from taming_jax.data.transforms import decode
 from taming_jax.errors import UserError
 from taming_jax.sample import load_config, sample
@@ -422,6 +423,23 @@ def test_what_was_refused_leaves_no_trace(prior_run, tmp_path):
     refused = run("sample", *args, "--stride=9")
     assert refused.returncode == 2 and "stride=9: it must be 1 to 4" in refused.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_scenes_of_a_larger_picture_are_read_at_each_place_of_the_window(vq_run, annotated_folder, tmp_path):
+    """From a file and from held-out pictures: of 8x12 codes, the first of five windows of 8x8 sees the left."""
+    config = changed(tiny_prior(vq_run), cond__name="objects", data__path=str(annotated_folder))
+    config.cond.layout.update(min_objects=1, max_objects=2, num_tokens=64, encode_crop=False)
+    config = prior.complete(config, None)
+    config.data.class_names = ("circle", "cross", "square")
+    (tmp_path / "scene.json").write_text('[{"category": "cross", "box": [0.7, 0.1, 0.9, 0.5]}]')
+    asked = conditions.read_layouts(config, [str(tmp_path / "scene.json")], (16, 24))
+    scene = layouts.read_scene(tmp_path / "scene.json", config.cond.layout, config.data.class_names)
+    last = layouts.to_ids(scene, config.cond.layout, 3, crop=(1 / 3, 0, 2 / 3, 1))
+    assert asked["windows"].shape == (1, 1, 5, 6) and (asked["windows"][0, 0, 0] == 63).all()
+    np.testing.assert_array_equal(asked["windows"][0, 0, 4], last)
+    held_out = conditions.held_out(config, 2, (16, 24))
+    assert held_out["windows"].shape == (2, 1, 5, 6) and held_out["image"].shape == (2, 16, 24, 3)
+    assert "windows" not in conditions.held_out(config, 2, (16, 16))
 
 
 def test_sizes(prior_run):

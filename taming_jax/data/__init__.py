@@ -131,7 +131,7 @@ def augment(data: ConfigDict) -> transforms.Augment:
         coord="coord" in data.features,
         random_scale=data.get("random_scale", False),  # of runs that are older than the field
         downscale=data.downscale if "low" in data.features else 1,
-        layout=(
+        see_scene=(
             functools.partial(layouts.features, layout=data.layout, num_classes=len(data.class_names))
             if "objects" in data.features
             else None

@@ -27,10 +27,10 @@ def look(config: ConfigDict, split: str) -> images.Sheet:
     say(f"{split}: {len(source)} images" + (f", {len(names)} classes: {', '.join(names)[:200]}" if names else ""))
     config.batch_size = min(ROWS * COLUMNS, len(source))
     batch = next(iter(data.train_batches(source, config, 0) if split == "train" else data.eval_batches(source, config)))
-    pictures = [images.to_uint8(batch["image"])]
+    pictures, size = [images.to_uint8(batch["image"])], (config.data.size, config.data.size)
     if config.task == "vqgan" and config.input != "image":
         pictures.append(images.to_uint8(vqgan.to_picture(config, vqgan.to_input(config, batch))))
-    elif config.task == "prior" and (seen := conditions.pictures_of(config, batch)) is not None:
+    elif config.task == "prior" and (seen := conditions.pictures_of(config, batch, size)) is not None:
         pictures.append(images.to_uint8(seen))
     pairs = np.stack(pictures, 1)[: len(pictures[0]) // COLUMNS * COLUMNS or 1]
     columns = COLUMNS if len(pairs) >= COLUMNS else 1

@@ -76,6 +76,8 @@ def read(file: Path, kind: str, label_shift: int = 0) -> np.ndarray:
     bytes of a float as RGBA (the original's), each picture stretched to [-1, 1].
     """
     if file.match(ARRAYS):
+        if kind != "image":
+            raise ValueError(f"{file.name} is a picture in colours")
         return read_array(file)
     with Image.open(file) as picture:
         if kind == "image":
@@ -100,10 +102,8 @@ def read(file: Path, kind: str, label_shift: int = 0) -> np.ndarray:
 
 def read_array(file: Path) -> np.ndarray:
     """A picture of CelebA-HQ, uint8 [1,3,H,W] in the file -> [H,W,3]. Raises ValueError for what is none."""
-    try:
-        array = np.load(file, allow_pickle=False)
-    except EOFError as e:
-        raise ValueError("an empty file") from e
+    with file.open("rb") as opened:
+        array = np.lib.format.read_array(opened, allow_pickle=False)
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[:2] != (1, 3):
         raise ValueError(f"{array.dtype} {array.shape}, not uint8 (1, 3, height, width)")
     return np.ascontiguousarray(array[0].transpose(1, 2, 0))
@@ -151,6 +151,7 @@ def source(data: ConfigDict, split: str) -> FolderSource:
     if len(files) < 2:
         raise UserError(
             f"data.path={data.path}: {len(files)} images found, at least 2 are needed; endings are {' '.join(ENDINGS)}"
+            f" (or {ARRAYS})"
         )
     scenes, class_names = None, []
     if "objects" in kinds:

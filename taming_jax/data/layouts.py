@@ -71,7 +71,7 @@ def features(
     """What a batch holds of a scene: 'objects', the ids of the crop as of `to_ids`.
 
     And 'windows' int32 [h-window+1,w-window+1,length], if the crop is a grid of h x w codes over which a smaller window
-    slides: the ids of each of its places, by its upper left code, which see the window as their crop.
+    slides: the ids of each of its places, by its upper left code, which see the window as their crop, never flipped.
     """
     found = {"objects": to_ids(scene, layout, num_classes, crop, flip)}
     if max(grid) > window:
@@ -142,6 +142,8 @@ def read_annotations(folder: Path, layout: ConfigDict) -> tuple[dict[str, dict],
     names, rows = read_open_images(folder) if any(folder.rglob(f"*{BOXES}")) else read_coco(folder)
     if table := layout.get("categories", ""):  # not in runs that are older than the field
         codes, class_names = read_categories(table)
+        if not codes.keys() & names.keys():
+            raise UserError(f"{folder} has none of the categories that cond.layout.categories={table!r} names")
     else:
         codes = {category: i for i, category in enumerate(sorted(names))}
         class_names = [names[category] for category in codes]
@@ -163,6 +165,12 @@ def read_annotations(folder: Path, layout: ConfigDict) -> tuple[dict[str, dict],
     return scenes, class_names
 
 
+def check_table(table: str) -> None:
+    """Raises UserError for another name than those of TABLES."""
+    if table not in TABLES:
+        raise not_among("cond.layout.categories", table, TABLES)
+
+
 def read_categories(table: str) -> tuple[dict[str, int], list[str]]:
     """The original's choice for a data set, one of TABLES -> numbers by id, names by number; raises UserError.
 
@@ -171,8 +179,7 @@ def read_categories(table: str) -> tuple[dict[str, int], list[str]]:
     (category_allow_list_target and category_mapping_target in its YAML; read in
     github.com/CompVis/retrieval-augmented-diffusion-models, whose list has the same name).
     """
-    if table not in TABLES:
-        raise not_among("cond.layout.categories", table, TABLES)
+    check_table(table)
     with open(Path(__file__).with_name(f"{table}.csv"), newline="") as file:
         rows = list(csv.DictReader(file))
     kept = [row for row in rows if not row["counts_as"]]

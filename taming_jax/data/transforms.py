@@ -46,7 +46,7 @@ class Augment:
     (the original's random-2d crop), whatever `resize_factor`.
     coord: adds where the crop lies in its picture, 'coord' float32 [height,width], see `coordinates`.
     downscale: above 1, adds the crop with so many times fewer pixels a side, enlarged again: 'low' uint8, bicubic.
-    layout: (scene, crop, flip) -> what becomes of a record's scene; see `layouts.features`.
+    see_scene: (scene, crop, flip) -> what becomes of a record's scene; see `layouts.features`.
     """
 
     size: tuple[int, int]
@@ -56,11 +56,11 @@ class Augment:
     coord: bool = False
     random_scale: bool = False
     downscale: int = 1
-    layout: Callable[..., dict[str, np.ndarray]] | None = None
+    see_scene: Callable[..., dict[str, np.ndarray]] | None = None
 
     def __call__(self, record: dict, rng: np.random.Generator) -> dict:
         flip = self.flip and rng.random() < 0.5
-        if self.layout is not None:
+        if self.see_scene is not None:
             order = rng.permutation(len(record["boxes"]))
             record = {**record, **{name: record[name][order] for name in SCENE}}
         factor = self.resize_factor
@@ -92,8 +92,8 @@ class Augment:
         if self.coord:
             start = w - self.size[1] - left if flip else left  # in the flipped picture
             done["coord"] = coordinates(h, w)[top : top + self.size[0], start : start + self.size[1]]
-        if self.layout is not None:
-            done |= self.layout(record, crop=(left / w, top / h, self.size[1] / w, self.size[0] / h), flip=flip)
+        if self.see_scene is not None:
+            done |= self.see_scene(record, crop=(left / w, top / h, self.size[1] / w, self.size[0] / h), flip=flip)
         return done
 
 

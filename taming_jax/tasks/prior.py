@@ -48,6 +48,8 @@ def complete(
         raise UserError("cond.name='image' needs cond.workdir, the run directory of that image's first stage")
     if config.cond.layout.kind not in layouts.KINDS:
         raise not_among("cond.layout.kind", config.cond.layout.kind, layouts.KINDS)
+    if table := config.cond.layout.get("categories", ""):  # not in runs that are older than the field
+        layouts.check_table(table)
     if config.gpt.embed_dim % config.gpt.num_heads:
         raise UserError(f"gpt.embed_dim={config.gpt.embed_dim} is not divided by gpt.num_heads={config.gpt.num_heads}")
     if not 0 < config.pkeep <= 1:
@@ -63,7 +65,7 @@ def complete(
         if config.cond.name == "image":
             seen = config.cond.config.data
             moved = {name: seen[name] for name in ("num_labels", "label_shift", "downscale") if name in seen} | moved
-        config.data = ConfigDict({**first.data, "features": features(config), "layout": config.cond.layout, **moved})
+        config.data = ConfigDict({**first.data, **moved, "features": features(config), "layout": config.cond.layout})
     if config.data.size != first.data.size:
         raise UserError(f"data.size={config.data.size}: the first stage was trained at {first.data.size}")
     if config.cond.name == "image" and config.cond.config.data.size != config.data.size:
