@@ -20,9 +20,9 @@ def get_config() -> ConfigDict:
     c.data = common.get_moved_data()
     c.codes = ""  # folder that taming_jax.encode has written, to train on in place of images
     c.batch_size = 16
-    c.steps = 1100
+    c.steps = 1500
     c.log_every = 100
-    c.eval_every = 550
+    c.eval_every = 750
     c.ema_decay = 0.99
     c.gpt = common.get_gpt(num_layers=4, num_heads=8, embed_dim=256, embd_pdrop=0.1, attn_pdrop=0.1, resid_pdrop=0.1)
     c.canvas = (0, 0)  # height and width in pixels of a larger image, painted and animated at each evaluation; 0: none
