@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from taming_jax.errors import UserError, nearest
 
@@ -103,6 +103,17 @@ def required_config() -> ConfigDict:
     except OSError as e:  # a file that cannot be loaded says so at its first use
         raise UserError(f"--config: {' '.join(str(e).split())}") from e
     return config
+
+
+def define_stages() -> None:
+    """The flags of `stages`."""
+    for name, what in (("first_stage", "a transformer's first stage"), ("cond", "its condition's first stage")):
+        config_flags.DEFINE_config_file(name, None, f"Config file of {what}, in place of its run.", lock_config=True)
+
+
+def stages() -> dict[str, ConfigDict]:
+    """The configs of the first stages that the flags name."""
+    return {name: flags.FLAGS[name].value for name in ("first_stage", "cond") if flags.FLAGS[name].value is not None}
 
 
 def compiler_options(learns_convolutions: bool, platform: str | None = None) -> dict[str, str] | None:

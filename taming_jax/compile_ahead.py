@@ -318,13 +318,14 @@ def report(config: ConfigDict, mesh: Mesh, topology: str, program: str, text_fil
     return lines
 
 
-def complete(config: ConfigDict, first_stage: ConfigDict | None, num_classes: int) -> ConfigDict:
-    """The config as training would complete it; the first stage from its config where there is no run of it yet."""
-    if first_stage is None or config.task != "prior":
+def complete(config: ConfigDict, stages: dict[str, ConfigDict], num_classes: int) -> ConfigDict:
+    """The config as training would complete it; first stages from their configs where there are no runs of them yet."""
+    if config.task != "prior":
         return tasks.find(config.task).complete(config, None)
-    first_stage = vqgan.complete(first_stage, None)
-    first_stage.data.class_names = tuple(map(str, range(num_classes)))
-    return prior.complete(config, None, lambda workdir, step: (first_stage.copy_and_resolve_references(), 0))
+    stages = {name: stage.copy_and_resolve_references() for name, stage in stages.items()}
+    if "first_stage" in stages:
+        stages["first_stage"].data.class_names = tuple(map(str, range(num_classes)))
+    return prior.complete_ahead(config, stages)
 
 
 def main() -> None:
@@ -333,7 +334,7 @@ def main() -> None:
     mesh = sharding.make_mesh(config.mesh, find_devices(topology))
     mesh = mesh if given.program == "train" else sharding.to_sample(mesh)
     sharding.check_batch(config.batch_size, mesh, config.accumulate)
-    config = complete(config, given["first_stage"].value, given.num_classes)
+    config = complete(config, cli.stages(), given.num_classes)
     shape = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     say(f"{given.program} on {topology}: {mesh.size} chips, mesh {shape}, batch {config.batch_size}, {config.dtype}")
     for line in report(config, mesh, topology, given.program, given.hlo):
@@ -342,9 +343,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "Config file, as of taming_jax.train.", lock_config=True)
-    config_flags.DEFINE_config_file(
-        "first_stage", None, "Config file of a transformer's first stage, in place of its run.", lock_config=True
-    )
+    cli.define_stages()
     flags.DEFINE_string("topology", None, f"Kind of chip and shape of the slice, v5e:4x4; or {', '.join(SLICES)}.")
     flags.DEFINE_enum("program", "train", list(PROGRAMS), "The training step, or sampling or decoding a batch.")
     flags.DEFINE_string("hlo", None, "File for the compiled program's text, to look at.")

@@ -394,5 +394,9 @@ def test_check_draws_what_a_config_sees_or_says_what_is_missing(annotated_folder
     assert done.returncode == 0 and "3 classes: circle, cross, square" in done.stdout, done.stderr
     with Image.open(tmp_path / "check.png") as picture:
         assert picture.width > picture.height / 2 > 100
+    ahead = [sys.executable, "-m", "taming_jax.data.check", "--config=configs/coco_transformer.py"]
+    ahead += ["--first_stage=configs/coco_vq.py", "--cond=configs/coco_segmentation_vq.py"]  # neither has a run
+    none = subprocess.run([*ahead, "--config.data.path=/none"], **options)
+    assert none.returncode == 2 and "data.path=/none: there is no such folder; docs/data.md has" in none.stderr
     lacking = subprocess.run([*command, f"--config.data.path={tmp_path}"], **options)
     assert lacking.returncode == 2 and "there is no folder images/" in lacking.stderr

@@ -1,6 +1,8 @@
 """A data set as a config sees it: what is there, and a picture of its batches, or one line on what is missing.
 
     python -m taming_jax.data.check --config=configs/openmoji_segmentation.py --out=check.png
+    python -m taming_jax.data.check --config=configs/coco_transformer.py --first_stage=configs/coco_vq.py \\
+        --cond=configs/coco_segmentation_vq.py
 
 A row for each of the first images of both splits, cropped and flipped as in training: the image, then what the model
 sees or is conditioned on, if that is another picture.
@@ -14,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from taming_jax import cli, conditions, data, images, tasks
 from taming_jax.metrics import say
-from taming_jax.tasks import vqgan
+from taming_jax.tasks import prior, vqgan
 
 ROWS, COLUMNS = 8, 4  # of images
 
@@ -40,7 +42,10 @@ def look(config: ConfigDict, split: str) -> images.Sheet:
 
 def main() -> None:
     config, out = cli.required_config(), Path(flags.FLAGS.out)
-    config = tasks.find(config.task).complete(config, None)
+    if config.task == "prior":
+        config = prior.complete_ahead(config, cli.stages())
+    else:
+        config = tasks.find(config.task).complete(config, None)
     config.data.workers = 0
     sheets = [look(config, split) for split in ("train", "validation")]
     width = max(sheet.images.shape[1] for sheet in sheets)
@@ -54,5 +59,6 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file(
         "config", None, "Config file of either stage; --config.field=value sets fields.", lock_config=True
     )
+    cli.define_stages()
     flags.DEFINE_string("out", "data_check.png", "Picture to write.")
     cli.run(main)

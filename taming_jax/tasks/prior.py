@@ -93,6 +93,18 @@ def complete(
     return config
 
 
+def complete_ahead(config: ConfigDict, stages: dict[str, ConfigDict]) -> ConfigDict:
+    """`complete`, where first stages are not trained yet: from their configs, by the keys 'first_stage' and 'cond'."""
+    ahead = {Path(config[name].workdir): vqgan.complete(stage, None) for name, stage in stages.items()}
+
+    def load_config(workdir: Path, step: int | None) -> tuple[ConfigDict, int]:
+        if workdir in ahead:
+            return ahead[workdir].copy_and_resolve_references(), 0
+        return checkpoint.load_config(workdir, step)
+
+    return complete(config, None, load_config)
+
+
 def check_classes(config: ConfigDict, class_names: tuple[str, ...]) -> None:
     """Raises UserError where a transformer was trained on another number of classes than the data has."""
     if config.task == "prior" and config.cond.name in ("class", "objects"):
