@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from configs import common, custom_transformer, imagenet_vq
 from taming_jax import checkpoint, cli, permute
-from taming_jax.data import layouts
+from taming_jax.data import annotations, layouts
 from taming_jax.errors import UserError, not_among
 from taming_jax.images import color_labels
 from taming_jax.metrics import say
@@ -459,7 +459,7 @@ def layout(key: str, length: int, num_tokens: int, data: dict) -> tuple[ConfigDi
         known = ("top_300_classes_plus_coco_compatibility", "open_images_unify_categories_for_coco")
         table = "open_images" if all(map(str.endswith, chosen, known)) else ""
     cond.layout.categories = table
-    return cond, tuple(layouts.read_categories(table)[1]) if table else ()
+    return cond, tuple(annotations.read_categories(table)[1]) if table else ()
 
 
 def account(tensors: Tensors) -> None:

@@ -90,6 +90,8 @@ def test_every_slice_of_a_config_takes_its_batch(config):
         c = config.get_config(name)
         mesh = sharding.make_mesh(c.mesh, compile_ahead.find_devices(name))
         sharding.check_batch(c.batch_size, mesh, c.accumulate)
+        base = config.get_config()  # as many images, however large the batch
+        assert c.steps * c.batch_size == pytest.approx(base.steps * base.batch_size, rel=1e-3)
 
 
 def test_what_does_not_fit_says_by_how_much_and_what_helps():

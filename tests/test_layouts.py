@@ -9,7 +9,7 @@ from PIL import Image
 
 from configs import common
 from taming_jax import data
-from taming_jax.data import layouts, scenes
+from taming_jax.data import annotations, layouts, scenes
 from taming_jax.errors import UserError
 
 
@@ -77,30 +77,30 @@ def test_open_images_files(tmp_path):
     lines += ["0,x,/m/012074,1,0,1,0,1,0", "1,x,/m/03jm5,1,0,0.001,0,0.001,0", "9,x,/m/03jm5,1,0,1,0,1,0"]
     (tmp_path / "validation-annotations-bbox.csv").write_text("\n".join(lines))
     layout = layout_of(min_objects=2, max_objects=3, categories="open_images")
-    found, names = layouts.read_annotations(tmp_path, layout)
+    found, names = annotations.read_annotations(tmp_path, layout)
     assert len(names) == 340 and names[0] == "Tortoise" and names[-1] == "Suitcase"  # there are no magpies
     assert sorted(found) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]  # one object alone is too few
     for scene in found.values():  # the tiny one is left out
         np.testing.assert_allclose(scene["boxes"], [[0.1, 0.2, 0.5, 0.7], [0.5, 0, 0.5, 0.5]], atol=1e-6)
         assert [names[category] for category in scene["categories"]] == ["House", "Person"]  # men count as such
         assert scene["groups"].tolist() == [False, True]
-    everything, names = layouts.read_annotations(tmp_path, layout_of(min_objects=1, max_objects=3))
+    everything, names = annotations.read_annotations(tmp_path, layout_of(min_objects=1, max_objects=3))
     assert names == ["Magpie", "House", "Man"] and len(everything["0.jpg"]["boxes"]) == 3 and len(everything) == 5
     (tmp_path / "validation-annotations-bbox.csv").write_text(lines[0] + "\n1,x,/m/03jm5,1,zero,1,0,1,0\n")
     with pytest.raises(UserError, match=r"validation-annotations-bbox\.csv, line 2: .*zero"):
-        layouts.read_annotations(tmp_path, layout_of())
+        annotations.read_annotations(tmp_path, layout_of())
     (tmp_path / "validation-annotations-bbox.csv").write_text("ImageID,LabelName\n")
     with pytest.raises(UserError, match="has no column IsGroupOf, XMax"):
-        layouts.read_annotations(tmp_path, layout_of())
+        annotations.read_annotations(tmp_path, layout_of())
 
 
 def test_the_originals_categories():
-    numbers, names = layouts.read_categories("coco")
+    numbers, names = annotations.read_categories("coco")
     assert (
         len(names) == 171 and names[:3] == ["person", "traffic light", "cardboard"] and names[numbers["182"]] == "wood"
     )
     with pytest.raises(UserError, match="did you mean 'coco'"):
-        layouts.read_categories("cocos")
+        annotations.read_categories("cocos")
 
 
 def test_a_scene_comes_back_from_its_ids():

@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from taming_jax.data.layouts import read_annotations
+from taming_jax.data.annotations import read_annotations
 from taming_jax.data.transforms import DERIVED, decode
 from taming_jax.errors import UserError
 

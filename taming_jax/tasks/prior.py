@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from taming_jax import checkpoint, losses, metrics, optim, permute, sampling, sharding
 from taming_jax import state as states
 from taming_jax.animation import Animation
-from taming_jax.data import layouts
+from taming_jax.data import annotations, layouts
 from taming_jax.data.transforms import coordinates
 from taming_jax.errors import UserError, not_among
 from taming_jax.images import Sheet, to_uint8
@@ -49,7 +49,7 @@ def complete(
     if config.cond.layout.kind not in layouts.KINDS:
         raise not_among("cond.layout.kind", config.cond.layout.kind, layouts.KINDS)
     if table := config.cond.layout.get("categories", ""):  # not in runs that are older than the field
-        layouts.check_table(table)
+        annotations.check_table(table)
     if config.gpt.embed_dim % config.gpt.num_heads:
         raise UserError(f"gpt.embed_dim={config.gpt.embed_dim} is not divided by gpt.num_heads={config.gpt.num_heads}")
     if not 0 < config.pkeep <= 1:
