@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4}
 BYTES |= {"s64": 8, "u64": 8, "f64": 8}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -175,16 +177,36 @@ def matrix_flops(module: Module, entry: str) -> int:
 def _flops(computation: dict, instruction: Instruction) -> int:
     if instruction.opcode not in ("convolution", "dot"):
         return 0
-    out = math.prod(instruction.shapes[0].dims)
+    dims = instruction.shapes[0].dims
+    out = math.prod(dims)
     kernel = computation[instruction.operands[1]].shapes[0].dims
     if instruction.opcode == "dot":
         left = computation[instruction.operands[0]].shapes[0].dims
         contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.line)[1]
         return 2 * out * math.prod(left[int(i)] for i in contracted.split(",") if i)
-    labels = re.search(r"dim_labels=\w+_(\w+)->", instruction.line)[1]
-    per_output = math.prod(kernel) // kernel[labels.index("o")]
-    dilation = re.search(r"lhs_dilate=([\dx]+)", instruction.line)  # zeros between, that are not multiplied
-    return 2 * out * per_output // (math.prod(map(int, dilation[1].split("x"))) if dilation else 1)
+    left = computation[instruction.operands[0]].shapes[0].dims
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.line).groups()
+    written = re.search(r"window=\{([^}]*)\}", instruction.line)
+    window = [pair.split("=") for pair in written[1].split()] if written else []
+    for side in range(len(labels[0]) - 2):
+        shapes = zip((left, kernel, dims), labels, strict=True)
+        n, size, places = (shape[names.index(str(side))] for shape, names in shapes)
+        out = out // places * _taps(n, size, places, {key: value.split("x")[side] for key, value in window})
+    return 2 * out * kernel[labels[1].index("i")]
+
+
+def _taps(n: int, size: int, places: int, window: dict[str, str]) -> int:
+    """How often a convolution multiplies along one side, without the zeros between and far beside its `n` inputs.
+
+    So TPUs' compiler writes products over a batch: of the window's places, one is no zero. Zeros that pad a picture
+    count, as usual.
+    """
+    dilation, low = int(window.get("lhs_dilate", 1)), int(window.get("pad", "0_0").split("_")[0])
+    if dilation == 1 and low < max(1, size - 1):
+        return places * size
+    starts = np.arange(places) * int(window.get("stride", 1)) - low
+    at = starts[:, None] + np.arange(size) * int(window.get("rhs_dilate", 1))
+    return int(((at >= 0) & (at <= (n - 1) * dilation) & (at % dilation == 0)).sum())
 
 
 def collectives(module: Module, entry: str) -> list[Collective]:

@@ -64,6 +64,24 @@ def test_a_compiled_program_is_read_with_its_loops_slices_and_on_chip_memory():
     assert hlo.collectives(module, entry) == [hlo.Collective("all-reduce", padded, 64 * 64, 5)]
 
 
+@pytest.mark.parametrize(
+    "window",
+    [
+        "size=6 stride=5 lhs_dilate=6",  # v5e
+        "size=6 stride=6 pad=5_5 lhs_dilate=5 rhs_reversal=1",  # v6e
+    ],
+)
+def test_products_over_a_batch_that_are_written_as_convolutions(window):
+    text = f"""
+ENTRY %main (x: f32[6,16,8], y: f32[6,32,8]) -> f32[6,16,32] {{
+  %x = f32[6,16,8]{{2,1,0:T(8,128)}} parameter(0)
+  %y = f32[6,32,8]{{2,1,0:T(8,128)}} parameter(1)
+  ROOT %z = f32[6,16,32]{{2,1,0:T(8,128)}} convolution(%x, %y), window={{{window}}}, dim_labels=0bf_0oi->0bf
+}}
+"""
+    assert hlo.matrix_flops(*hlo.parse(text)) == 2 * 6 * 16 * 32 * 8
+
+
 def test_flops_are_those_of_the_definition():
     def f(x, w, image, kernel):
         x, _ = jax.lax.scan(lambda x, _: (x @ w, None), x, length=3)
