@@ -32,9 +32,9 @@ def use_slice(c: ConfigDict, name: str, slices: dict[str, dict]) -> None:
     c.update_from_flattened_dict(slices[name])
     growth = c.batch_size / before
     c.optim.learning_rate *= growth**0.5
-    for part, name in ((c, "steps"), (c.get("disc"), "start"), (c.get("disc"), "gen_start")):
+    for part, field in ((c, "steps"), (c.get("disc"), "start"), (c.get("disc"), "gen_start")):
         if part is not None:
-            part[name] = math.ceil(part[name] / growth)
+            part[field] = math.ceil(part[field] / growth)
 
 
 def get_gpt(**sizes) -> ConfigDict:

@@ -320,12 +320,10 @@ def report(config: ConfigDict, mesh: Mesh, topology: str, program: str, text_fil
 
 def complete(config: ConfigDict, stages: dict[str, ConfigDict], num_classes: int) -> ConfigDict:
     """The config as training would complete it; first stages from their configs where there are no runs of them yet."""
-    if config.task != "prior":
-        return tasks.find(config.task).complete(config, None)
     stages = {name: stage.copy_and_resolve_references() for name, stage in stages.items()}
     if "first_stage" in stages:
         stages["first_stage"].data.class_names = tuple(map(str, range(num_classes)))
-    return prior.complete_ahead(config, stages)
+    return tasks.complete_ahead(config, stages)
 
 
 def main() -> None:

@@ -179,12 +179,10 @@ def _flops(computation: dict, instruction: Instruction) -> int:
         return 0
     dims = instruction.shapes[0].dims
     out = math.prod(dims)
-    kernel = computation[instruction.operands[1]].shapes[0].dims
+    left, kernel = (computation[name].shapes[0].dims for name in instruction.operands[:2])
     if instruction.opcode == "dot":
-        left = computation[instruction.operands[0]].shapes[0].dims
         contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.line)[1]
         return 2 * out * math.prod(left[int(i)] for i in contracted.split(",") if i)
-    left = computation[instruction.operands[0]].shapes[0].dims
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.line).groups()
     written = re.search(r"window=\{([^}]*)\}", instruction.line)
     window = [pair.split("=") for pair in written[1].split()] if written else []

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from taming_jax import cli, conditions, data, images, tasks
 from taming_jax.metrics import say
-from taming_jax.tasks import prior, vqgan
+from taming_jax.tasks import vqgan
 
 ROWS, COLUMNS = 8, 4  # of images
 
@@ -41,11 +41,7 @@ def look(config: ConfigDict, split: str) -> images.Sheet:
 
 
 def main() -> None:
-    config, out = cli.required_config(), Path(flags.FLAGS.out)
-    if config.task == "prior":
-        config = prior.complete_ahead(config, cli.stages())
-    else:
-        config = tasks.find(config.task).complete(config, None)
+    config, out = tasks.complete_ahead(cli.required_config(), cli.stages()), Path(flags.FLAGS.out)
     config.data.workers = 0
     sheets = [look(config, split) for split in ("train", "validation")]
     width = max(sheet.images.shape[1] for sheet in sheets)

@@ -2,6 +2,8 @@
 
 from types import ModuleType
 
+from ml_collections import ConfigDict
+
 from taming_jax.errors import not_among
 from taming_jax.tasks import prior, vqgan
 
@@ -13,3 +15,9 @@ def find(name: str) -> ModuleType:
     if name not in TASKS:
         raise not_among("task", name, TASKS)
     return TASKS[name]
+
+
+def complete_ahead(config: ConfigDict, stages: dict[str, ConfigDict]) -> ConfigDict:
+    """A config of either task as a first run would complete it; `stages` as of `prior.complete_ahead`."""
+    task = find(config.task)
+    return prior.complete_ahead(config, stages) if task is prior else task.complete(config, None)
