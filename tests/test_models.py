@@ -8,7 +8,7 @@ from lpips_j import lpips as lpips_j
 
 from taming_jax import losses
 from taming_jax.models import perceptual
-from taming_jax.models.gpt import BLOCK, GPT, align, attend_all
+from taming_jax.models.gpt import BLOCK, GPT, align, attend_all, bfloat16_product
 from taming_jax.models.quantize import restart_dead_codes
 from taming_jax.models.vqgan import VQModel
 
@@ -127,6 +127,36 @@ def test_attention_in_blocks_is_attention():
     q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 2 * BLOCK + 7, 2, 8))
     expected = jax.nn.dot_product_attention(q, k, v, is_causal=True)
     np.testing.assert_allclose(attend_all(q, k, v, None), expected, atol=2e-6)
+
+
+def test_bfloat16_products_and_their_gradients_sum_in_float32():
+    """Against float64 on the same bfloat16 numbers: what differs is one rounding of the result, 2^-9 of it."""
+    x, w, g = (
+        jax.random.normal(jax.random.key(i), shape, jnp.bfloat16)
+        for i, shape in enumerate(((2, 40, 300), (300, 9), (2, 40, 9)))
+    )
+    y, pull = jax.vjp(bfloat16_product, x, w)
+    x, w, g64 = (np.asarray(a, np.float64) for a in (x, w, g))
+    expected = (x @ w, g64 @ w.T, np.einsum("btd,bte->de", x, g64))
+    for found, exact in zip((y, *pull(g)), expected, strict=True):
+        assert found.dtype == jnp.bfloat16
+        np.testing.assert_allclose(np.asarray(found, np.float64), exact, rtol=2**-8, atol=1e-4)
+
+
+def test_bfloat16_learns_as_float32_does():
+    """Gradients of a GPT in half precision lie within its rounding of those in full."""
+    ids = jax.random.randint(jax.random.key(1), (2, 8), 0, 11)
+    params = gpt().init(jax.random.key(0), ids)
+
+    def gradient(dtype):
+        def loss(p):
+            logits = gpt(dtype=dtype).apply(p, ids)
+            return -jnp.take_along_axis(jax.nn.log_softmax(logits[:, :-1]), ids[:, 1:, None], 2).mean()
+
+        return jnp.concatenate([x.ravel() for x in jax.tree.leaves(jax.grad(loss)(params))])
+
+    half, full = gradient(jnp.bfloat16), gradient(jnp.float32)
+    assert 0 < jnp.linalg.norm(half - full) < 0.02 * jnp.linalg.norm(full)
 
 
 def test_an_aligned_gpt_begins_at_its_own_place():
