@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     c.data.features = ("image", "low")
     c.data.resize_factor = 2.0
     c.data.random_crop = True
-    c.model.ch_mult = (1, 1, 2, 2)
+    c.quantizer.codebook_size = 256
     c.steps = 1000
     c.eval_every = 1000
     c.loss.perceptual_weight = 0.0

@@ -14,5 +14,4 @@ from configs import openmoji_line
 def get_config() -> ConfigDict:
     c = openmoji_line.get_config()
     c.cond.workdir = "runs/openmoji_low_vq"
-    c.gpt.n_unmasked = 16
     return c

@@ -1,6 +1,9 @@
 """What a TPU's compiler says about a program, read right."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -130,3 +133,13 @@ def test_the_decoder_compiles_for_a_tpu(picture_folder):
     assert "not needed: none" in lines
     done, own = map(float, re.search(r"does (\S+) TFLOP \(the model's own: (\S+)\)", lines).groups())
     assert 0.5 * done < own <= 1.01 * done
+
+
+def test_the_command_compiles_quickly():
+    command = [sys.executable, "-m", "taming_jax.compile_ahead", "--config=configs/custom_vq.py", "--topology=v5e:2x2"]
+    small = ["--config.model.ch=32", "--config.model.ch_mult=(1, 1)", "--config.batch_size=4"]
+    done = subprocess.run(
+        [*command, *small, "--program=decode", "--quick"], cwd=Path(__file__).parents[1], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "batch 4, float32, compiled quickly\n" in done.stdout and "not needed: none" in done.stdout
