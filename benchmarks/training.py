@@ -71,8 +71,7 @@ ROWS = {
     "gpt-6x256": gpt_row(8, 16, num_layers=6, num_heads=8, embed_dim=256),
     "gpt-12x512": gpt_row(16, 2, num_layers=12, num_heads=8, embed_dim=512),
 }
-for name in ("gpt-6x256", "gpt-12x512"):
-    ROWS[f"{name}-bf16"] = ConfigDict({**ROWS[name], "dtype": "bfloat16"})
+ROWS |= {f"{name}-bf16": ConfigDict({**ROWS[name], "dtype": "bfloat16"}) for name in ("gpt-6x256", "gpt-12x512")}
 
 
 def work(config: ConfigDict) -> tuple[int, str]:

@@ -20,7 +20,7 @@ SLICES = {
     "v4-8": {"dtype": "bfloat16", "batch_size": 128},
     "v5e-16": {"dtype": "bfloat16", "batch_size": 256},
     "v5e-256": {"dtype": "bfloat16", "batch_size": 8192, "optim.warmup_steps": 1000},
-    "v5p-64": {"dtype": "bfloat16", "batch_size": 1024},
+    "v5p-64": {"dtype": "bfloat16", "batch_size": 1024, "optim.warmup_steps": 1000},
     "v6e-256": {"dtype": "bfloat16", "batch_size": 8192, "optim.warmup_steps": 1000},
 }
 

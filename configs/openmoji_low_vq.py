@@ -1,5 +1,7 @@
 """VQ model of crops with four times fewer pixels a side. The condition's first stage of `openmoji_superres`.
 
+A code for each of the fine picture's: with a fourth as many, the transformer did not learn to follow them in its time.
+
 python -m taming_jax.train --config=configs/openmoji_low_vq.py --workdir=runs/openmoji_low_vq
 """
 

@@ -337,7 +337,8 @@ def main() -> None:
     sharding.check_batch(config.batch_size, mesh, config.accumulate)
     config = complete(config, cli.stages(), given.num_classes)
     shape = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
-    how = f"{config.dtype}, compiled quickly" if given.quick else config.dtype
+    quickly = jax.config.jax_exec_time_optimization_effort < 0
+    how = f"{config.dtype}, compiled quickly: more bytes than there will be" if quickly else config.dtype
     say(f"{given.program} on {topology}: {mesh.size} chips, mesh {shape}, batch {config.batch_size}, {how}")
     for line in report(config, mesh, topology, given.program, given.hlo):
         say(line)
