@@ -50,7 +50,7 @@ def get_cond(name: str) -> ConfigDict:
         dict(
             name=name,  # none, class, coordinates, image, objects
             drop=0.0,  # share of training examples without their condition, for guidance in sampling
-            aligned=False,  # image, coordinates: attention begins at what lies at a code's place, see models/gpt.py
+            aligned=False,  # but for none and class: attention begins at a code's own place, see models/gpt.py
             sos=0,  # none: the start id
             levels=1024,  # coordinates
             down=16,  # coordinates: pixels a side for each id

@@ -1,7 +1,9 @@
-"""Transformer that paints a scene from its layout: which drawings, and where.
+"""Transformer that paints a scene from its layout: what kinds of drawings, and where.
 
 python -m taming_jax.train  --config=configs/openmoji_scenes.py --workdir=runs/openmoji_scenes
 python -m taming_jax.sample --workdir=runs/openmoji_scenes --out=runs/scenes
+
+Boxes' corners are told in codes, and each code begins with attention to the corners around it (`cond.aligned`).
 """
 
 from ml_collections import ConfigDict
@@ -13,5 +15,11 @@ def get_config() -> ConfigDict:
     c = openmoji_transformer.get_config()
     c.first_stage = common.get_first_stage("runs/openmoji_scenes_vq")
     c.cond = common.get_cond("objects")
-    c.cond.layout.update(min_objects=1, max_objects=4, num_tokens=1024, encode_crop=False, use_group=False)
+    c.cond.aligned = True
+    c.cond.layout.update(min_objects=1, max_objects=4, num_tokens=256, encode_crop=False, use_group=False)
+    c.batch_size = 8
+    c.steps = 4800
+    c.eval_every = 4800
+    c.gpt.update(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
+    c.optim.learning_rate = 1.5e-3
     return c

@@ -54,14 +54,20 @@ def test_bfloat16_computes_in_it_but_keeps_float32_parameters_and_outputs():
     assert 0 < jnp.abs(recon - full).mean() < 0.01
 
 
-def test_only_codes_idle_for_long_move_onto_latents():
+def test_only_codes_idle_for_long_move_onto_latents_that_are_badly_served():
     embedding, latents = jnp.arange(8.0).reshape(4, 2), 100 + jnp.arange(10.0).reshape(5, 2)
     idle, counts = jnp.array([0, 2, 1, 5]), jnp.array([3.0, 0.0, 0.0, 1.0])
-    dead, goal, after = restart_dead_codes(idle, counts, latents, 3, jax.random.key(0))
+    errors = jnp.array([0.0, 0.0, 1.0, 0.0, 3.0])
+    dead, goal, after = restart_dead_codes(idle, counts, latents, errors, 3, jax.random.key(0))
     moved = jnp.where(dead[:, None], goal, embedding)
     np.testing.assert_array_equal(after, [0, 0, 2, 0])
     np.testing.assert_array_equal(moved[np.array([0, 2, 3])], embedding[np.array([0, 2, 3])])
     assert moved[1].tolist() in latents.tolist()
+
+    _, goal, _ = restart_dead_codes(jnp.zeros(4000), jnp.zeros(4000), latents, errors, 3, jax.random.key(1))
+    rows, counts = np.unique((goal[:, 0] - 100) / 2, return_counts=True)
+    np.testing.assert_array_equal(rows, [2, 4])  # those with an error
+    np.testing.assert_allclose(counts / 4000, [1 / 4, 3 / 4], atol=0.03)
 
 
 def test_psnr_by_hand():
@@ -189,6 +195,23 @@ def test_an_aligned_gpt_begins_at_its_own_place():
         scores = q[16:] @ k[:16].T / 32**0.5
         np.testing.assert_array_equal(scores.argmax(1), np.arange(16))
         assert 1 < jnp.diag(scores).mean() / model.num_heads < 6
+
+
+def test_where_ids_name_places_a_code_begins_at_those_around_it():
+    """Corners of boxes, say: of all names of places, the code's own, or a neighbour, has the highest score."""
+    model = gpt(vocab_size=20, block_size=18, embed_dim=256)
+    grid = np.indices((4, 4)).reshape(2, -1).T
+    places = np.concatenate([np.zeros((2, 2)), grid])
+    places = np.concatenate([places, np.arange(18)[:, None] >= 2], 1)
+    before = model.init(jax.random.key(0), jnp.arange(8)[None])["params"]
+    params = align(before, places, model.num_heads, named=grid)
+    np.testing.assert_array_equal(params["token_embedding"][16:], before["token_embedding"][16:])
+    attn = params["blocks"]["attn"]
+    names = jax.nn.standardize(params["token_embedding"][:16] + params["position_embedding"][0])
+    codes = jax.nn.standardize(params["position_embedding"][2:])
+    q, k = codes @ attn["query"]["kernel"][0], names @ attn["key"]["kernel"][0]
+    away = np.abs(grid[(q @ k.T).argmax(1)] - grid).sum(1)
+    assert away.max() <= 1 and (away == 0).mean() > 0.8  # names have chance in them, too
 
 
 def test_gpt_drops_only_in_training():

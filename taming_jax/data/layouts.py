@@ -109,6 +109,12 @@ def place(x: float, y: float, layout: ConfigDict) -> int:
     return round(y * (side - 1)) * side + round(x * (side - 1))
 
 
+def places(layout: ConfigDict) -> np.ndarray:
+    """Where the places lie that `place` numbers: [N,(y,x)] in [0, 1], N <= `num_tokens`."""
+    side = int(layout.num_tokens**0.5)
+    return np.indices((side, side)).reshape(2, -1).T / (side - 1)
+
+
 def overlap(box: np.ndarray, other: tuple[float, ...]) -> float:
     """Area that two boxes share."""
     sides = (min(box[i] + box[i + 2], other[i] + other[i + 2]) - max(box[i], other[i]) for i in (0, 1))

@@ -264,18 +264,26 @@ class GPT(nn.Module):
         return self.head(self.ln_f(x)).astype(jnp.float32), tuple(filled)
 
 
-def align(params: dict, places: np.ndarray, num_heads: int) -> dict:
+def align(params: dict, places: np.ndarray, num_heads: int, named: np.ndarray | None = None) -> dict:
     """First parameters of a transformer whose positions attend to what lies at their own places, before they learn to.
 
     places: [T,3], for each position the row and the column that it is about, in codes, and 0 for a condition, 1 for
-    codes. Embeddings of positions become waves over rows and columns, and keys are asked for by equal queries (the
-    mimetic initialization of Trockman and Kolter 2023); the original begins with positions of 0 and chance. The number
-    of embedding dimensions must be a multiple of 4.
+    codes. named: [N,2], where the first ids are names of places (corners of boxes, say), those places; then ids and not
+    positions say where a condition lies. Embeddings become waves over rows and columns, and keys are asked for by equal
+    queries (the mimetic initialization of Trockman and Kolter 2023); the original begins with positions of 0 and
+    chance. The number of embedding dimensions must be a multiple of 4.
     """
     d, amplitude, similarity = params["position_embedding"].shape[1], 0.05, 3.6
-    waves = np.pi / 2 * 8.0 ** (-np.arange(d // 4) / (d // 4))
-    angles = places[:, :2, None] * waves
-    table = amplitude * np.concatenate([np.sin(angles), np.cos(angles)], -1).reshape(len(places), d)
+
+    def waves(places):
+        angles = places[:, :2, None] * (np.pi / 2 * 8.0 ** (-np.arange(d // 4) / (d // 4)))
+        return amplitude * np.concatenate([np.sin(angles), np.cos(angles)], -1).reshape(len(places), d)
+
+    table = waves(places)
+    if named is not None:
+        table[places[:, 2] == 0] = 0
+        tokens = params["token_embedding"].at[: len(named)].add(waves(named))
+        params = {**params, "token_embedding": tokens}
     table[:, ::2] += 0.2 * amplitude * (places[:, 2:] - 0.5)  # tells a condition from codes
     attn = params["blocks"]["attn"]
     # Of two equal inputs of unit variance, the scores' mean becomes `similarity`.

@@ -162,18 +162,18 @@ def make_quantizer(fields: dict) -> nn.Module:
 
 
 def restart_dead_codes(
-    idle: jax.Array, counts: jax.Array, latents: jax.Array, restart_after: int, key: jax.Array
+    idle: jax.Array, counts: jax.Array, latents: jax.Array, errors: jax.Array, restart_after: int, key: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Codes that nothing chose for `restart_after` steps move onto latents of this batch, drawn at random.
+    """Codes that nothing chose for `restart_after` steps move onto latents of this batch that lie far from any code.
 
-    counts [K]: choices in this batch; idle [K] int32: steps without a choice before it; latents [...,D].
-    -> (dead [K] bool, where they go [K,D], idle). After Dhariwal et al. 2020 (Jukebox, section 3.1); the original lets
-    such codes lie.
+    counts [K]: choices in this batch; idle [K] int32: steps without a choice before it; latents [...,D], errors [...]:
+    the squared distance of each to its code. -> (dead [K] bool, where they go [K,D], idle). After Dhariwal et al. 2020
+    (Jukebox, section 3.1), who draw latents uniformly: many codes then share a plain background. Here a latent's chance
+    is its error, as k-means++ draws its centres (Arthur and Vassilvitskii 2007). The original lets dead codes lie.
     """
     idle = jnp.where(counts > 0, 0, idle + 1)
     dead = idle >= restart_after
-    latents = latents.reshape(-1, latents.shape[-1])
-    drawn = latents[jax.random.randint(key, idle.shape, 0, len(latents))]
+    drawn = jax.random.choice(key, latents.reshape(-1, latents.shape[-1]), idle.shape, p=errors.ravel())
     return dead, drawn, jnp.where(dead, 0, idle)
 
 

@@ -71,8 +71,8 @@ def complete(
     if config.cond.name == "image" and config.cond.config.data.size != config.data.size:
         size = config.cond.config.data.size
         raise UserError(f"cond.workdir={config.cond.workdir} was trained at {size} pixels, not {config.data.size}")
-    if config.cond.get("aligned") and config.cond.name not in ("image", "coordinates"):
-        raise UserError(f"cond.aligned: a condition on {config.cond.name!r} does not lie on a grid")
+    if config.cond.get("aligned") and config.cond.name not in ("image", "coordinates", "objects"):
+        raise UserError(f"cond.aligned: a condition on {config.cond.name!r} has no place in the picture")
     if config.cond.get("aligned") and config.gpt.embed_dim % 4:
         raise UserError(f"gpt.embed_dim={config.gpt.embed_dim}: cond.aligned needs a multiple of 4")
     if config.cond.name == "coordinates" and config.data.size % config.cond.down:
@@ -200,12 +200,14 @@ def make(config: ConfigDict) -> states.Task:
     gpt, cond = make_model(config), conditioners.make(config)
     optimizers = {"gpt": optim.make_optimizer(config.optim, config.steps)}
     ema_decay = {"gpt": config.ema_decay}
-    order = permute.ORDERS[config.order](vqgan.side(first), vqgan.side(first))
+    n = vqgan.side(first)
+    order = permute.ORDERS[config.order](n, n)
 
     def init(key: jax.Array) -> states.TrainState:
         params = {"gpt": gpt.init(key, jnp.zeros((1, gpt.block_size), jnp.int32))["params"]}
         if config.cond.get("aligned"):  # not in runs that are older than the field
-            params["gpt"] = align(params["gpt"], places(config)[: gpt.block_size], gpt.num_heads)
+            named = layouts.places(config.cond.layout) * (n - 1) if config.cond.name == "objects" else None
+            params["gpt"] = align(params["gpt"], places(config)[: gpt.block_size], gpt.num_heads, named)
         return states.create(optimizers, params, {}, ema_decay)
 
     def load_frozen() -> dict:
@@ -292,7 +294,7 @@ def make(config: ConfigDict) -> states.Task:
         parts = painter(decode_params(config, params), c, codes, known, key[None], *draw_options(config))
         *_, (grid, _) = parts
         image = to_uint8(decode_tiled(functools.partial(decode_canvas, state.frozen["gen"]), grid))[0]
-        return {"painting": Animation(image, painting_order(config, size, "cached"), vqgan.side(first))}
+        return {"painting": Animation(image, painting_order(config, size, "cached"), n)}
 
     paint = paint if any(config.canvas) else None
     return states.Task(init, load_frozen, phase, train_step, eval_step, pictures, paint)
@@ -371,9 +373,12 @@ def painting_order(config: ConfigDict, size: tuple[int, int], method: str) -> np
 
 def places(config: ConfigDict) -> np.ndarray:
     """What each position is about, [condition and codes,3], for `gpt.align`; a code asks for the next one."""
-    grid, n = conditioners.make(config).grid, vqgan.side(config.first_stage.config)
+    cond, n = conditioners.make(config), vqgan.side(config.first_stage.config)
     order = permute.ORDERS[config.order](n, n)
-    seen = np.indices(grid).reshape(2, -1).T * (n / np.array(grid))
+    if cond.grid is None:  # objects: their ids say where they are, positions do not
+        seen = np.zeros((cond.length, 2))
+    else:
+        seen = np.indices(cond.grid).reshape(2, -1).T * (n / np.array(cond.grid))
     asked = np.stack(np.unravel_index(np.append(order[1:], order[-1]), (n, n)), 1)
     both = np.concatenate([seen, asked])
     return np.concatenate([both, (np.arange(len(both)) >= len(seen))[:, None]], 1)

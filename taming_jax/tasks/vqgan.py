@@ -192,7 +192,7 @@ def make(config: ConfigDict) -> states.Task:
         new = states.apply_updates(state, optimizers, grads, extra, ema_decay)
         new = update_codebook(new, quantizer, codes)
         if config.restart_codes_after > 0:
-            new = restart_codes(new, logged.codes.counts, codes["latents"], config.restart_codes_after, key)
+            new = restart_codes(new, logged.codes.counts, codes, config.restart_codes_after, key)
         return new, logged
 
     def learn(nets, stats, images, step, key, phase):
@@ -291,11 +291,13 @@ def update_codebook(state: states.TrainState, quantizer, codes: dict[str, jax.Ar
 
 
 def restart_codes(
-    state: states.TrainState, counts: jax.Array, latents: jax.Array, restart_after: int, key: jax.Array
+    state: states.TrainState, counts: jax.Array, codes: dict[str, jax.Array], restart_after: int, key: jax.Array
 ) -> states.TrainState:
     """The state with its dead codes moved, in the codebook and in its averages; see `quantize.restart_dead_codes`."""
     gen, extra = state.params["gen"], dict(state.extra["gen"])
-    dead, goal, extra["idle"] = restart_dead_codes(extra["idle"], counts, latents, restart_after, key)
+    latents, chosen = codes["latents"], gen["quantize"]["embedding"][codes["ids"]]
+    errors = jnp.square(latents - chosen).sum(-1)
+    dead, goal, extra["idle"] = restart_dead_codes(extra["idle"], counts, latents, errors, restart_after, key)
 
     def moved(params):
         return {**params, "quantize": {"embedding": jnp.where(dead[:, None], goal, params["quantize"]["embedding"])}}
