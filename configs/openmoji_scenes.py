@@ -3,7 +3,8 @@
 python -m taming_jax.train  --config=configs/openmoji_scenes.py --workdir=runs/openmoji_scenes
 python -m taming_jax.sample --workdir=runs/openmoji_scenes --out=runs/scenes
 
-Boxes' corners are told in codes, and each code begins with attention to the corners around it (`cond.aligned`).
+Corners of boxes have the grid of the codes (16x16 places, and an id for no object), and each code begins with attention
+to the corners around it (`cond.aligned`): without, it learns last what it was asked for.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +17,7 @@ def get_config() -> ConfigDict:
     c.first_stage = common.get_first_stage("runs/openmoji_scenes_vq")
     c.cond = common.get_cond("objects")
     c.cond.aligned = True
-    c.cond.layout.update(min_objects=1, max_objects=4, num_tokens=256, encode_crop=False, use_group=False)
+    c.cond.layout.update(min_objects=1, max_objects=4, num_tokens=257, encode_crop=False, use_group=False)
     c.batch_size = 8
     c.steps = 4800
     c.eval_every = 4800

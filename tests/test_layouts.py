@@ -29,6 +29,9 @@ SCENE = {
 def test_places_are_the_cells_of_a_grid():
     """The example in the original: of 16 tokens, the second row's third cell is 6 and the last is 15."""
     assert layouts.place(2 / 3, 1 / 3, layout_of()) == 6 and layouts.place(1, 1, layout_of()) == 15
+    for num_tokens in (16, 20):
+        layout = layout_of(num_tokens=num_tokens)
+        assert [layouts.place(x, y, layout) for y, x in layouts.places(layout)] == list(range(16))
 
 
 @pytest.mark.parametrize(

@@ -442,6 +442,17 @@ def test_scenes_of_a_larger_picture_are_read_at_each_place_of_the_window(vq_run,
     assert "windows" not in conditions.held_out(config, 2, (16, 16))
 
 
+def test_a_scene_s_transformer_begins_at_the_corners_of_boxes(vq_run, annotated_folder):
+    """Of 8x8 places, a code's position is most like the id of the one that it asks for."""
+    config = changed(tiny_prior(vq_run), cond__name="objects", cond__aligned=True, data__path=str(annotated_folder))
+    config.cond.layout.update(min_objects=1, max_objects=2, num_tokens=65, encode_crop=False)
+    config.gpt.embed_dim = 128
+    params = prior.make(prior.complete(config, None)).init(jax.random.key(0)).params["gpt"]
+    ids, codes = params["token_embedding"][:65], params["position_embedding"][6:]
+    assert codes.shape == (63, 128)
+    assert (np.argmax(codes @ ids.T, 1) == np.arange(1, 64)).mean() > 0.8  # ids have chance in them, too
+
+
 def test_sizes(prior_run):
     config, _ = load_config(prior_run)
     assert parse_size(None, config) == (16, 16) and parse_size("16x18", config) == (16, 18)
