@@ -208,10 +208,11 @@ def test_where_ids_name_places_a_code_begins_at_those_around_it():
     np.testing.assert_array_equal(params["token_embedding"][16:], before["token_embedding"][16:])
     attn = params["blocks"]["attn"]
     names = jax.nn.standardize(params["token_embedding"][:16] + params["position_embedding"][0])
-    codes = jax.nn.standardize(params["position_embedding"][2:])
-    q, k = codes @ attn["query"]["kernel"][0], names @ attn["key"]["kernel"][0]
-    away = np.abs(grid[(q @ k.T).argmax(1)] - grid).sum(1)
-    assert away.max() <= 1 and (away == 0).mean() > 0.8  # names have chance in them, too
+    for token in (0, 15, 19):  # the code before, an id that may name a place of its own
+        codes = jax.nn.standardize(params["position_embedding"][2:] + params["token_embedding"][token])
+        q, k = codes @ attn["query"]["kernel"][0], names @ attn["key"]["kernel"][0]
+        away = np.abs(grid[(q @ k.T).argmax(1)] - grid).sum(1)
+        assert (away <= 1).mean() > 0.9  # names have chance in them, too
 
 
 def test_gpt_drops_only_in_training():

@@ -281,7 +281,7 @@ def align(params: dict, places: np.ndarray, num_heads: int, named: np.ndarray | 
 
     table = waves(places)
     if named is not None:
-        table[places[:, 2] == 0] = 0
+        table *= 2 * places[:, 2:]  # codes are ids too, of which many name another place: theirs must weigh more
         tokens = params["token_embedding"].at[: len(named)].add(waves(named))
         params = {**params, "token_embedding": tokens}
     table[:, ::2] += 0.2 * amplitude * (places[:, 2:] - 0.5)  # tells a condition from codes
