@@ -198,21 +198,21 @@ def test_an_aligned_gpt_begins_at_its_own_place():
 
 
 def test_where_ids_name_places_a_code_begins_at_those_around_it():
-    """Corners of boxes, say: of all names of places, the code's own, or a neighbour, has the highest score."""
-    model = gpt(vocab_size=20, block_size=18, embed_dim=256)
-    grid = np.indices((4, 4)).reshape(2, -1).T
+    """Corners of boxes, say: of all names, its own place's or a neighbour's scores highest, whatever code stands there:
+    half of them are names, too."""
+    model = gpt(vocab_size=512, block_size=258, embed_dim=256)
+    grid = np.indices((16, 16)).reshape(2, -1).T
     places = np.concatenate([np.zeros((2, 2)), grid])
-    places = np.concatenate([places, np.arange(18)[:, None] >= 2], 1)
+    places = np.concatenate([places, np.arange(258)[:, None] >= 2], 1)
     before = model.init(jax.random.key(0), jnp.arange(8)[None])["params"]
     params = align(before, places, model.num_heads, named=grid)
-    np.testing.assert_array_equal(params["token_embedding"][16:], before["token_embedding"][16:])
-    attn = params["blocks"]["attn"]
-    names = jax.nn.standardize(params["token_embedding"][:16] + params["position_embedding"][0])
-    for token in (0, 15, 19):  # the code before, an id that may name a place of its own
-        codes = jax.nn.standardize(params["position_embedding"][2:] + params["token_embedding"][token])
-        q, k = codes @ attn["query"]["kernel"][0], names @ attn["key"]["kernel"][0]
-        away = np.abs(grid[(q @ k.T).argmax(1)] - grid).sum(1)
-        assert (away <= 1).mean() > 0.9  # names have chance in them, too
+    tokens, positions, attn = params["token_embedding"], params["position_embedding"], params["blocks"]["attn"]
+    np.testing.assert_array_equal(tokens[256:], before["token_embedding"][256:])
+    codes = jax.nn.standardize(positions[2:] + tokens[jax.random.randint(jax.random.key(1), (256,), 0, 512)])
+    names = jax.nn.standardize(tokens[:256] + positions[0])
+    q, k = codes @ attn["query"]["kernel"][0], names @ attn["key"]["kernel"][0]
+    away = np.abs(grid[(q @ k.T).argmax(1)] - grid).max(1)
+    assert (away <= 1).mean() > 0.9
 
 
 def test_gpt_drops_only_in_training():
