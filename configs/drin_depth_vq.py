@@ -2,7 +2,8 @@
 
     python -m taming_jax.train --config=configs/drin_depth_vq.py --workdir=runs/drin_depth_vq
 
-Numbers from the original's configs/imagenetdepth_vqgan.yaml, for 8 devices of 3 maps; docs/data.md has the folder.
+Numbers from the original's configs/imagenetdepth_vqgan.yaml, for 8 devices of 3 maps; docs/data.md has the folder. The
+original's saw all of ImageNet; data/drin holds the animals of `drin_transformer`, --config.data.path another folder.
 """
 
 from ml_collections import ConfigDict

@@ -2,10 +2,10 @@
 
     python -m taming_jax.train --config=configs/imagenet_transformer.py --workdir=runs/imagenet_transformer
 
-Its first stage has 16384 codes: --config=configs/imagenet_vq.py --config.quantizer.codebook_size=16384. The sizes are
-the original's (its file for this model is not public; they are quoted in its issues), learning rate and batch size are
-usual ones for the size. Its published run reached FID 15.78, and 5.20 with rejection sampling; this config was compiled
-for TPU slices, not run at full size here.
+Its first stage has 16384 codes: --config=configs/imagenet_vq.py --config.quantizer.codebook_size=16384
+--workdir=runs/imagenet_16384_vq. The sizes are the original's (its file for this model is not public; they are quoted
+in its issues), learning rate and batch size are usual ones for the size. Its published run reached FID 15.78, and 5.20
+with rejection sampling; this config was compiled for TPU slices, not run at full size here.
 
 On a TPU slice, --config=configs/imagenet_transformer.py:v5e-256 takes that slice's line of the table below. What it can
 reach there is in launch/README.md, from `taming_jax.compile_ahead`.
@@ -30,7 +30,7 @@ def get_config(slice_name: str = "") -> ConfigDict:
     c.task = "prior"
     c.dtype = "bfloat16"
     c.mesh.update(data=1, fsdp=-1)
-    c.first_stage = common.get_first_stage("runs/imagenet_vq")
+    c.first_stage = common.get_first_stage("runs/imagenet_16384_vq")
     c.cond = common.get_cond("class")
     c.order = "row_major"
     c.pkeep = 1.0

@@ -111,6 +111,8 @@ def batch_shapes(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStru
         return {name: jax.ShapeDtypeStruct(shape, np.int32, sharding=where) for name, shape in found.items()}
     shapes = {
         "image": ((*size, 3), np.uint8),
+        "other": ((*size, 3), np.uint8),
+        "low": ((*size, 3), np.uint8),
         "line": ((*size, 1), np.uint8),
         "depth": ((*size, 1), np.float32),
         "segmentation": (size, np.uint8),

@@ -124,7 +124,7 @@ def read_given(config: ConfigDict, image: str, keep: str, size: tuple[int, int])
         raise UserError(f"--image: the first stage sees {config.first_stage.config.input!r}, not images")
     record = {"label": 0}
     for flag, file, kind in (("image", image, "image"), ("keep", keep, "segmentation")):
-        if file in SIDES:
+        if flag == "keep" and file in SIDES:
             continue
         if flag == "keep" and not Path(file).is_file():
             raise not_among("--keep", file, [*SIDES, "a mask's file"])
@@ -145,6 +145,12 @@ def read_given(config: ConfigDict, image: str, keep: str, size: tuple[int, int])
     i, j = np.indices((h, w))
     halves = {"top": i < h // 2, "bottom": i >= h // 2, "left": j < w // 2, "right": j >= w // 2}
     return Given(record["image"], halves[keep])
+
+
+def picture_of_part(given: Given) -> np.ndarray:
+    """What is given of an image, on grey: uint8 [H,W,3]."""
+    scale = np.array(given.image.shape[:2]) // given.keep.shape
+    return np.where(given.keep.repeat(scale[0], 0).repeat(scale[1], 1)[..., None], given.image, np.uint8(160))
 
 
 def pictures_of(config: ConfigDict, rows: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray | None:

@@ -158,7 +158,7 @@ def ask(config: ConfigDict, workdir: Path, size: tuple[int, int]) -> dict[str, n
         return conditions.read_layouts(config, given.layout, size)
     if given.condition is not None:
         return conditions.read_conditions(config, given.condition, size)
-    if kind in ("image", "objects"):
+    if kind not in ("none", "class", "coordinates"):
         return conditions.held_out(config, given.num_conditions, size)
     labels = conditions.parse_classes(given.classes, config.data.class_names) if kind == "class" else [0]
     rows = {"label": np.int32(labels)}
@@ -190,7 +190,7 @@ def ask_part(config: ConfigDict, size: tuple[int, int]) -> conditions.Given | No
 def describe(config: ConfigDict, workdir: Path, step: int) -> dict:
     """All that the images follow from, but for label and index."""
     given = flags.FLAGS
-    asked = "seed num_samples data_path condition layout image keep size stride classes num_conditions".split()
+    asked = "seed num_samples data_path condition layout image keep size stride tile classes num_conditions".split()
     files = digest([given.image, given.keep, *(given.condition or []), *(given.layout or [])])
     made_by = dict(workdir=str(workdir), step=step, first_stage=config.first_stage.workdir)
     return made_by | {name: given[name].value for name in asked} | config.sample.to_dict() | {"files": files}
@@ -238,15 +238,20 @@ def main() -> None:
             if not record.exists():
                 images.write_whole(record, lambda part: part.write_text(json.dumps(made_by)))
             row, index = divmod(int(number), columns)
-            images.save_png(Image.fromarray(image), files[number], **made_by, **captions[row], index=index)
+            drawn = captions[row] | dict(label=int(rows["label"][row]), index=index)
+            images.save_png(Image.fromarray(image), files[number], **made_by, **drawn)
     for png, file in zip(files[::columns], firsts, strict=bool(firsts)):
         if not file.exists():
             animate(config, np.asarray(Image.open(png)), part, file)
-    shown = conditions.pictures_of(config, rows, size)
+    shown, originals = conditions.pictures_of(config, rows, size), None
+    if part is not None:
+        originals = np.stack([part.image] * len(rows["label"]))
+        shown = np.stack([conditions.picture_of_part(part)] * len(originals)) if shown is None else shown
+    elif "image" in rows and given.condition is None:
+        originals = rows["image"]
     for row, picture in enumerate(shown if shown is not None else []):
         images.save_png(Image.fromarray(images.to_uint8(picture)), files[row * columns].with_name("condition.png"))
     painted = np.array([files[i : i + columns] for i in range(0, len(files), columns)])
-    originals = rows["image"] if shown is not None and given.condition is None and given.layout is None else None
     sheet = make_sheet(painted, shown, originals, tuple(c["class"] for c in captions) if named else ())
     images.save_png(images.draw_sheet(sheet), out / "samples.png", **made_by)
     if given.npz:

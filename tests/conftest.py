@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from absl import flags
 from ml_collections import ConfigDict
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from configs import openmoji_transformer, openmoji_vq
 from taming_jax import sampling
@@ -67,6 +67,7 @@ def annotated_folder(picture_folder: Path, tmp_path_factory: pytest.TempPathFact
         labels = np.where(grey > grey[0, 0] - 30, 255, names.index(relative.parts[0])).astype(np.uint8)
         depth = Image.fromarray(np.ascontiguousarray(grey / 7 + 1).view(np.uint8).reshape(h, w, 4), "RGBA")
         kinds = dict(images=image, segmentations=Image.fromarray(labels), depths=depth, lines=image.convert("L"))
+        kinds["others"] = ImageOps.invert(image)
         for kind, content in kinds.items():
             (root / kind / relative).parent.mkdir(parents=True, exist_ok=True)
             content.save(root / kind / relative)

@@ -33,7 +33,7 @@ PARAMETERS = {
     "faceshq_transformer": {"gpt": 304_932_864},
     "faceshq_vq": {"gen": 72_141_699, "disc": 2_765_633},
     "ffhq_transformer": {"gpt": 304_670_720},
-    "imagenet_transformer": {"gpt": 1_363_454_976},
+    "imagenet_transformer": {"gpt": 1_410_640_896},
     "imagenet_vq": {"gen": 72_141_699, "disc": 2_765_633},
     "lsun_transformer": {"gpt": 304_670_720},
     "lsun_vq": {"gen": 72_141_699, "disc": 2_765_633},
@@ -61,8 +61,9 @@ PARAMETERS = {
 
 
 def load(name: str) -> ConfigDict:
-    if name == "coco_8192_vq":  # as `coco_scenes_transformer` says it is made
-        return changed(load("coco_vq"), quantizer__codebook_size=8192)
+    if name in ("coco_8192_vq", "imagenet_16384_vq"):  # as the configs of transformers say they are made
+        data, size, _ = name.split("_")
+        return changed(load(f"{data}_vq"), quantizer__codebook_size=int(size))
     return importlib.import_module(f"configs.{name}").get_config()
 
 

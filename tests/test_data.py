@@ -317,7 +317,7 @@ def test_an_empty_folder_is_an_error(tmp_path):
         data.open_source(config_for(tmp_path).data, "train")
 
 
-@pytest.mark.parametrize("kind", ["segmentation", "depth", "line"])
+@pytest.mark.parametrize("kind", ["segmentation", "depth", "line", "other"])
 def test_what_belongs_to_a_picture(kind, annotated_folder):
     config = common.get_data("folder", size=16)
     config.update(path=str(annotated_folder), features=("image", kind), validation_share=0.2)
@@ -332,6 +332,9 @@ def test_what_belongs_to_a_picture(kind, annotated_folder):
         assert record[kind].min() == -1 and record[kind].max() == 1 and done[kind].shape == (16, 16, 1)
         grey = np.asarray(Image.fromarray(record["image"]).convert("L")).astype(np.float32)
         np.testing.assert_allclose(record[kind][..., 0], 2 * (grey - grey.min()) / np.ptp(grey) - 1, atol=1e-5)
+    elif kind == "other":
+        np.testing.assert_array_equal(record[kind], 255 - record["image"])
+        np.testing.assert_allclose(done[kind].astype(int), 255 - done["image"].astype(int), atol=1)  # scaled alike
     else:
         assert record[kind].dtype == np.uint8 and done[kind].shape == (16, 16, 1)
 
@@ -341,6 +344,21 @@ def test_a_label_that_the_model_lacks_stops_at_once(annotated_folder):
     config.update(path=str(annotated_folder), features=("image", "segmentation"), num_labels=4)
     with pytest.raises(UserError, match=r"png holds the label 255; the model has the labels 0 to 3"):
         data.open_source(config, "train")[0]
+
+
+def test_a_label_that_the_model_lacks_stops_openmoji_too(openmoji_dir):
+    config = common.get_data("openmoji/px64", size=16)
+    config.update(dir=str(openmoji_dir), features=("image", "segmentation"), num_labels=1)
+    with pytest.raises(UserError, match=r"of openmoji/px64 train holds the label \d+; the model has the labels 0 to 0"):
+        data.open_source(config, "train")[0]
+
+
+@pytest.mark.parametrize("blue", [100, 255])
+def test_colours_are_no_depths(blue, tmp_path):
+    """The bytes of an opaque picture are floats far off, or none."""
+    Image.new("RGBA", (4, 4), (10, 20, blue, 255)).save(tmp_path / "photo.png")
+    with pytest.raises(ValueError, match=r"photo.png holds the depth (-\d.*e\+38|nan): it is no map of depths"):
+        folder.read(tmp_path / "photo.png", "depth")
 
 
 def test_splits_that_are_folders(annotated_folder, tmp_path):
@@ -366,7 +384,7 @@ def test_splits_that_are_folders(annotated_folder, tmp_path):
     ("fields", "message"),
     [
         (dict(features=("image", "depth")), "there is no folder images/"),
-        (dict(features=("image", "words")), "folders hold depth, line, segmentation, no words"),
+        (dict(features=("image", "words")), "folders hold depth, line, other, segmentation, no words"),
     ],
 )
 def test_a_folder_without_what_is_needed(fields, message, picture_folder):
@@ -382,6 +400,18 @@ def test_check_draws_the_conditions_of_a_transformer(vq_run, annotated_folder):
     sheet = check.look(prior.complete(config, None), "validation")
     assert sheet.images.shape[2:] == (16, 16, 3) and sheet.captions[0] == "validation"
     assert len(np.unique(sheet.images[:, 1::2])) > 2 and not np.array_equal(sheet.images[:, ::2], sheet.images[:, 1::2])
+
+
+@pytest.mark.parametrize("fields", [dict(cond__name="class"), dict(cond__name="coordinates", cond__down=2)])
+def test_check_draws_conditions_that_are_no_pictures(fields, vq_run):
+    sheet = check.look(prior.complete(changed(tiny_prior(vq_run), **fields), None), "train")
+    beside = sheet.images[:, 1::2]
+    assert sheet.images.shape[1] == 8 and (beside == beside[..., :1]).all()  # grey
+    if fields["cond__name"] == "class":
+        words = np.unique(beside.reshape(-1, 16 * 16 * 3), axis=0)
+        assert len(words) == 3 and (words.min(1) < 100).all()
+    else:
+        assert (np.diff(beside[..., 0].astype(int), axis=-2) >= 0).all()
 
 
 def test_check_draws_what_a_config_sees_or_says_what_is_missing(annotated_folder, tmp_path):

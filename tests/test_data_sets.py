@@ -3,6 +3,7 @@
 import csv
 import importlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,7 @@ def first_stage(name: str, data_sets: Path) -> Path:
     """The run of a first stage; trained once, two steps."""
     workdir = data_sets.parent / "runs" / name
     if not checkpoint.steps(workdir):
-        config = load({"coco_8192_vq": "coco_vq"}.get(name, name), data_sets, **SMALL_VQ)
+        config = load(re.sub(r"_\d+_vq", "_vq", name), data_sets, **SMALL_VQ)
         with tfds.testing.mock_data(num_examples=16):
             assert train(config, workdir)["code_use"] > 0
     return workdir
@@ -118,7 +119,7 @@ TRANSFORMERS = {  # which first stages each takes
     "celebahq_transformer": ("faceshq_vq",),
     "ffhq_transformer": ("faceshq_vq",),
     "lsun_transformer": ("lsun_vq",),
-    "imagenet_transformer": ("imagenet_vq",),
+    "imagenet_transformer": ("imagenet_16384_vq",),
     "drin_transformer": ("imagenet_vq", "drin_depth_vq"),
     "coco_transformer": ("coco_vq", "coco_segmentation_vq"),
     "ade20k_transformer": ("ade20k_vq", "ade20k_segmentation_vq"),

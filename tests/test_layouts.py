@@ -164,6 +164,18 @@ def test_annotations_that_are_none_are_refused(coco):
 
 
 @pytest.mark.parametrize(
+    ("box", "words"), [([500, 500, 20, 20], "12.5, 16.7, 13, 17.3"), ([0, 0, 20, -15], "0, 0, 0.5, -0.5")]
+)
+def test_a_box_outside_of_its_picture_is_named(box, words, coco):
+    file = coco / "objects" / "things.json"
+    content = json.loads(file.read_text())
+    content["annotations"][1]["bbox"] = box
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"objects: 1.png has a box outside of it: {words} "):
+        data.open_source(data_config(coco), "train")
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ('[{"category": "bik", "box": [0, 0, 1, 1]}]', "did you mean 'bike'"),

@@ -18,14 +18,14 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
-from taming_jax import checkpoint, conditions, permute, sharding
+from taming_jax import checkpoint, conditions, data, permute, sharding
 from taming_jax import sample as sample_module
 from taming_jax.conditions import fit, parse_classes, parse_size, read_given
 from taming_jax.data import layouts
 from taming_jax.data.transforms import decode
 from taming_jax.errors import UserError
 from taming_jax.sample import load_config, sample
-from taming_jax.tasks import prior
+from taming_jax.tasks import prior, vqgan
 from taming_jax.train import train
 from tests.conftest import changed, tiny_prior, tiny_vq
 
@@ -362,9 +362,14 @@ def test_a_large_image_around_a_given_part(prior_run, picture_folder, tmp_path):
     args = (f"--workdir={prior_run}", f"--out={out}", "--num_samples=2", "--batch_size=8", "--classes=1,2", "--npz")
     done = run("sample", *args, "--size=20x32", "--stride=2", f"--image={photo}", f"--keep={mask}", "--animate=gif")
     assert done.returncode == 0, done.stderr
-    pictures = sorted(out.glob("class_*/*.png"))
-    with Image.open(pictures[0]) as picture:
+    pictures = sorted(out.glob("class_*/0*.png"))
+    with Image.open(pictures[2]) as picture:
         assert len(pictures) == 4 and picture.size == (32, 20) and picture.text["keep"] == str(mask)
+        assert (picture.text["label"], picture.text["index"], picture.text["tile"]) == ("2", "0", "64")
+    with Image.open(out / "class_002/condition.png") as shown, Image.open(photo) as whole:
+        keep[:, 20] = 0  # half a code does not stay
+        stays = np.where((keep > 0)[..., None], np.asarray(whole), 160)
+        np.testing.assert_array_equal(np.asarray(shown), stays)
     with np.load(out / "samples.npz") as stored:
         painted, labels = stored["arr_0"].astype(int), stored["arr_1"]
     assert painted.shape == (4, 20, 32, 3) and labels.tolist() == [1, 1, 2, 2]
@@ -397,6 +402,8 @@ def test_given_codes_stay(prior_run, picture_folder, tmp_path):
     Image.fromarray(white).save(mask)
     given = read_given(config, str(photo), str(mask), (16, 16))
     assert given.keep[5:].all() and not given.keep[:4].any()
+    with pytest.raises(UserError, match=r"--image=top cannot be read"):
+        read_given(config, "top", str(photo), (16, 16))
     for keep, message in (("topp", "did you mean 'top'"), (str(picture_folder / "cross" / "0.png"), "as large")):
         with pytest.raises(UserError, match=message):
             read_given(config, str(photo), keep, (16, 16))
@@ -453,6 +460,30 @@ def test_a_scene_s_transformer_begins_at_the_corners_of_boxes(vq_run, annotated_
     assert (np.argmax(codes @ ids.T, 1) == np.arange(1, 64)).mean() > 0.8  # ids have chance in them, too
 
 
+def test_another_picture_is_a_condition(vq_run, annotated_folder, tmp_path):
+    """The codes before an image's are those of the picture in others/."""
+    (tmp_path / "of_others").symlink_to(vq_run)
+
+    def load_as_of_others(workdir: Path, step: int | None):
+        found, step = checkpoint.load_config(workdir, step)
+        return (changed(found, input="other") if workdir.name == "of_others" else found), step
+
+    config = changed(tiny_prior(vq_run), cond__name="image", cond__workdir=str(tmp_path / "of_others"))
+    config.data.update(path=str(annotated_folder), flip=False)
+    config = prior.complete(config, None, load_as_of_others)
+    assert set(config.data.features) == {"image", "other"}
+    source = data.open_source(config.data, "train")
+    batch = conditions.stack([data.augment(config.data).centered(source[i]) for i in range(4)])
+    frozen = prior.make(config).load_frozen()
+    c, codes = prior.read(config, frozen, batch)
+    stage, net = config.first_stage.config, frozen["gen"]
+    np.testing.assert_array_equal(codes, vqgan.encode(stage, net, vqgan.to_input(stage, batch)))
+    negative = vqgan.encode(stage, net, -vqgan.to_input(stage, batch))
+    assert (c.reshape(codes.shape) == negative).mean() > 0.9 > (c.reshape(codes.shape) == codes).mean()
+    shown = conditions.pictures_of(config, batch, (16, 16))
+    np.testing.assert_allclose(shown, batch["other"] / 127.5 - 1, atol=1e-6)
+
+
 def test_sizes(prior_run):
     config, _ = load_config(prior_run)
     assert parse_size(None, config) == (16, 16) and parse_size("16x18", config) == (16, 18)
@@ -465,6 +496,10 @@ def test_sizes(prior_run):
     ):
         with pytest.raises(UserError, match=message):
             parse_size("18x18", changed(load_config(prior_run)[0], **fields))
+    with pytest.raises(
+        UserError, match="stride=2: ways of a window that follows rows; this transformer's order is 'z_c"
+    ):
+        prior.make_painter(changed(config, order="z_curve"), "cached", 2)
 
 
 def paint(config, workdir: Path, step: int, labels: list[int], columns: int, seed=0, batch_size=8, **options):
@@ -600,6 +635,8 @@ def test_runs_that_were_moved_together_find_each_other(vq_run, prior_run, tmp_pa
         (dict(sample__guidance=2.0), "guidance=2: it needs a transformer trained with dropped conditions"),
         (dict(cond__drop=1.0), r"cond.drop=1: it must be in \[0, 1\)"),
         (dict(canvas=(16, 15)), "canvas=16x15: multiples of 2 from 16 on"),
+        (dict(cond__aligned=True), "cond.aligned: a condition on 'class' has no place"),
+        (dict(cond__name="objects", cond__aligned=True), "cond.aligned: with cond.layout.encode_crop"),
     ],
 )
 def test_a_transformer_that_does_not_fit_is_refused(fields, message, vq_run, tmp_path):

@@ -34,7 +34,8 @@ def read_annotations(folder: Path, layout: ConfigDict) -> tuple[dict[str, dict],
         class_names = [names[category] for category in codes]
     pictures, columns = {}, (array("l"), array("l"), array("f"), array("b"))
     for picture, category, box, group in rows:
-        if category in codes and box[2] * box[3] > layout.min_area:
+        if category in codes and not 0 <= box[2] * box[3] <= layout.min_area:
+            check_box(box, picture, folder)
             found = pictures.setdefault(picture, len(pictures)), codes[category], group
             columns[2].extend(box)
             for column, value in zip((columns[0], columns[1], columns[3]), found, strict=True):
@@ -48,6 +49,15 @@ def read_annotations(folder: Path, layout: ConfigDict) -> tuple[dict[str, dict],
             part = slice(start, end)
             scenes[name] = {"boxes": boxes[part], "categories": category[part], "groups": group[part]}
     return scenes, class_names
+
+
+def check_box(box: tuple[float, ...], picture: str, folder: Path) -> None:
+    """Raises UserError for a box outside of its picture by more than a twentieth of a side, or of no numbers."""
+    left, top, width, height = box
+    sides = (left, top, left + width, top + height)
+    if not (min(width, height) > 0 and all(-0.05 <= side <= 1.05 for side in sides)):
+        words = ", ".join(f"{side:.3g}" for side in sides)
+        raise UserError(f"{folder}: {picture} has a box outside of it: {words} (left, top, right, bottom) of 0 to 1")
 
 
 def check_table(table: str) -> None:

@@ -4,8 +4,8 @@
     python -m taming_jax.data.check --config=configs/coco_transformer.py --first_stage=configs/coco_vq.py \\
         --cond=configs/coco_segmentation_vq.py
 
-A row for each of the first images of both splits, cropped and flipped as in training: the image, then what the model
-sees or is conditioned on, if that is another picture.
+The first images of both splits, cropped and flipped as in training, and beside each what the model sees or is
+conditioned on: another picture, a scene's boxes, coordinates from dark to light, the name of a class.
 """
 
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from PIL import Image, ImageDraw, ImageFont
 
 from taming_jax import cli, conditions, data, images, tasks
 from taming_jax.metrics import say
@@ -34,10 +35,23 @@ def look(config: ConfigDict, split: str) -> images.Sheet:
         pictures.append(images.to_uint8(vqgan.to_picture(config, vqgan.to_input(config, batch))))
     elif config.task == "prior" and (seen := conditions.pictures_of(config, batch, size)) is not None:
         pictures.append(images.to_uint8(seen))
+    elif config.task == "prior" and config.cond.name == "coordinates":
+        pictures.append(images.to_uint8(2 * batch["coord"][..., None].repeat(3, -1) - 1))
+    elif config.task == "prior" and config.cond.name == "class" and names:
+        pictures.append(np.stack([write(names[label], size) for label in batch["label"]]))
     pairs = np.stack(pictures, 1)[: len(pictures[0]) // COLUMNS * COLUMNS or 1]
     columns = COLUMNS if len(pairs) >= COLUMNS else 1
     rows = pairs.reshape(-1, columns * len(pictures), *pairs.shape[2:])
     return images.Sheet(rows, (split,) * len(rows))
+
+
+def write(text: str, size: tuple[int, int]) -> np.ndarray:
+    """Words on white, as wide as they can be: uint8 [H,W,3]."""
+    picture = Image.new("RGB", size[::-1], "white")
+    font = ImageFont.load_default(size=10)
+    font = ImageFont.load_default(size=max(6, min(size[0] // 4, 10 * size[1] / (font.getlength(text) + 4))))
+    ImageDraw.Draw(picture).text((size[1] // 2, size[0] // 2), text, fill="black", font=font, anchor="mm")
+    return np.asarray(picture)
 
 
 def main() -> None:

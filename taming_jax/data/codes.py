@@ -90,7 +90,8 @@ def statement(config: ConfigDict, images: int, views: int, row: np.dtype) -> dic
 def made_of(config: ConfigDict) -> dict:
     """What codes follow from, wherever it lies: the first stages' weights, the condition and the data."""
     cond, data = config.cond.to_dict(), config.data.to_dict()
-    named = {"none": ["sos"], "coordinates": ["levels", "down"], "objects": ["layout"]}.get(cond["name"], [])
+    known = {"none": ["sos"], "class": [], "coordinates": ["levels", "down"], "image": [], "objects": ["layout"]}
+    named = known.get(cond["name"], sorted(cond.keys() - {"name", "drop", "aligned", "workdir", "step"}))
     stated = {
         "first_stage": weights(config.first_stage),
         "cond": {name: cond[name] for name in ["name", *named]},

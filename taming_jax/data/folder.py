@@ -12,9 +12,10 @@ from taming_jax.data.transforms import DERIVED, decode
 from taming_jax.errors import UserError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+FARTHEST = 1e9  # depth; pictures in RGBA that hold colours have floats far beyond, or none
 ARRAYS = "imgHQ*.npy"  # CelebA-HQ as its tool writes it: uint8 [1,3,H,W]
 # Beside images/, files of the same path but for the ending.
-FOLDERS = {"line": "lines", "depth": "depths", "segmentation": "segmentations"}
+FOLDERS = {"line": "lines", "depth": "depths", "segmentation": "segmentations", "other": "others"}
 
 
 class FolderSource:
@@ -71,16 +72,16 @@ def find_name(scenes: dict, relative: Path) -> str | None:
 def read(file: Path, kind: str, label_shift: int = 0) -> np.ndarray:
     """A picture as a feature of a record. Raises ValueError or OSError for what cannot be read as such.
 
-    image: uint8 [H,W,3]. line: uint8 [H,W,1]. segmentation: labels uint8 [H,W], plus `label_shift`; with 1, 255 (of no
-    label) becomes 0 as in the original's COCO-Stuff. depth: float32 [H,W,1], from 8 or 16 bit grey, or from the four
-    bytes of a float as RGBA (the original's), each picture stretched to [-1, 1].
+    image, other: uint8 [H,W,3]. line: uint8 [H,W,1]. segmentation: labels uint8 [H,W], plus `label_shift`; with 1, 255
+    (of no label) becomes 0 as in the original's COCO-Stuff. depth: float32 [H,W,1], from 8 or 16 bit grey, or from the
+    four bytes of a float as RGBA (the original's), each picture stretched to [-1, 1].
     """
     if file.match(ARRAYS):
-        if kind != "image":
+        if kind not in ("image", "other"):
             raise ValueError(f"{file.name} is a picture in colours")
         return read_array(file)
     with Image.open(file) as picture:
-        if kind == "image":
+        if kind in ("image", "other"):
             return decode(picture)
         if kind == "line":
             return np.asarray(Image.fromarray(decode(picture)).convert("L"))[..., None]
@@ -94,8 +95,9 @@ def read(file: Path, kind: str, label_shift: int = 0) -> np.ndarray:
         elif picture.mode not in ("L", "I;16", "I"):
             raise ValueError(f"{file.name} has mode {picture.mode}: depth is grey, or a float's four bytes as RGBA")
     values = values.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise ValueError(f"{file.name} holds depths that are not finite")
+    if not (np.abs(values) < FARTHEST).all():
+        worst = values.flat[np.argmax(np.abs(values))]
+        raise ValueError(f"{file.name} holds the depth {worst:g}: it is no map of depths, or a damaged one")
     span = max(1e-8, values.max() - values.min())
     return (2 * (values - values.min()) / span - 1)[..., None]
 
@@ -109,11 +111,11 @@ def read_array(file: Path) -> np.ndarray:
     return np.ascontiguousarray(array[0].transpose(1, 2, 0))
 
 
-def check_labels(labels: np.ndarray, file: Path, num_labels: int, label_shift: int) -> None:
-    """Raises UserError for a label that the model does not have."""
+def check_labels(labels: np.ndarray, name: Path | str, num_labels: int, label_shift: int) -> None:
+    """Raises UserError for a label that the model does not have; `name` is the map's in the message."""
     if labels.max() >= num_labels:
         found, shift = int(labels.max()) - label_shift, f" plus data.label_shift={label_shift}" if label_shift else ""
-        raise UserError(f"{file} holds the label {found}{shift}; the model has the labels 0 to {num_labels - 1}")
+        raise UserError(f"{name} holds the label {found}{shift}; the model has the labels 0 to {num_labels - 1}")
 
 
 def source(data: ConfigDict, split: str) -> FolderSource:

@@ -4,6 +4,7 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from taming_jax.data import transforms
+from taming_jax.data.folder import check_labels
 from taming_jax.data.openmoji import Openmoji
 from taming_jax.errors import UserError, nearest, not_among
 
@@ -11,9 +12,9 @@ from taming_jax.errors import UserError, nearest, not_among
 class TfdsSource:
     """Random access to the records of a prepared TFDS split."""
 
-    def __init__(self, name: str, split: str, records, class_names: list[str], features: tuple[str, ...]):
+    def __init__(self, name: str, split: str, records, class_names: list[str], features, num_labels: int):
         self.name, self.split, self.records, self.class_names = name, split, records, class_names
-        self.features = features
+        self.features, self.num_labels = features, num_labels
 
     def __len__(self) -> int:
         return len(self.records)
@@ -30,6 +31,7 @@ class TfdsSource:
             found["line"] = record["line"]
         if "segmentation" in self.features:
             found["segmentation"] = record["segmentation"][..., 0]
+            check_labels(found["segmentation"], self.describe(index), self.num_labels, 0)
         return found
 
     def describe(self, index: int) -> str:
@@ -70,7 +72,7 @@ def source(data: ConfigDict, split: str, name: str, features: tuple[str, ...]) -
     if missing := set(features) - had - transforms.DERIVED:
         raise UserError(f"data.features: {name} has {', '.join(sorted(had))}, no {', '.join(sorted(missing))}")
     label = builder.info.features["label"] if "label" in builder.info.features else None
-    return TfdsSource(name, part, records, list(getattr(label, "names", None) or []), features)
+    return TfdsSource(name, part, records, list(getattr(label, "names", None) or []), features, data.num_labels)
 
 
 def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:

@@ -29,6 +29,7 @@ def decode(image: Image.Image) -> np.ndarray:
 RESAMPLING = {
     "image": Image.Resampling.LANCZOS,
     "line": Image.Resampling.LANCZOS,
+    "other": Image.Resampling.LANCZOS,
     "depth": Image.Resampling.BILINEAR,
     "segmentation": Image.Resampling.NEAREST,
 }

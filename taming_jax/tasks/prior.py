@@ -73,6 +73,10 @@ def complete(
         raise UserError(f"cond.workdir={config.cond.workdir} was trained at {size} pixels, not {config.data.size}")
     if config.cond.get("aligned") and config.cond.name not in ("image", "coordinates", "objects"):
         raise UserError(f"cond.aligned: a condition on {config.cond.name!r} has no place in the picture")
+    if config.cond.get("aligned") and config.cond.name == "objects" and config.cond.layout.encode_crop:
+        raise UserError(
+            "cond.aligned: with cond.layout.encode_crop, places are those of the whole picture, not a crop's"
+        )
     if config.cond.get("aligned") and config.gpt.embed_dim % 4:
         raise UserError(f"gpt.embed_dim={config.gpt.embed_dim}: cond.aligned needs a multiple of 4")
     if config.cond.name == "coordinates" and config.data.size % config.cond.down:
@@ -356,6 +360,11 @@ def make_painter(config: ConfigDict, method: str, stride: int) -> sampling.Paint
     n = vqgan.side(config.first_stage.config)
     decode, init_cache = make_decode(config)
     if config.order != "row_major":
+        if (method, stride) != ("cached", 1):
+            raise UserError(
+                f"method={method}, stride={stride}: ways of a window that follows rows; this transformer's order is"
+                f" {config.order!r}"
+            )
         return sampling.make_sequence_painter(decode, init_cache, permute.ORDERS[config.order](n, n))
     try:
         return sampling.make_painter(decode, init_cache, n, method, stride)

@@ -19,7 +19,7 @@ from taming_jax.models.perceptual import load_weights, lpips
 from taming_jax.models.quantize import QUANTIZERS, make_quantizer, restart_dead_codes
 from taming_jax.models.vqgan import VQModel
 
-INPUTS = ("image", "low", "line", "depth", "segmentation")  # features of a batch that a first stage can learn
+INPUTS = ("image", "other", "low", "line", "depth", "segmentation")  # features of a batch that a first stage can learn
 
 
 def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
@@ -41,7 +41,7 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
         raise UserError(f"data.downscale={config.data.downscale}: for input='low', a divisor of {config.data.size}")
     if config.model.ch % 32:
         raise UserError(f"model.ch={config.model.ch}: GroupNorm has 32 groups, so take a multiple of 32")
-    channels = {"image": 3, "low": 3, "line": 1, "depth": 1}.get(config.input, config.model.out_ch)
+    channels = {"image": 3, "other": 3, "low": 3, "line": 1, "depth": 1}.get(config.input, config.model.out_ch)
     if config.model.out_ch != channels:
         raise UserError(f"model.out_ch={config.model.out_ch}: input={config.input!r} has {channels} channels")
     segments = config.input == "segmentation"
