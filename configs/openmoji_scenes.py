@@ -23,4 +23,5 @@ def get_config() -> ConfigDict:
     c.eval_every = 4800
     c.gpt.update(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
     c.optim.learning_rate = 1.5e-3
+    c.sample.temperature = 0.6
     return c

@@ -169,5 +169,6 @@ def draw(scene: dict, class_names: tuple[str, ...], size: tuple[int, int]) -> np
         color = COLORS[i % len(COLORS)]
         pen.rectangle((left, top, left + width - 1, top + height - 1), outline=color, width=max(1, min(h, w) // 64))
         name = class_names[category] if class_names else str(category)
-        pen.text((left + 2, top + 1), name, fill=color, font=font)
+        inside = max(0, min(left + 2, w - font.getlength(name)))
+        pen.text((inside, top + 1), name, fill=color, font=font)
     return np.asarray(picture)
