@@ -62,7 +62,7 @@ def get_cond(name: str) -> ConfigDict:
                 max_objects=30,
                 min_area=1e-5,  # of an object, as a share of its picture
                 categories="",  # those of the annotations, or the original's for 'coco' and 'open_images'
-                num_tokens=8192,
+                num_tokens=8192,  # places on a square grid, the categories' numbers, and the last for no object
                 encode_crop=True,
                 use_group=True,
             ),
@@ -91,7 +91,8 @@ def get_data(name: str, size: int) -> ConfigDict:
             num_labels=0,  # of segmentation maps, filled in from the model that sees them
             label_shift=0,  # added to the labels of a folder's segmentation maps; 255 then becomes 0
             splits=dict(train="train", validation="validation"),  # of TFDS, or sub-folders of a folder's images/
-            features=("image",),  # what records hold beside the label: image, line, depth, segmentation, low, coord
+            # What records hold beside the label: image, other, line, depth, segmentation, objects, low, coord.
+            features=("image",),
             downscale=4,  # of 'low', the picture with so many times fewer pixels a side, enlarged again
             size=size,
             resize_factor=1.0,  # smallest side before the crop, in sizes

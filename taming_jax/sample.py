@@ -200,7 +200,8 @@ def check_out(out: Path, record: Path, made_by: dict) -> None:
     """Raises UserError where other things lie already."""
     if (out / "checkpoints").exists():
         raise UserError(f"--out={out} is a run directory, whose pictures would be written over; name another")
-    if record.exists() and json.loads(record.read_text()) != made_by:
+    # Samples that are older than the field were made with what is now the default.
+    if record.exists() and {"tile": TILE} | json.loads(record.read_text()) != made_by:
         raise UserError(f"{out} holds samples made with other options (see {record}); name another --out")
 
 

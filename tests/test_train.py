@@ -460,6 +460,29 @@ def test_a_scene_s_transformer_begins_at_the_corners_of_boxes(vq_run, annotated_
     assert (np.argmax(codes @ ids.T, 1) == np.arange(1, 64)).mean() > 0.8  # ids have chance in them, too
 
 
+@pytest.mark.parametrize("name", ["vq", "ema"])
+def test_dead_codes_restart_where_the_error_is(name, picture_folder):
+    """In the codebook and in both of its averages; `accumulate` stacks the codes of a batch's parts."""
+    config = tiny_vq(picture_folder)
+    if name == "ema":
+        with config.unlocked():
+            config.quantizer = dict(name="ema", codebook_size=32, embed_dim=8, commitment_weight=0.25, decay=0.99)
+    state = vqgan.make(config).init(jax.random.key(0))
+    embedding = state.params["gen"]["quantize"]["embedding"]
+    ids = jnp.arange(12).reshape(2, 2, 3) % 4
+    latents = embedding[ids].at[1, 0, 2].add(1.0)
+    counts = jnp.zeros(32).at[:4].set(3.0)
+    new = vqgan.restart_codes(state, counts, {"latents": latents, "ids": ids}, 1, jax.random.key(1))
+    extra = new.extra["gen"]
+    moved = [new.params["gen"]["quantize"]["embedding"], extra["ema"]["quantize"]["embedding"]]
+    if name == "ema":
+        moved.append(extra["codebook"]["embed_avg"])
+        np.testing.assert_array_equal(extra["codebook"]["cluster_size"], 1)
+    for codebook in moved:
+        np.testing.assert_array_equal(codebook[:4], embedding[:4])
+        np.testing.assert_array_equal(codebook[4:], np.repeat(latents[1, 0, 2][None], 28, 0))
+
+
 def test_another_picture_is_a_condition(vq_run, annotated_folder, tmp_path):
     """The codes before an image's are those of the picture in others/."""
     (tmp_path / "of_others").symlink_to(vq_run)

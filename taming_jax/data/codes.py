@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from taming_jax import checkpoint, cli
 from taming_jax.errors import UserError
+from taming_jax.tasks import conditioners
 
 SMALLEST, MOST = 1024, 512  # records of a file at least; files at most, once there are that many records
 PLACES = ("path", "dir")  # of pictures
@@ -90,11 +91,9 @@ def statement(config: ConfigDict, images: int, views: int, row: np.dtype) -> dic
 def made_of(config: ConfigDict) -> dict:
     """What codes follow from, wherever it lies: the first stages' weights, the condition and the data."""
     cond, data = config.cond.to_dict(), config.data.to_dict()
-    known = {"none": ["sos"], "class": [], "coordinates": ["levels", "down"], "image": [], "objects": ["layout"]}
-    named = known.get(cond["name"], sorted(cond.keys() - {"name", "drop", "aligned", "workdir", "step"}))
     stated = {
         "first_stage": weights(config.first_stage),
-        "cond": {name: cond[name] for name in ["name", *named]},
+        "cond": {name: cond[name] for name in ("name", *conditioners.FIELDS[cond["name"]])},
         "data": {name: value for name, value in data.items() if name not in UNRELATED},
     }
     if cond["name"] == "image":

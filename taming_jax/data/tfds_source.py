@@ -12,7 +12,9 @@ from taming_jax.errors import UserError, nearest, not_among
 class TfdsSource:
     """Random access to the records of a prepared TFDS split."""
 
-    def __init__(self, name: str, split: str, records, class_names: list[str], features, num_labels: int):
+    def __init__(
+        self, name: str, split: str, records, class_names: list[str], features: tuple[str, ...], num_labels: int
+    ):
         self.name, self.split, self.records, self.class_names = name, split, records, class_names
         self.features, self.num_labels = features, num_labels
 
@@ -72,7 +74,9 @@ def source(data: ConfigDict, split: str, name: str, features: tuple[str, ...]) -
     if missing := set(features) - had - transforms.DERIVED:
         raise UserError(f"data.features: {name} has {', '.join(sorted(had))}, no {', '.join(sorted(missing))}")
     label = builder.info.features["label"] if "label" in builder.info.features else None
-    return TfdsSource(name, part, records, list(getattr(label, "names", None) or []), features, data.num_labels)
+    class_names = list(getattr(label, "names", None) or [])
+    num_labels = data.get("num_labels", 0)  # not in runs that are older than the field
+    return TfdsSource(name, part, records, class_names, features, num_labels)
 
 
 def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:

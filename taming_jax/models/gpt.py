@@ -269,19 +269,21 @@ def align(params: dict, places: np.ndarray, num_heads: int, named: np.ndarray | 
 
     places: [T,3], for each position the row and the column that it is about, in codes, and 0 for a condition, 1 for
     codes. named: [N,2], where the first ids are names of places (corners of boxes, say), those places; then ids and not
-    positions say where a condition lies. Embeddings become waves over rows and columns, and keys are asked for by equal
+    positions say where a condition lies (what else these ids name, such as categories, is taken for places until the
+    training tells them apart). Embeddings become waves over rows and columns, and keys are asked for by equal
     queries (the mimetic initialization of Trockman and Kolter 2023); the original begins with positions of 0 and
     chance. The number of embedding dimensions must be a multiple of 4.
     """
     d, amplitude, similarity = params["position_embedding"].shape[1], 0.05, 3.6
 
-    def waves(places):
-        angles = places[:, :2, None] * (np.pi / 2 * 8.0 ** (-np.arange(d // 4) / (d // 4)))
-        return amplitude * np.concatenate([np.sin(angles), np.cos(angles)], -1).reshape(len(places), d)
+    def waves(where):
+        angles = where[:, :2, None] * (np.pi / 2 * 8.0 ** (-np.arange(d // 4) / (d // 4)))
+        return amplitude * np.concatenate([np.sin(angles), np.cos(angles)], -1).reshape(len(where), d)
 
     table = waves(places)
     if named is not None:
-        table *= 2 * places[:, 2:]  # codes are ids too, of which many name another place: theirs must weigh more
+        # A condition's ids say where it lies. Codes are ids too, many of which name another place: theirs weighs more.
+        table *= 2 * places[:, 2:]
         tokens = params["token_embedding"].at[: len(named)].add(waves(named))
         params = {**params, "token_embedding": tokens}
     table[:, ::2] += 0.2 * amplitude * (places[:, 2:] - 0.5)  # tells a condition from codes

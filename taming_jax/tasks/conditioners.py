@@ -2,7 +2,7 @@
 
 The contract: `Conditioner(length, vocab_size, grid, tokens)` with `tokens(frozen, batch) -> [B,length] int32` below
 `vocab_size`, and `grid` (h, w) where the ids lie on a grid as the codes do. A new condition is a line in `FEATURES` and
-a branch in `make`.
+`FIELDS`, and a branch in `make`.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,8 @@ from taming_jax.tasks import vqgan
 
 # By name: the features of records that each reads, beside the image.
 FEATURES = {"none": set(), "class": set(), "coordinates": {"coord"}, "image": set(), "objects": {"objects"}}
+# By name: the fields of `config.cond` that its ids follow from, beside a first stage's weights.
+FIELDS = {"none": ("sos",), "class": (), "coordinates": ("levels", "down"), "image": (), "objects": ("layout",)}
 
 
 class Conditioner(NamedTuple):
