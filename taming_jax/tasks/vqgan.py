@@ -296,7 +296,7 @@ def restart_codes(
     """The state with its dead codes moved, in the codebook and in its averages; see `quantize.restart_dead_codes`."""
     gen, extra = state.params["gen"], dict(state.extra["gen"])
     latents, chosen = codes["latents"], gen["quantize"]["embedding"][codes["ids"]]
-    errors = jnp.square(latents - chosen).sum(-1)
+    errors = sharding.gather(jnp.square(latents - chosen).sum(-1))  # or each device would pass its sums to the next
     dead, goal, extra["idle"] = restart_dead_codes(extra["idle"], counts, latents, errors, restart_after, key)
 
     def moved(params):
