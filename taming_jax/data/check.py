@@ -38,14 +38,14 @@ def look(config: ConfigDict, split: str) -> images.Sheet:
     elif config.task == "prior" and config.cond.name == "coordinates":
         pictures.append(images.to_uint8(2 * batch["coord"][..., None].repeat(3, -1) - 1))
     elif config.task == "prior" and config.cond.name == "class" and names:
-        pictures.append(np.stack([write(names[label], size) for label in batch["label"]]))
+        pictures.append(np.stack([draw_words(names[label], size) for label in batch["label"]]))
     pairs = np.stack(pictures, 1)[: len(pictures[0]) // COLUMNS * COLUMNS or 1]
     columns = COLUMNS if len(pairs) >= COLUMNS else 1
     rows = pairs.reshape(-1, columns * len(pictures), *pairs.shape[2:])
     return images.Sheet(rows, (split,) * len(rows))
 
 
-def write(text: str, size: tuple[int, int]) -> np.ndarray:
+def draw_words(text: str, size: tuple[int, int]) -> np.ndarray:
     """Words on white, as wide as they can be: uint8 [H,W,3]."""
     picture = Image.new("RGB", size[::-1], "white")
     font = ImageFont.load_default(size=10)

@@ -95,8 +95,8 @@ def read(file: Path, kind: str, label_shift: int = 0) -> np.ndarray:
         elif picture.mode not in ("L", "I;16", "I"):
             raise ValueError(f"{file.name} has mode {picture.mode}: depth is grey, or a float's four bytes as RGBA")
     values = values.astype(np.float32)
-    if not (np.abs(values) < FARTHEST).all():
-        worst = values.flat[np.argmax(np.abs(values))]
+    worst = values.flat[np.argmax(np.abs(values))]  # the first that is no number, if any
+    if not abs(worst) < FARTHEST:
         raise ValueError(f"{file.name} holds the depth {worst:g}: it is no map of depths, or a damaged one")
     span = max(1e-8, values.max() - values.min())
     return (2 * (values - values.min()) / span - 1)[..., None]

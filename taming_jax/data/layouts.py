@@ -88,10 +88,10 @@ def features(
 
 def from_ids(ids: np.ndarray, layout: ConfigDict, num_classes: int) -> dict:
     """The scene that ids tell of; centres become the boxes of a sixteenth of a side around them."""
-    size, side = KINDS[layout.kind], int(layout.num_tokens**0.5)
+    size = KINDS[layout.kind]
     found = ids[: layout.max_objects * size].reshape(-1, size)
     found = found[found[:, 0] != layout.num_tokens - 1]
-    corners = np.stack([found[:, 1:] % side, found[:, 1:] // side], -1) / (side - 1)  # [N,1 or 2,(x,y)]
+    corners = places(layout)[found[:, 1:], ::-1]  # [N,1 or 2,(x,y)]
     if layout.kind == "bbox":
         first, last = corners[:, 0], corners[:, 1]
     else:

@@ -71,14 +71,15 @@ def complete(
     if config.cond.name == "image" and config.cond.config.data.size != config.data.size:
         size = config.cond.config.data.size
         raise UserError(f"cond.workdir={config.cond.workdir} was trained at {size} pixels, not {config.data.size}")
-    if config.cond.get("aligned") and config.cond.name not in ("image", "coordinates", "objects"):
-        raise UserError(f"cond.aligned: a condition on {config.cond.name!r} has no place in the picture")
-    if config.cond.get("aligned") and config.cond.name == "objects" and config.cond.layout.encode_crop:
-        raise UserError(
-            "cond.aligned: with cond.layout.encode_crop, places are those of the whole picture, not a crop's"
-        )
-    if config.cond.get("aligned") and config.gpt.embed_dim % 4:
-        raise UserError(f"gpt.embed_dim={config.gpt.embed_dim}: cond.aligned needs a multiple of 4")
+    if config.cond.get("aligned"):
+        if config.cond.name not in ("image", "coordinates", "objects"):
+            raise UserError(f"cond.aligned: a condition on {config.cond.name!r} has no place in the picture")
+        if config.cond.name == "objects" and config.cond.layout.encode_crop:
+            raise UserError(
+                "cond.aligned: with cond.layout.encode_crop, places are those of the whole picture, not a crop's"
+            )
+        if config.gpt.embed_dim % 4:
+            raise UserError(f"gpt.embed_dim={config.gpt.embed_dim}: cond.aligned needs a multiple of 4")
     if config.cond.name == "coordinates" and config.data.size % config.cond.down:
         raise UserError(f"cond.down={config.cond.down} does not divide data.size={config.data.size}")
     if any(config.canvas):
