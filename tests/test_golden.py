@@ -17,7 +17,16 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import common
-from taming_jax import convert, losses, optim, permute, sampling, sharding
+from taming_jax import losses, optim, permute, sampling, sharding
+from taming_jax.convert import names
+from taming_jax.convert.tensors import (
+    discriminator_from_torch,
+    discriminator_to_torch,
+    from_torch,
+    lpips_from_torch,
+    to_torch,
+)
+from taming_jax.convert.vqgan import vq_config
 from taming_jax.models import perceptual, quantize
 from taming_jax.models.discriminator import ActNorm, NLayerDiscriminator
 from taming_jax.models.gpt import GPT, stack, unstack
@@ -94,7 +103,7 @@ def vq_of(config: dict, weights: dict, codebook_size: int, legacy: bool = True) 
     )
     like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
     tensors = dict(weights)
-    params = convert.from_torch(tensors, like, convert.GENERATOR, "")
+    params = from_torch(tensors, like, names.GENERATOR, "")
     return model, params
 
 
@@ -104,7 +113,7 @@ def vq_of(config: dict, weights: dict, codebook_size: int, legacy: bool = True) 
 def test_vqgan():
     g = Golden("vqmodel")
     model, params = vq_of(g.config, g.weights, g.config["n_embed"])
-    assert set(convert.to_torch(params, convert.GENERATOR, "")) == set(g.weights)  # every tensor has its place
+    assert set(to_torch(params, names.GENERATOR, "")) == set(g.weights)  # every tensor has its place
 
     @jax.jit
     def run(params, x):
@@ -260,7 +269,7 @@ def test_discriminator(number, norm):
     x, y = (jnp.asarray(g.nhwc(f"in/{k}")) for k in "xy")
     like = jax.eval_shape(lambda k, x: disc.init(k, x, True), jax.random.key(0), x)
     tensors = dict(g.weights)
-    params, stats = convert.discriminator_from_torch(tensors, like, c["n_layers"], "")
+    params, stats = discriminator_from_torch(tensors, like, c["n_layers"], "")
     assert all("num_batches" in name for name in tensors)
 
     def train(params, stats, x):
@@ -268,7 +277,7 @@ def test_discriminator(number, norm):
         return logits, new["batch_stats"]
 
     def check_after(stats, key):
-        ours = convert.discriminator_to_torch(params, jax.device_get(stats), c["n_layers"], "")
+        ours = discriminator_to_torch(params, jax.device_get(stats), c["n_layers"], "")
         for name in (k.removeprefix(f"out/{key}/") for k in g.arrays.files if k.startswith(f"out/{key}/")):
             if "num_batches" not in name:
                 g.close(ours[name].astype(np.float32), f"out/{key}/{name}")
@@ -322,14 +331,14 @@ def training():
     _, gen = vq_of(g.config, g.weights, g.config["n_embed"])
     disc = NLayerDiscriminator(16, 2, False)
     like = jax.eval_shape(lambda k: disc.init(k, jnp.zeros((1, 32, 32, 3)), True), jax.random.key(0))
-    params, stats = convert.discriminator_from_torch(dict(g.weights), like, 2, prefix)
-    config = convert.vq_config(
+    params, stats = discriminator_from_torch(dict(g.weights), like, 2, prefix)
+    config = vq_config(
         {
             "target": "taming.models.vqgan.VQModel",
             "params": g.config,
         }
     )
-    vgg = convert.lpips_from_torch(g.weights, "loss.perceptual_loss.")
+    vgg = lpips_from_torch(g.weights, "loss.perceptual_loss.")
     return config, {"gen": gen, "disc": params}, stats, vgg
 
 
@@ -389,17 +398,17 @@ def test_losses_and_their_gradients(case, training, monkeypatch):
     g.close(logged["disc_loss"] * factor * felt, f"out/{case}/d/log_disc_loss")
     for name, leaves in after.extra["disc"]["batch_stats"].items():
         for leaf in ("mean", "var"):
-            place = f"{convert.torch_name(f'{name}/', convert.discriminator_rules(2))}running_{leaf}"
+            place = f"{names.torch_name(f'{name}/', names.discriminator_rules(2))}running_{leaf}"
             g.close(leaves[leaf], f"out/{case}/d/bn_after.{place}")
 
     grads = jax.device_get({name: state.trace for name, state in after.opt.items()})
-    gen = convert.to_torch(grads["gen"], convert.GENERATOR, "")
+    gen = to_torch(grads["gen"], names.GENERATOR, "")
     for key in (k for k in g.arrays.files if k.startswith(f"grad/{case}/g/")):
         g.close(gen[key.removeprefix(f"grad/{case}/g/")], key, 1e-4)
     check_statistics(g, f"gradstat/{case}/g", gen, g.config["ae_param_order"])
     if felt:
         prefix = "loss.discriminator."
-        disc = convert.to_torch(grads["disc"], convert.discriminator_rules(2), prefix)
+        disc = to_torch(grads["disc"], names.discriminator_rules(2), prefix)
         disc = {name: factor * value for name, value in disc.items()}
         for key in (k for k in g.arrays.files if k.startswith(f"grad/{case}/d/")):
             g.close(disc[key.removeprefix(f"grad/{case}/d/")], key, 1e-4)
@@ -450,7 +459,7 @@ def test_five_steps_as_far_as_they_are_the_same(training):
     config.optim.update(learning_rate=g.config["lr"], b1=0.5, b2=0.9)
     task, state = start(config, training, 0)
     step = jax.jit(task.train_step, static_argnums=3)
-    begin = convert.to_torch(jax.device_get(state.params["gen"]), convert.GENERATOR, "")
+    begin = to_torch(jax.device_get(state.params["gen"]), names.GENERATOR, "")
     model = vqgan.make_model(config)
     recon = jax.jit(lambda p, x: model.apply({"params": p}, x))
     for i in range(3):
@@ -461,7 +470,7 @@ def test_five_steps_as_far_as_they_are_the_same(training):
         logged = jax.device_get(logged.compute())
         for ours, theirs in (("loss", "total_loss"), ("quant_loss", "quant_loss"), ("p_loss", "p_loss")):
             g.near(logged[ours], g[f"out/log/g/{theirs}"][i], f"out/log/g/{theirs}", 2e-5)
-        now = convert.to_torch(jax.device_get(state.params["gen"]), convert.GENERATOR, "")
+        now = to_torch(jax.device_get(state.params["gen"]), names.GENERATOR, "")
         for key in (k for k in g.arrays.files if k.startswith("out/delta/") and "discriminator" not in k):
             name = key.removeprefix("out/delta/")
             np.testing.assert_allclose(now[name] - begin[name], g[key][i], atol=0.05 * g.config["lr"], err_msg=name)
@@ -496,7 +505,7 @@ def gpt_of(g: Golden, n_unmasked: int = 0) -> tuple[GPT, dict]:
     model = GPT(c["vocab"], c["block"], c["n_layer"], c["n_head"], c["n_embd"], **fields)
     like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
     tensors = dict(g.weights)
-    params = convert.from_torch(tensors, like, convert.TRANSFORMER, "")
+    params = from_torch(tensors, like, names.TRANSFORMER, "")
     assert not tensors
     return model, jax.tree.map(jnp.asarray, params)
 
@@ -518,7 +527,7 @@ def test_transformer(remat):
 
     value, grads = jax.jit(jax.value_and_grad(loss))(params)
     g.close(value, "out/loss")
-    grads = convert.to_torch(unstack(jax.device_get(grads)), convert.TRANSFORMER, "")
+    grads = to_torch(unstack(jax.device_get(grads)), names.TRANSFORMER, "")
     for name in ("pos_emb", "head.weight"):
         g.close(grads[name], f"grad/{name}", 1e-4)
     check_statistics(g, "gradstat", grads, g.config["param_order"])
@@ -599,7 +608,7 @@ def test_conditional_transformer(case):
     g.close(value, f"out/{case}/loss")
     if f"out/{case}/logits" in g.arrays.files:
         g.close(logits, f"out/{case}/logits")
-    grads = convert.to_torch(jax.device_get(grads), convert.TRANSFORMER, "")
+    grads = to_torch(jax.device_get(grads), names.TRANSFORMER, "")
     check_statistics(g, f"gradstat/{case}", grads, g.config["param_order"])
     g.equal(greedy(model, params, np.asarray(c), 36), f"out/{case}/sample_greedy")
     half = g["in/z"].reshape(2, -1)[:, :18]  # the first rows, whatever the order
@@ -618,7 +627,7 @@ def test_adamw_and_its_groups():
     g = Golden("net2net")
     model, params = gpt_of(g)
     groups = g.config["param_groups"]
-    decays = convert.to_torch(optim.decayed(params), convert.TRANSFORMER, "")
+    decays = to_torch(optim.decayed(params), names.TRANSFORMER, "")
     assert {name for name, decay in decays.items() if decay} == set(groups[0]["params"])
     assert set(decays) == set(groups[0]["params"]) | set(groups[1]["params"])
     fields = dict(learning_rate=g.config["lr"], schedule="constant", warmup_steps=0, b1=0.9, b2=0.95)
@@ -637,23 +646,23 @@ def test_adamw_and_its_groups():
     for i, name in enumerate(("in/z", "in/z2", "in/z")):
         params, opt, value = step(params, opt, g[name].reshape(2, -1))
         g.near(value, g["out/adamw/losses"][i], "out/adamw/losses", 2e-5)
-        now = convert.to_torch(jax.device_get(params), convert.TRANSFORMER, "")
+        now = to_torch(jax.device_get(params), names.TRANSFORMER, "")
         for key in (k for k in g.arrays.files if k.startswith("out/adamw/delta/")):
             tensor = key.removeprefix("out/adamw/delta/")
             np.testing.assert_allclose(now[tensor] - begin[tensor], g[key][i], atol=0.05 * g.config["lr"], err_msg=key)
 
 
-@pytest.mark.parametrize("name", list(convert.ORDERS))
+@pytest.mark.parametrize("name", list(names.ORDERS))
 def test_orders(name):
     g = Golden("permuters")
     shapes = [key.split("/")[2] for key in g.arrays.files if key.startswith(f"out/{name}/") and key.endswith("forward")]
     assert len(shapes) >= 2
     for shape in shapes:
-        order = permute.ORDERS[convert.ORDERS[name]](*map(int, shape.split("x")))
+        order = permute.ORDERS[names.ORDERS[name]](*map(int, shape.split("x")))
         g.equal(order, f"out/{name}/{shape}/forward")
         g.equal(np.argsort(order), f"out/{name}/{shape}/reverse")
     for h, w in ((1, 1), (3, 5), (8, 2), (1, 9), (6, 10)):  # the original's fail on some of these
-        assert sorted(permute.ORDERS[convert.ORDERS[name]](h, w)) == list(range(h * w))
+        assert sorted(permute.ORDERS[names.ORDERS[name]](h, w)) == list(range(h * w))
 
 
 # Conditions, filters and windows.

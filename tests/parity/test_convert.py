@@ -17,7 +17,10 @@ import torch
 import yaml
 from PIL import Image
 
-from taming_jax import checkpoint, convert, sharding
+from taming_jax import checkpoint, sharding
+from taming_jax.convert import tensors
+from taming_jax.convert.checkpoints import from_checkpoint, to_checkpoint
+from taming_jax.convert.diffusers import to_diffusers
 from taming_jax.errors import UserError
 from taming_jax.tasks import conditioners, prior, vqgan
 from tests.parity import conftest, models
@@ -103,7 +106,7 @@ def test_first_stage(name, tmp_path):
     config = models.FIRST_STAGES[name]
     model = build(config)
     workdir = tmp_path / "run"
-    convert.from_checkpoint(*save(model, config, tmp_path, step=7), workdir)
+    from_checkpoint(*save(model, config, tmp_path, step=7), workdir)
     assert checkpoint.steps(workdir) == [7]
     x = picture(config["params"]["ddconfig"]["in_channels"])
     ids, recon = theirs(model, x)
@@ -115,9 +118,9 @@ def test_first_stage(name, tmp_path):
     check_way_back(model, config, workdir, tmp_path)
     if config["target"].endswith("GumbelVQ"):
         with pytest.raises(UserError, match="neither transformers nor Gumbel"):
-            convert.to_diffusers(workdir, tmp_path / "diffusers")
+            to_diffusers(workdir, tmp_path / "diffusers")
     else:
-        convert.to_diffusers(workdir, tmp_path / "diffusers")
+        to_diffusers(workdir, tmp_path / "diffusers")
         other = diffusers.VQModel.from_pretrained(tmp_path / "diffusers").eval()
         with torch.no_grad():
             np.testing.assert_allclose(other(torch.from_numpy(x)).sample, recon, atol=1e-4 * np.abs(recon).max())
@@ -125,7 +128,7 @@ def test_first_stage(name, tmp_path):
 
 def check_way_back(model: torch.nn.Module, config: dict, workdir: Path, folder: Path) -> None:
     """What `--to-torch` writes is the same numbers, and loads with strict=True."""
-    convert.to_checkpoint(workdir, folder / "back.ckpt")
+    to_checkpoint(workdir, folder / "back.ckpt")
     back = torch.load(folder / "back.ckpt", weights_only=True)["state_dict"]
     build(config).load_state_dict(back, strict=True)
     for key, value in model.state_dict().items():
@@ -139,7 +142,7 @@ def test_transformer(name, tmp_path):
     config = models.TRANSFORMERS[name]
     model = build(config)
     workdir = tmp_path / "run"
-    convert.from_checkpoint(*save(model, config, tmp_path), workdir)
+    from_checkpoint(*save(model, config, tmp_path), workdir)
     ours_config, step = checkpoint.load_config(workdir)
     gpt = prior.make_model(ours_config)
     task = prior.make(ours_config)
@@ -196,7 +199,7 @@ def test_actnorm_and_no_discriminator(tmp_path):
             config["target"] = "taming.models.vqgan.VQNoDiscModel"
         folder.mkdir()
         model = build(config)
-        convert.from_checkpoint(*save(model, config, folder), folder / "run")
+        from_checkpoint(*save(model, config, folder), folder / "run")
         check_way_back(model, config, folder / "run", folder)
         ids, recon = theirs(model, picture(3))
         our_ids, our_recon = ours(folder / "run", picture(3))
@@ -212,7 +215,7 @@ def test_orders_and_unmasked_prefixes(tmp_path):
     target = "taming.modules.transformer.permuter."
     config["params"]["permuter_config"] = {"target": target + "SpiralOut", "params": {"H": 16, "W": 16}}
     model = build(config)
-    convert.from_checkpoint(*save(model, config, tmp_path), tmp_path / "run")
+    from_checkpoint(*save(model, config, tmp_path), tmp_path / "run")
     check_way_back(model, config, tmp_path / "run", tmp_path)
     stored, step = checkpoint.load_config(tmp_path / "run")
     gpt = prior.make_model(stored)
@@ -228,7 +231,7 @@ def test_orders_and_unmasked_prefixes(tmp_path):
     wrong["params"]["permuter_config"]["target"] = target + "SpiralIn"
     (tmp_path / "model.yaml").write_text(yaml.safe_dump({"model": wrong}))
     with pytest.raises(UserError, match=r"'permuter.forward_shuffle_idx' is not the order of SpiralIn on 16x16 codes"):
-        convert.from_checkpoint(tmp_path / "model.ckpt", tmp_path / "model.yaml", tmp_path / "other")
+        from_checkpoint(tmp_path / "model.ckpt", tmp_path / "model.yaml", tmp_path / "other")
 
 
 @pytest.mark.parametrize(
@@ -238,7 +241,7 @@ def test_orders_and_unmasked_prefixes(tmp_path):
 def test_a_yaml_that_is_none_gets_one_line(text, message, tmp_path):
     (tmp_path / "model.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
-        convert.from_checkpoint(tmp_path / "none.ckpt", tmp_path / "model.yaml", tmp_path / "run")
+        from_checkpoint(tmp_path / "none.ckpt", tmp_path / "model.yaml", tmp_path / "run")
 
 
 def test_every_tensor_is_accounted_for(tmp_path):
@@ -258,7 +261,7 @@ def test_every_tensor_is_accounted_for(tmp_path):
         change(changed)
         torch.save({"state_dict": changed}, ckpt)
         with pytest.raises(UserError, match=message):
-            convert.from_checkpoint(ckpt, file, tmp_path / "run")
+            from_checkpoint(ckpt, file, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
 
@@ -277,11 +280,11 @@ def test_a_strangers_pickle_runs_nothing(tmp_path):
     stored = {"state_dict": build(config).state_dict(), "callbacks": Evil(trace)}
     torch.save(stored, tmp_path / "model.ckpt")
     with pytest.raises(UserError, match="cannot be read as tensors"):
-        convert.read_tensors(tmp_path / "model.ckpt")
+        tensors.read_tensors(tmp_path / "model.ckpt")
     assert not trace.exists()
     (tmp_path / "plain.ckpt").write_bytes(pickle.dumps(Evil(trace)))
     with pytest.raises(UserError, match="cannot be read as tensors"):
-        convert.read_tensors(tmp_path / "plain.ckpt")
+        tensors.read_tensors(tmp_path / "plain.ckpt")
     assert not trace.exists()
 
 

@@ -1,0 +1,79 @@
+"""First stages for Hugging Face's diffusers."""
+
+import json
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from taming_jax import checkpoint
+from taming_jax.convert.names import Rules
+from taming_jax.convert.tensors import to_torch
+from taming_jax.errors import UserError
+from taming_jax.metrics import say
+from taming_jax.tasks import vqgan
+
+
+def diffusers_rules(levels: int) -> Rules:
+    """For the generator as `diffusers.VQModel` names it, whose decoder counts its levels from the inside."""
+    ups = tuple((rf"^decoder/up_{i}_", f"decoder/up_blocks/{levels - 1 - i}/") for i in range(levels))
+    return (
+        *ups,
+        (r"^encoder/down_(\d+)_", r"encoder/down_blocks/\1/"),
+        (r"(_blocks/\d+/)block_(\d+)", r"\1resnets/\2"),
+        (r"(_blocks/\d+/)attn_(\d+)", r"\1attentions/\2"),
+        (r"^(encoder/down_blocks/\d+)/conv/", r"\1/downsamplers/0/conv/"),
+        (r"^(decoder/up_blocks/\d+)/conv/", r"\1/upsamplers/0/conv/"),
+        (r"/mid_block_1/", r"/mid_block/resnets/0/"),
+        (r"/mid_block_2/", r"/mid_block/resnets/1/"),
+        (r"/mid_attn_1/", r"/mid_block/attentions/0/"),
+        (r"nin_shortcut", r"conv_shortcut"),
+        (r"(attentions/\d+)/norm/", r"\1/group_norm/"),
+        (r"(attentions/\d+)/([qkv])/", r"\1/to_\2/"),
+        (r"(attentions/\d+)/proj_out/", r"\1/to_out/0/"),
+        (r"^(encoder|decoder)/norm_out/", r"\1/conv_norm_out/"),
+        (r"^conv_out/", r"decoder/conv_out/"),
+        (r"^quantize/embedding$", r"quantize/embedding/weight"),
+    )
+
+
+def to_diffusers(workdir: Path, out: Path) -> None:
+    """Writes a first stage as a directory for `diffusers.VQModel.from_pretrained`."""
+    try:
+        from safetensors.numpy import save_file
+    except ImportError as e:
+        raise UserError("writing for diffusers needs safetensors: pip install -e '.[convert]'") from e
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise UserError(f"--to-diffusers={out} is not empty; name another folder")
+    config, step = checkpoint.load_config(workdir)
+    if config.task != "vqgan" or config.quantizer.name == "gumbel":
+        raise UserError(f"{workdir}: diffusers has a VQModel, and neither transformers nor Gumbel quantizers")
+    model = config.model
+    levels = len(model.ch_mult)
+    attends = [(config.data.size >> level) in model.attn_resolutions for level in range(levels)]
+    fields = {
+        "_class_name": "VQModel",
+        "act_fn": "silu",
+        "block_out_channels": [model.ch * mult for mult in model.ch_mult],
+        "down_block_types": ["AttnDownEncoderBlock2D" if a else "DownEncoderBlock2D" for a in attends],
+        "up_block_types": ["AttnUpDecoderBlock2D" if a else "UpDecoderBlock2D" for a in reversed(attends)],
+        "in_channels": model.out_ch,
+        "out_channels": model.out_ch,
+        "latent_channels": model.z_channels,
+        "layers_per_block": model.num_res_blocks,
+        "norm_num_groups": 32,
+        "num_vq_embeddings": config.quantizer.codebook_size,
+        "vq_embed_dim": config.quantizer.embed_dim,
+        "sample_size": config.data.size,
+    }
+    shapes = jax.eval_shape(vqgan.make(config).init, jax.random.key(0)).params["gen"]
+    tensors = to_torch(checkpoint.load_net(workdir, step, "gen", shapes), diffusers_rules(levels), "")
+    for name, value in tensors.items():
+        if re.search(r"attentions\.\d+\.to_.*weight$", name):
+            tensors[name] = value[:, :, 0, 0]  # a linear layer there
+    out.mkdir(parents=True, exist_ok=True)
+    contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    save_file(contiguous, out / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    (out / "config.json").write_text(json.dumps(fields, indent=2))
+    say(f"{len(tensors)} tensors of step {step}: {out}")

@@ -1,0 +1,171 @@
+"""Parameters from the original's tensors and back: axes, networks, and the file that holds them."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from taming_jax.convert.names import Rules, discriminator_rules, lpips_names, torch_name
+from taming_jax.errors import UserError
+
+Tensors = dict[str, np.ndarray]
+
+# Follows from the config, or is LPIPS, whose weights are the same in every checkpoint.
+DERIVED = r"attn\.mask$|(^|\.)colorize$|^permuter\.|num_batches_tracked$|(^|\.)loss\.perceptual_loss\."
+
+
+def to_layout(path: str, value: np.ndarray) -> np.ndarray:
+    """Our axes -> PyTorch's: HWIO to OIHW, [in,out] to [out,in]."""
+    value = np.asarray(value)
+    if path.endswith("quantize/proj/kernel"):
+        return value.T[:, :, None, None]
+    if path.endswith("kernel"):
+        return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+    return value[None] if path.endswith("position_embedding") else value
+
+
+def from_layout(path: str, value: np.ndarray) -> np.ndarray:
+    """The inverse of `to_layout`."""
+    if path.endswith("quantize/proj/kernel"):
+        return value[:, :, 0, 0].T
+    if path.endswith("kernel"):
+        return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
+    return value[0] if path.endswith("position_embedding") else value
+
+
+def take(tensors: Tensors, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Removes a tensor from the file's; raises UserError where it is missing or has another shape."""
+    if name not in tensors:
+        raise UserError(f"tensor {name!r} {shape} is missing")
+    if tensors[name].shape != shape:
+        raise UserError(f"tensor {name!r} is {tensors[name].shape}, the config says {shape}")
+    return np.array(tensors.pop(name), np.float32, order="C")
+
+
+def from_torch(tensors: Tensors, like: dict, rules: Rules, prefix: str) -> dict:
+    """The tensors below a prefix as our parameters, taken out of `tensors`. like: arrays or shapes."""
+    found = {}
+    for path, leaf in flatten_dict(like, sep="/").items():
+        shape = to_layout(path, np.broadcast_to(np.float32(0), leaf.shape)).shape
+        found[path] = from_layout(path, take(tensors, prefix + torch_name(path, rules), shape))
+    return unflatten_dict(found, sep="/")
+
+
+def to_torch(params: dict, rules: Rules, prefix: str) -> Tensors:
+    """Our parameters under the original's names."""
+    flat = flatten_dict(params, sep="/")
+    return {prefix + torch_name(path, rules): to_layout(path, leaf) for path, leaf in flat.items()}
+
+
+def discriminator_from_torch(tensors: Tensors, like: dict, n_layers: int, prefix: str) -> tuple[dict, dict]:
+    """-> (params, batch_stats). like: shapes of both, as `NLayerDiscriminator.init` gives them."""
+    rules, params, stats = discriminator_rules(n_layers), {}, {}
+    for layer, leaves in like["params"].items():
+        if "loc" not in leaves:
+            params |= from_torch(tensors, {layer: leaves}, rules, prefix)
+            continue
+        name = prefix + torch_name(f"{layer}/", rules)
+        loc, scale = (take(tensors, name + leaf, (1, *leaves["loc"].shape, 1, 1)).ravel() for leaf in ("loc", "scale"))
+        initialized = take(tensors, name + "initialized", ()).astype(bool)
+        params[layer] = {"loc": np.zeros_like(loc), "scale": np.zeros_like(scale)}
+        stats[layer] = {"loc": loc, "scale": scale, "initialized": initialized}
+    for layer, leaves in like.get("batch_stats", {}).items():
+        if "mean" in leaves:
+            name = prefix + torch_name(f"{layer}/", rules)
+            stats[layer] = {
+                leaf: take(tensors, f"{name}running_{leaf}", leaves[leaf].shape) for leaf in ("mean", "var")
+            }
+    return params, stats
+
+
+def discriminator_to_torch(params: dict, stats: dict, n_layers: int, prefix: str) -> Tensors:
+    """The inverse; the number of batches that BatchNorm saw is not known and set to 0, which nothing reads."""
+    rules, tensors = discriminator_rules(n_layers), {}
+    for layer, leaves in params.items():
+        if "loc" not in leaves:
+            tensors |= to_torch({layer: leaves}, rules, prefix)
+            continue
+        name, first = prefix + torch_name(f"{layer}/", rules), stats[layer]
+        tensors |= {name + leaf: (first[leaf] + leaves[leaf]).reshape(1, -1, 1, 1) for leaf in ("loc", "scale")}
+        tensors[name + "initialized"] = np.asarray(first["initialized"], np.uint8)
+    for layer, leaves in stats.items():
+        if "mean" in leaves:
+            name = prefix + torch_name(f"{layer}/", rules)
+            tensors |= {f"{name}running_{leaf}": np.asarray(leaves[leaf]) for leaf in ("mean", "var")}
+            tensors[name + "num_batches_tracked"] = np.zeros((), np.int64)
+    return tensors
+
+
+def lpips_from_torch(tensors: Tensors, prefix: str) -> dict:
+    """LPIPS as `perceptual.load_weights` gives it, of any width."""
+    vgg = {
+        ours: {
+            "kernel": from_layout("kernel", tensors[f"{prefix}{name}.weight"]),
+            "bias": tensors[f"{prefix}{name}.bias"],
+        }
+        for ours, name in lpips_names().items()
+    }
+    return {"vgg": vgg, "lins": [tensors[f"{prefix}lin{i}.model.1.weight"].ravel() for i in range(5)]}
+
+
+def lpips_to_torch(weights: dict, prefix: str) -> Tensors:
+    """The inverse."""
+    tensors = {
+        f"{prefix}scaling_layer.shift": np.float32([-0.030, -0.088, -0.188]).reshape(1, 3, 1, 1),
+        f"{prefix}scaling_layer.scale": np.float32([0.458, 0.448, 0.450]).reshape(1, 3, 1, 1),
+    }
+    for ours, name in lpips_names().items():
+        tensors[f"{prefix}{name}.weight"] = to_layout("kernel", weights["vgg"][ours]["kernel"])
+        tensors[f"{prefix}{name}.bias"] = weights["vgg"][ours]["bias"]
+    for i, lin in enumerate(weights["lins"]):
+        tensors[f"{prefix}lin{i}.model.1.weight"] = lin.reshape(1, -1, 1, 1)
+    return tensors
+
+
+def read_tensors(path: Path) -> tuple[Tensors, int]:
+    """All tensors of a checkpoint as numpy arrays, and its step (0 where it does not say).
+
+    Classes that the file names, such as a trainer's callbacks, are replaced by an empty one and never imported. Raises
+    UserError for what is no checkpoint.
+    """
+    try:
+        import torch
+    except ImportError as e:
+        raise UserError("reading a PyTorch checkpoint needs PyTorch: pip install -e '.[convert]'") from e
+
+    class Inert:
+        """Stands for whatever the file names."""
+
+        def __init__(self, *args, **kwargs):
+            pass
+
+        def __setstate__(self, state):
+            pass
+
+    if not path.is_file():
+        raise UserError(f"--ckpt={path}: there is no such file")
+    try:
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with torch.serialization.safe_globals([(Inert, name) for name in named]):
+            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as e:  # torch raises whatever its unpickler and its zip reader do
+        reason = " ".join(str(e).split("WeightsUnpickler error:")[-1].split())[:200]
+        raise UserError(f"--ckpt={path} cannot be read as tensors: {reason}") from e
+    tensors = stored.get("state_dict", stored) if isinstance(stored, dict) else None
+    if (
+        not isinstance(tensors, dict)
+        or not tensors
+        or not all(isinstance(value, torch.Tensor) for value in tensors.values())
+    ):
+        raise UserError(f"--ckpt={path} holds no state dict of tensors")
+    step = stored.get("global_step", 0)
+    return {name: value.float().numpy() for name, value in tensors.items()}, step if isinstance(step, int) else 0
+
+
+def account(tensors: Tensors) -> None:
+    """Raises UserError for tensors that nothing took and that do not follow from the config."""
+    unexpected = sorted(name for name in tensors if not re.search(DERIVED, name))
+    if unexpected:
+        more = f" and {len(unexpected) - 5} more" if len(unexpected) > 5 else ""
+        raise UserError(f"unexpected tensors: {', '.join(unexpected[:5])}{more}")

@@ -1,0 +1,137 @@
+"""First stages: their configs from the original's YAML, their tensors from and to its checkpoints."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import common, imagenet_vq
+from taming_jax import checkpoint
+from taming_jax.convert.names import class_name, generator_rules
+from taming_jax.convert.tensors import (
+    Tensors,
+    discriminator_from_torch,
+    discriminator_to_torch,
+    from_torch,
+    lpips_to_torch,
+    take,
+    to_torch,
+)
+from taming_jax.errors import UserError, not_among
+from taming_jax.images import color_labels
+from taming_jax.models.discriminator import NLayerDiscriminator
+from taming_jax.models.perceptual import load_weights
+from taming_jax.models.quantize import make_quantizer
+from taming_jax.state import TrainState
+from taming_jax.tasks import vqgan
+
+
+def vq_config(model: dict, image_key: str = "image") -> ConfigDict:
+    """Our config for a first stage of the original's YAML, {'target', 'params'}.
+
+    image_key: what it is a model of, where the YAML does not say so itself.
+    """
+    params, kind = model["params"], class_name(model)
+    lossconfig = params.get("lossconfig") or {"target": "none"}
+    dd, loss = params["ddconfig"], lossconfig.get("params") or {}
+    for name, value in (("double_z", False), ("dropout", 0.0), ("resamp_with_conv", True)):
+        if dd.get(name, value) != value:
+            raise UserError(f"ddconfig.{name}={dd[name]}: only {value} is supported")
+    c = imagenet_vq.get_config()
+    c.data = common.get_data("folder", size=dd["resolution"])
+    c.batch_size = 8
+    names = ("ch", "ch_mult", "num_res_blocks", "attn_resolutions", "z_channels", "out_ch")
+    c.model = ConfigDict({name: tuple(dd[name]) if isinstance(dd[name], list) else dd[name] for name in names})
+    sizes = dict(codebook_size=params["n_embed"], embed_dim=params["embed_dim"])
+    if kind == "GumbelVQ":
+        t = params["temperature_scheduler_config"]["params"]
+        temperature = dict(
+            init_value=t["lr_start"],
+            peak_value=t["lr_max"],
+            warmup_steps=t["warm_up_steps"],
+            decay_steps=t["max_decay_steps"],
+            end_value=t["lr_min"],
+        )
+        kl = params.get("kl_weight", 1e-8)
+        constant = dict(init_value=kl, peak_value=kl, warmup_steps=0, decay_steps=1, end_value=kl)
+        c.quantizer = ConfigDict(
+            dict(name="gumbel", straight_through=True, temperature=temperature, kl_weight=constant, **sizes)
+        )
+    elif kind == "EMAVQ":
+        c.quantizer = ConfigDict(dict(name="ema", commitment_weight=params["beta"], decay=params.get("decay", 0.99)))
+        c.quantizer.update(sizes)
+    elif kind in ("VQModel", "VQModelInterface", "VQNoDiscModel", "VQSegmentationModel"):
+        c.quantizer = ConfigDict(dict(name="vq", commitment_weight=0.25, legacy=True, **sizes))
+    else:
+        known = ("VQModel", "VQModelInterface", "VQNoDiscModel", "VQSegmentationModel", "GumbelVQ", "EMAVQ")
+        raise not_among("model.target", kind, known)
+    key = "segmentation" if kind == "VQSegmentationModel" else params.get("image_key", image_key)
+    c.input = key if key in vqgan.INPUTS else "image"
+    c.data.features = tuple(sorted({"image", c.input}))
+    # The original's COCO-Stuff has 182 labels from 0 and 255 for none, which it stores as 0 before the others.
+    c.data.num_labels = dd["out_ch"] if c.input == "segmentation" else 0
+    c.data.label_shift = int(c.data.num_labels == 183)
+    c.loss.codebook_weight = float(loss.get("codebook_weight", 1.0))
+    if c.input == "segmentation":
+        c.loss.pixel = "bce"
+    if not lossconfig["target"].endswith("VQLPIPSWithDiscriminator"):
+        c.loss.perceptual_weight = c.disc.weight = 0.0
+        return c
+    c.loss.perceptual_weight = float(loss.get("perceptual_weight", 1.0))
+    start = loss["disc_start"]
+    c.disc.update(
+        ndf=loss.get("disc_ndf", 64),
+        n_layers=loss.get("disc_num_layers", 3),
+        use_actnorm=loss.get("use_actnorm", False),
+        loss=loss.get("disc_loss", "hinge"),
+        weight=float(loss.get("disc_weight", 1.0) * loss.get("disc_factor", 1.0)),
+        start=start,
+        gen_start=start,
+    )
+    return c
+
+
+def vq_from_torch(
+    tensors: Tensors, model: dict, prefix: str, image_key: str = "image"
+) -> tuple[ConfigDict, TrainState]:
+    """A first stage's config and state, without an optimizer, from the tensors below a prefix."""
+    config = vq_config(model, image_key)
+    quantizer, size = make_quantizer(config.quantizer), config.data.size
+    x = jax.ShapeDtypeStruct((1, size, size, config.model.out_ch), jnp.float32)
+    gen = from_torch(tensors, vqgan.parameter_shapes(config), generator_rules(config), prefix)
+    stats = jax.eval_shape(quantizer.init_stats, gen["quantize"]["embedding"])
+    codebook = {k: take(tensors, f"{prefix}quantize.embedding.{k}", v.shape) for k, v in stats.items()}
+    params = {"gen": gen}
+    extra = {"gen": {"idle": np.zeros(config.quantizer.codebook_size, np.int32), "codebook": codebook}}
+    if vqgan.competes(config):
+        disc = NLayerDiscriminator(config.disc.ndf, config.disc.n_layers, config.disc.use_actnorm)
+        shapes = jax.eval_shape(lambda key, x: disc.init(key, x, True), jax.random.key(0), x)
+        params["disc"], stats = discriminator_from_torch(
+            tensors, shapes, config.disc.n_layers, f"{prefix}loss.discriminator."
+        )
+        extra["disc"] = {"batch_stats": stats}
+    return config, TrainState(np.zeros((), np.int32), params, {}, extra, {})
+
+
+def vq_to_torch(workdir: Path, step: int, config: ConfigDict, prefix: str) -> Tensors:
+    """A first stage under the original's names; with LPIPS where it has a discriminator, whose loss holds both."""
+    shapes = jax.eval_shape(vqgan.make(config).init, jax.random.key(0))
+    gen = checkpoint.load_net(workdir, step, "gen", shapes.params["gen"])
+    tensors = to_torch(gen, generator_rules(config), prefix)
+    stats = checkpoint.load_tree(workdir, step, ("extra", "gen", "codebook"), shapes.extra["gen"]["codebook"])
+    if stats:  # the codes that belong to them, not their average
+        codes = checkpoint.load_tree(workdir, step, ("params", "gen", "quantize"), shapes.params["gen"]["quantize"])
+        stats["weight"] = codes["embedding"]
+    tensors |= {f"{prefix}quantize.embedding.{name}": value for name, value in stats.items()}
+    if config.input == "segmentation":
+        colors = color_labels(jnp.arange(config.model.out_ch))
+        tensors[f"{prefix}colorize"] = np.asarray(colors).T[:, :, None, None]
+    if "disc" in shapes.params:
+        disc = checkpoint.load_net(workdir, step, "disc", shapes.params["disc"])
+        place = ("extra", "disc", "batch_stats")
+        batch_stats = checkpoint.load_tree(workdir, step, place, shapes.extra["disc"]["batch_stats"])
+        tensors |= discriminator_to_torch(disc, batch_stats, config.disc.n_layers, f"{prefix}loss.discriminator.")
+        tensors |= lpips_to_torch(load_weights(), f"{prefix}loss.perceptual_loss.")
+    return tensors
