@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import pytest
 
 from configs import imagenet_transformer, imagenet_vq
-from taming_jax import compile_ahead, hlo, sharding
+from taming_jax import sharding
+from taming_jax.aot import chips, flops, hlo, programs, report
 from taming_jax.errors import UserError
 from tests.conftest import tiny_vq
 
@@ -93,23 +94,23 @@ def test_flops_are_those_of_the_definition():
 
     x, w, image, kernel = jnp.ones((4, 8)), jnp.ones((8, 8)), jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5))
     forward = 3 * 2 * 4 * 8 * 8 + 2 * (2 * 4 * 4 * 5) * (3 * 3 * 3)
-    assert compile_ahead.count_flops(jax.make_jaxpr(f)(x, w, image, kernel).jaxpr) == forward
+    assert flops.count_flops(jax.make_jaxpr(f)(x, w, image, kernel).jaxpr) == forward
     grads = jax.make_jaxpr(jax.grad(jax.checkpoint(f), (0, 1)))(x, w, image, kernel)
-    assert compile_ahead.count_flops(grads.jaxpr) > 3 * 3 * 2 * 4 * 8 * 8  # forward, again, and both gradients
+    assert flops.count_flops(grads.jaxpr) > 3 * 3 * 2 * 4 * 8 * 8  # forward, again, and both gradients
 
 
 def test_a_slice_that_does_not_exist_gets_one_line():
     for name in ("v5e-17", "v9:2x2", "v5e:3x5x7"):
         with pytest.raises(UserError, match=rf"--topology={name}: no such slice; it is one of .*v5e-16.* v5e:4x4"):
-            compile_ahead.find_devices(name)
+            chips.find_devices(name)
 
 
 @pytest.mark.parametrize("config", [imagenet_vq, imagenet_transformer])
 def test_every_slice_of_a_config_takes_its_batch(config):
-    assert set(config.SLICES) <= set(compile_ahead.SLICES)
+    assert set(config.SLICES) <= set(chips.SLICES)
     for name in config.SLICES:
         c = config.get_config(name)
-        mesh = sharding.make_mesh(c.mesh, compile_ahead.find_devices(name))
+        mesh = sharding.make_mesh(c.mesh, chips.find_devices(name))
         sharding.check_batch(c.batch_size, mesh, c.accumulate)
         base = config.get_config()  # as many images, however large the batch
         assert c.steps * c.batch_size == pytest.approx(base.steps * base.batch_size, rel=1e-3)
@@ -120,7 +121,7 @@ def test_what_does_not_fit_says_by_how_much_and_what_helps():
     words = (
         "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 15.89G of 15.75G hbm. Exceeded hbm capacity"
     )
-    line = str(compile_ahead.out_of_memory(f"{words} by 150.42M. Total", config, "train"))
+    line = str(programs.out_of_memory(f"{words} by 150.42M. Total", config, "train"))
     assert "15.89G of 15.75G a chip, by 150.42M" in line
     assert "batch_size than 256" in line and "accumulate=2" in line and "gpt.remat='full'" in line
 
@@ -128,8 +129,8 @@ def test_what_does_not_fit_says_by_how_much_and_what_helps():
 def test_the_decoder_compiles_for_a_tpu(picture_folder):
     """The real compiler of TPUs, on the smallest of its jobs here."""
     config = tiny_vq(picture_folder)
-    mesh = sharding.make_mesh(config.mesh, compile_ahead.find_devices("v5e:2x2"))
-    lines = "\n".join(compile_ahead.report(config, mesh, "v5e:2x2", "decode"))
+    mesh = sharding.make_mesh(config.mesh, chips.find_devices("v5e:2x2"))
+    lines = "\n".join(report.report(config, mesh, "v5e:2x2", "decode"))
     assert "not needed: none" in lines
     done, own = map(float, re.search(r"does (\S+) TFLOP \(the model's own: (\S+)\)", lines).groups())
     assert 0.5 * done < own <= 1.01 * done

@@ -1,0 +1,161 @@
+"""A config's programs: traced on shapes alone, and compiled for a slice."""
+
+import re
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from ml_collections import ConfigDict
+
+from taming_jax import cli, sharding, tasks
+from taming_jax.aot import hlo
+from taming_jax.data import layouts
+from taming_jax.errors import UserError
+from taming_jax.state import Task, TrainState
+from taming_jax.tasks import conditioners, prior, vqgan
+from taming_jax.train import trace_step
+
+
+class Compiled(NamedTuple):
+    """A program for a slice, and what it costs a chip each time that it runs."""
+
+    seconds: float  # of compiling
+    memory: dict[str, int]  # bytes by kind
+    flops: int  # of the matrix units
+    xla_bytes: float  # as XLA counts, with the on-chip memory and loops once
+    hbm_bytes: int
+    collectives: list[hlo.Collective]
+
+
+def batch_shapes(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """A training batch of a completed config, as shapes."""
+    size, where = (config.batch_size, config.data.size, config.data.size), NamedSharding(mesh, sharding.BATCH)
+    if config.get("codes"):
+        side, length = vqgan.side(config.first_stage.config), conditioners.make(config).length
+        found = {"codes": (size[0], side, side), "cond": (size[0], length)}
+        return {name: jax.ShapeDtypeStruct(shape, np.int32, sharding=where) for name, shape in found.items()}
+    shapes = {
+        "image": ((*size, 3), np.uint8),
+        "other": ((*size, 3), np.uint8),
+        "low": ((*size, 3), np.uint8),
+        "line": ((*size, 1), np.uint8),
+        "depth": ((*size, 1), np.float32),
+        "segmentation": (size, np.uint8),
+        "coord": (size, np.float32),
+        "label": (size[:1], np.int32),
+    }
+    if "objects" in config.data.features:
+        shapes["objects"] = ((size[0], layouts.length(config.data.layout)), np.int32)
+    needed = {"label", *config.data.features}
+    return {name: jax.ShapeDtypeStruct(*shapes[name], sharding=where) for name in sorted(needed)}
+
+
+def state_shapes(config: ConfigDict, task: Task) -> TrainState:
+    """The whole state of training; a transformer's first stages need no run directory."""
+    frozen = prior.frozen_shapes(config) if config.task == "prior" else jax.eval_shape(task.load_frozen)
+    return jax.eval_shape(task.init, jax.random.key(0)).replace(frozen=frozen)
+
+
+def trace_train(config: ConfigDict, mesh: Mesh) -> jax.stages.Traced:
+    """The last phase's training step."""
+    task, key = tasks.find(config.task).make(config), jax.random.key(config.seed)
+    state = sharding.with_shardings(state_shapes(config, task), mesh)
+    return trace_step(task, key, task.phase(config.steps), state, batch_shapes(config, mesh))
+
+
+def trace_decode(config: ConfigDict, mesh: Mesh) -> jax.stages.Traced:
+    """Codes to images, a batch of them as large as in training."""
+    stage = config if config.task == "vqgan" else config.first_stage.config
+    model, where = vqgan.make_model(stage), NamedSharding(mesh, sharding.BATCH)
+    nets = sharding.with_shardings({"gen": vqgan.parameter_shapes(stage)}, mesh)
+    ids = jax.ShapeDtypeStruct((config.batch_size, *[vqgan.side(stage)] * 2), np.int32, sharding=where)
+
+    def decode(nets, ids):
+        return model.apply({"params": sharding.gather(nets["gen"])}, ids, method="decode_ids")
+
+    return jax.jit(decode).trace(nets, ids)
+
+
+def trace_sample(config: ConfigDict, mesh: Mesh) -> jax.stages.Traced:
+    """Conditions to images, a batch of them as large as in training, with the cache."""
+    if config.task != "prior":
+        raise UserError(f"--program=sample is for transformers (task 'prior'), the config is for {config.task!r}")
+    where, cond = NamedSharding(mesh, sharding.BATCH), conditioners.make(config)
+    gpt = jax.eval_shape(prior.make(config).init, jax.random.key(0)).params["gpt"]
+    params = jax.eval_shape(lambda gpt: prior.decode_params(config, gpt), gpt)
+    nets = sharding.with_shardings({"gpt": params, "gen": prior.frozen_shapes(config)["gen"]}, mesh)
+    b = config.batch_size
+    c = jax.ShapeDtypeStruct((b, cond.length), np.int32, sharding=where)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), b))
+    keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=where)
+
+    def sample(nets, c, keys):
+        return prior.sample(config, nets["gpt"], nets["gen"], c, keys)
+
+    return jax.jit(sample).trace(nets, c, keys)
+
+
+PROGRAMS = {"train": trace_train, "sample": trace_sample, "decode": trace_decode}
+
+
+def compile_program(config: ConfigDict, mesh: Mesh, program: str, text_file: str | None = None) -> Compiled:
+    """Compiles it as it would run there, and writes the result's text if a file is named.
+
+    Raises UserError where it does not fit, by how much, and what would help; and where its text cannot be read.
+    """
+    began = time.monotonic()
+    try:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            compiled = PROGRAMS[program](config, mesh).lower().compile(cli.compiler_options(False, "tpu"))
+    except jax.errors.JaxRuntimeError as e:
+        raise out_of_memory(str(e), config, program) from e
+    seconds = time.monotonic() - began
+    stats = compiled.memory_analysis()
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as e:  # seen for v5p with libtpu 0.0.52 and jaxlib 0.10.2
+        size = (stats.argument_size_in_bytes + stats.temp_size_in_bytes) / 2**30
+        raise UserError(
+            f"it compiles and fits, with {size:.2f} GiB a chip for arguments and temporaries; but jax cannot read what"
+            " this libtpu has made, so there are no floors: pip install -e '.[aot]' brings the one that belongs to it"
+        ) from e
+    if text_file is not None:
+        Path(text_file).write_text(text)
+    module, entry = hlo.parse(text)
+    memory = dict(
+        arguments=stats.argument_size_in_bytes,
+        temporaries=stats.temp_size_in_bytes,
+        output=stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        program=stats.generated_code_size_in_bytes,
+    )
+    return Compiled(
+        seconds,
+        memory,
+        hlo.matrix_flops(module, entry),
+        compiled.cost_analysis()["bytes accessed"],
+        hlo.hbm_bytes(module, entry),
+        hlo.collectives(module, entry),
+    )
+
+
+def out_of_memory(message: str, config: ConfigDict, program: str) -> UserError:
+    """The compiler's words about memory as one line; other errors of its own as they are."""
+    found = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm. Exceeded hbm capacity by ([\d.]+\w)", message)
+    short = re.search(r"HLO temporaries \(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)", message)
+    if not found and not short:
+        return UserError(f"the compiler gave up: {' '.join(message.split())[:300]}")
+    used, available = (found or short).groups()[:2]
+    by = f", by {found[3]}" if found else ""
+    helps = [f"a smaller batch_size than {config.batch_size}"]
+    if program == "train":
+        helps += [f"accumulate={2 * config.accumulate}"]
+        if config.task == "prior":
+            better = {"none": ("dots", "full"), "dots": ("full",), "full": ()}[config.gpt.remat]
+            helps += [f"gpt.remat={name!r}" for name in better]
+        elif not config.model.remat:
+            helps.append("model.remat=True")
+    helps += ["mesh.fsdp above 1"] if config.mesh.fsdp == 1 else []
+    return UserError(f"does not fit: {used} of {available} a chip{by}. What helps: {', '.join(helps)}")

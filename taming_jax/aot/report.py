@@ -1,0 +1,98 @@
+"""What a compiled program can reach on a slice, in lines."""
+
+import math
+import re
+from collections import defaultdict
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from taming_jax import sharding, tasks
+from taming_jax.aot import hlo
+from taming_jax.aot.chips import CHIPS, find_devices
+from taming_jax.aot.flops import model_flops
+from taming_jax.aot.programs import compile_program, state_shapes
+from taming_jax.metrics import say
+
+
+def parameter_sizes(config: ConfigDict) -> set[int]:
+    """Elements of every parameter, whole and, where it is stacked for a scan, of one layer's."""
+    state = state_shapes(config, tasks.find(config.task).make(config))
+    leaves = [leaf.shape for leaf in jax.tree.leaves((state.params, state.frozen))]
+    return {math.prod(shape) for shape in leaves} | {math.prod(shape[1:]) for shape in leaves}
+
+
+def is_needed(collective: hlo.Collective, sizes: set[int]) -> bool:
+    """Whether sharded training has to move this: parameters, their gradients, or statistics."""
+    kinds = ("all-reduce", "all-gather", "reduce-scatter")
+    return collective.kind in kinds and (collective.size in sizes or collective.kind != "all-gather")
+
+
+def report(config: ConfigDict, mesh: Mesh, topology: str, program: str, text_file: str | None = None) -> list[str]:
+    """Compiles, and says what came of it, in lines. text_file, raises: as `compile_program`."""
+    chips, chip, gib = mesh.size, CHIPS[re.split("[:-]", topology)[0]], 2**30
+    made = compile_program(config, mesh, program, text_file)
+    own = model_flops(config, mesh, program) / chips
+    floors = {"matrix units": made.flops / chip.flops, "HBM": made.hbm_bytes / chip.bandwidth}
+    moved = sum(c.nbytes * c.times for c in made.collectives)
+    slowest = max(floors, key=floors.get)
+    seconds = floors[slowest]
+    kinds = ", ".join(f"{name} {size / gib:.2f}" for name, size in made.memory.items())
+    rate = config.batch_size / seconds
+    lines = [
+        f"compiled in {made.seconds:.0f} s; fits: {sum(made.memory.values()) / gib:.2f} GiB a chip ({kinds})",
+        f"a chip does {made.flops / 1e12:.3g} TFLOP (the model's own: {own / 1e12:.3g}) and moves"
+        f" {made.hbm_bytes / 1e9:.3g} GB of HBM (XLA's own count, on-chip memory included and loops once:"
+        f" {made.xla_bytes / 1e9:.3g} GB)",
+        "floors: " + ", ".join(f"{name} {1e3 * s:.1f} ms" for name, s in floors.items()) + f"; bound by {slowest}",
+        f"at best {rate / chips:.1f} images/s/chip, {rate:.0f} in all; roofline MFU {own / chip.flops / seconds:.0%}",
+        f"collectives move {moved / 1e6:.0f} MB a chip: {1e3 * moved / chip.interconnect:.1f} ms of its interconnect",
+    ]
+    sizes, table = parameter_sizes(config), defaultdict(lambda: [0, 0])
+    for c in made.collectives:
+        entry = table[is_needed(c, sizes), c.kind]
+        entry[0] += c.times
+        entry[1] += c.nbytes * c.times
+    for needed in (True, False):
+        row = [f"{n} {kind} ({size / 1e6:.1f} MB)" for (ok, kind), (n, size) in sorted(table.items()) if ok == needed]
+        lines.append(f"{'needed' if needed else 'not needed'}: {', '.join(row) or 'none'}")
+    if program == "train":
+        hours = config.steps * seconds / 3600
+        lines.append(f"{config.steps} steps take at least {hours:.1f} hours, {hours * chips:.0f} chip-hours")
+    return lines
+
+
+def complete(config: ConfigDict, stages: dict[str, ConfigDict], num_classes: int) -> ConfigDict:
+    """The config as training would complete it; first stages from their configs where there are no runs of them yet."""
+    stages = {name: stage.copy_and_resolve_references() for name, stage in stages.items()}
+    if "first_stage" in stages:
+        stages["first_stage"].data.class_names = tuple(map(str, range(num_classes)))
+    return tasks.complete_ahead(config, stages)
+
+
+def run(
+    config: ConfigDict,
+    topology: str,
+    program: str,
+    stages: dict[str, ConfigDict],
+    num_classes: int,
+    quick: bool = False,
+    text_file: str | None = None,
+) -> None:
+    """Completes a config, compiles its program for a slice, and prints what came of it.
+
+    stages, num_classes: as of `complete`. quick: the compiler looks for less. text_file, raises: as `compile_program`.
+    """
+    if quick:
+        jax.config.update("jax_exec_time_optimization_effort", -1.0)
+    mesh = sharding.make_mesh(config.mesh, find_devices(topology))
+    mesh = mesh if program == "train" else sharding.to_sample(mesh)
+    sharding.check_batch(config.batch_size, mesh, config.accumulate)
+    config = complete(config, stages, num_classes)
+    shape = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    quickly = jax.config.jax_exec_time_optimization_effort < 0
+    how = f"{config.dtype}, compiled quickly: more bytes than there will be" if quickly else config.dtype
+    say(f"{program} on {topology}: {mesh.size} chips, mesh {shape}, batch {config.batch_size}, {how}")
+    for line in report(config, mesh, topology, program, text_file):
+        say(line)
