@@ -27,7 +27,7 @@ SLICES = {
 
 def get_config(slice_name: str = "") -> ConfigDict:
     c = common.get_config()
-    c.task = "prior"
+    c.task = "transformer"
     c.dtype = "bfloat16"
     c.mesh.update(data=1, fsdp=-1)
     c.first_stage = common.get_first_stage("runs/imagenet_16384_vq")

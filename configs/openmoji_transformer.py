@@ -12,7 +12,7 @@ from configs import common
 
 def get_config() -> ConfigDict:
     c = common.get_config()
-    c.task = "prior"
+    c.task = "transformer"
     c.first_stage = common.get_first_stage("runs/openmoji_vq")
     c.cond = common.get_cond("class")
     c.order = "row_major"

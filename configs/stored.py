@@ -7,12 +7,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from taming_jax import checkpoint
+from taming_jax import completion
 
 
 def get_config(workdir: str) -> ConfigDict:
-    config = checkpoint.load_config(Path(workdir))[0]
-    config.accumulate = config.get("accumulate", 1)  # of runs that are older than the field
-    if config.task == "vqgan":
-        config.model.remat = config.model.get("remat", False)
-    return config
+    return completion.load_config(Path(workdir))[0]

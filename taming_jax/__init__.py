@@ -1,3 +1,22 @@
-"""Taming Transformers in JAX: VQGAN, autoregressive transformer, sampler."""
+"""Taming Transformers in JAX: VQGAN, autoregressive transformer, sampler.
+
+    tokenizer = taming_jax.Tokenizer.load("runs/openmoji_vq")
+    generator = taming_jax.Generator.load("runs/openmoji_transformer")
+
+Mistakes that one can mend raise `taming_jax.UserError`, with one line that says what to do.
+"""
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+__all__ = ["Generator", "Tokenizer", "UserError"]
+
+HOMES = {"Tokenizer": "tokenizer", "Generator": "generator", "UserError": "errors"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports at first use: commands that need no jax should not wait for it."""
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{HOMES[name]}"), name)

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -75,7 +76,7 @@ def restore(manager: ocp.CheckpointManager, like: TrainState) -> tuple[TrainStat
         if damaged:
             manager.reload()
         return state, place["next_batch"]
-    raise UserError(f"no checkpoint in {manager.directory} can be read with this config; choose another --workdir")
+    raise UserError(f"no checkpoint in {manager.directory} can be read with this config; choose another run directory")
 
 
 def steps(workdir: Path) -> list[int]:
@@ -84,17 +85,13 @@ def steps(workdir: Path) -> list[int]:
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
 
-def load_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int]:
-    """The config stored at a step (None for the newest that can be read) and that step.
+def read_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int]:
+    """The config stored at a step (None for the newest that can be read), as it was stored; and that step.
 
-    Run directories of first stages that are no longer where they were are looked for beside this one, and in it. Raises
-    UserError where there is no config.
+    Raises UserError where there is none.
     """
     if not workdir.is_dir():
-        raise UserError(
-            f"run directory {workdir} does not exist; train there first,"
-            " or name another with --workdir or --config.first_stage.workdir"
-        )
+        raise UserError(f"run directory {workdir} does not exist; train there first, or name another")
     found = steps(workdir)
     if not found or (step is not None and step not in found):
         raise UserError(
@@ -107,20 +104,15 @@ def load_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int
                 stored = manager.restore(candidate, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
             except Exception:  # cut off while it was written, say: Orbax raises whatever its storage did
                 continue
-            config = ConfigDict(_tuples(stored))
-            for stage in (config.get("first_stage"), config.get("cond")):
-                if stage is not None and stage.workdir and not Path(stage.workdir).is_dir():
-                    moved = [place / Path(stage.workdir).name for place in (workdir.parent, workdir)]
-                    stage.workdir = str(next((m for m in moved if (m / "checkpoints").is_dir()), stage.workdir))
-            return config, candidate
+            return ConfigDict(to_tuples(stored)), candidate
     raise UserError(f"run directory {workdir}: no config can be read in its checkpoints {found}")
 
 
-def _tuples(tree):
+def to_tuples(tree: Any) -> Any:
     """JSON's lists as the tuples they were."""
     if isinstance(tree, dict):
-        return {key: _tuples(value) for key, value in tree.items()}
-    return tuple(map(_tuples, tree)) if isinstance(tree, list) else tree
+        return {key: to_tuples(value) for key, value in tree.items()}
+    return tuple(map(to_tuples, tree)) if isinstance(tree, list) else tree
 
 
 def load_net(workdir: Path, step: int, name: str, like: dict) -> dict:

@@ -10,7 +10,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from taming_jax.errors import UserError, nearest
+from taming_jax.errors import ArgumentError, UserError, nearest
 
 
 def run(main: Callable[[], None]) -> None:
@@ -33,6 +33,8 @@ def run(main: Callable[[], None]) -> None:
         logging.set_verbosity(logging.ERROR)  # the libraries warn of what is no news to the user
         try:
             main()
+        except ArgumentError as e:
+            fail(f"--{e}")
         except UserError as e:
             fail(str(e))
         except KeyboardInterrupt:
@@ -114,28 +116,3 @@ def define_stages() -> None:
 def stages() -> dict[str, ConfigDict]:
     """The configs of the first stages that the flags name."""
     return {name: flags.FLAGS[name].value for name in ("first_stage", "cond") if flags.FLAGS[name].value is not None}
-
-
-def compiler_options(learns_convolutions: bool, platform: str | None = None) -> dict[str, str] | None:
-    """For `jax.jit`, on the platform that is there or that is named.
-
-    On CPUs, where convolutions learn, no YNN fusions: they make a weight gradient up to 5 times slower, and products
-    faster (jaxlib 0.10.2; an unknown option would be an error, hence the ceiling in requirements.txt). On TPUs, no
-    products that travel around a ring: under FSDP each would replace a reduce-scatter by many permutations.
-    """
-    platform = platform or jax.default_backend()
-    if platform == "cpu" and learns_convolutions:
-        return {"xla_cpu_experimental_ynn_fusion_type": ""}
-    return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"} if platform == "tpu" else None
-
-
-def differences(old: ConfigDict, new: ConfigDict, prefix: str = "") -> list[str]:
-    """'batch_size 8 -> 16' for each field that differs, by full name."""
-    found = []
-    for key in sorted(set(old) | set(new)):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, ConfigDict) and isinstance(b, ConfigDict):
-            found += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key} {a!r} -> {b!r}")
-    return found

@@ -8,10 +8,14 @@ class UserError(Exception):
     """Something the user can mend. The command lines print the message and exit with 2, without a stack trace."""
 
 
-def not_among(name: str, value: str, allowed: Iterable[str]) -> UserError:
+class ArgumentError(UserError):
+    """Of what a function was asked for. The message begins with the argument's name, a command's with the flag's."""
+
+
+def not_among(name: str, value: str, allowed: Iterable[str], kind: type[UserError] = UserError) -> UserError:
     """The error for a word that is not one of a few."""
     allowed = list(allowed)
-    return UserError(f"{name}={value!r}: allowed are {', '.join(map(repr, allowed))}{nearest(value, allowed)}")
+    return kind(f"{name}={value!r}: allowed are {', '.join(map(repr, allowed))}{nearest(value, allowed)}")
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:

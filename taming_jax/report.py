@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from taming_jax.cli import fail
+from taming_jax.console import duration
 from taming_jax.errors import UserError
-from taming_jax.metrics import duration
 
 
 def report(folder: Path) -> list[str]:

@@ -50,6 +50,12 @@ def to_sample(mesh: Mesh) -> Mesh:
     return Mesh(mesh.devices.reshape(shape), AXES, axis_types=mesh.axis_types)
 
 
+def mesh_here(sizes: ConfigDict) -> Mesh:
+    """To sample from a run that may have been trained elsewhere: all devices, 'tensor' as there if it divides them."""
+    tensor = sizes.tensor if sizes.tensor > 0 and jax.device_count() % sizes.tensor == 0 else 1
+    return make_mesh(ConfigDict(dict(data=-1, fsdp=1, tensor=tensor)))
+
+
 def spec_of(path: str, shape: tuple[int, ...], mesh_shape: dict[str, int]) -> PartitionSpec:
     """The table's entry for a leaf."""
     for pattern, axes in RULES:
@@ -75,12 +81,6 @@ def with_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), tree, shardings)
 
 
-def platform() -> str:
-    """For which a step is traced: 'cpu', 'gpu' or 'tpu'; the mesh's, which may be ahead of its devices."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
-
-
 def gather(tree: PyTree, path: str = "") -> PyTree:
     """Parameters whole along 'fsdp', inside a jitted step under `jax.set_mesh`; their gradients are in shards again.
 
@@ -100,6 +100,25 @@ def gather(tree: PyTree, path: str = "") -> PyTree:
 def scatter(tree: PyTree, path: str = "") -> PyTree:
     """Gradients of gathered parameters in the shards of the table, where `gather` was not differentiated itself."""
     return _by_table(jax.lax.with_sharding_constraint, tree, path)
+
+
+def replicate(tree: PyTree) -> PyTree:
+    """Inside a jitted function under `jax.set_mesh`: whole on every device. Without a mesh, `tree` as it is."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), tree)
+
+
+def split(tree: PyTree) -> PyTree:
+    """Inside a jitted function under `jax.set_mesh`: the first axis as a batch lies, where the mesh divides it.
+
+    Without a mesh, `tree` as it is.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return tree
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    return jax.tree.map(lambda x: x if len(x) % parts else jax.lax.with_sharding_constraint(x, BATCH), tree)
 
 
 def _by_table(function: Callable, tree: PyTree, path: str) -> PyTree:
@@ -125,7 +144,7 @@ def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
         )
 
 
-def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
     """This process's rows -> global arrays, split over data x fsdp."""
     sharding = NamedSharding(mesh, BATCH)
-    return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
+    return jax.tree.map(lambda value: jax.make_array_from_process_local_data(sharding, value), batch)

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from taming_jax import images
-from taming_jax.animation import Animation
+from taming_jax.data.transforms import Annotator
 
 PyTree = Any
 
@@ -31,15 +30,15 @@ class TrainState:
 
 
 class Task(NamedTuple):
-    """A stage of training. All are pure but `load_frozen`, which reads files.
+    """A stage of training. All are pure but `load_frozen`, which reads files, and `pictures`, which keeps programs.
 
     init: (key) -> TrainState without frozen nets.
     load_frozen: () -> pytree of numpy arrays.
     phase: (step) -> what is static about the step's program; it is compiled anew when this changes.
     train_step: (state, batch, key, phase) -> (state, metric collection).
     eval_step: (state, batch) -> metric collection over the rows where batch['mask'] is 1.
-    pictures: (state, batch, key) -> {name: Sheet} for people to look at.
-    paint: (state, key) -> {name: Animation}, or None; not to be jitted.
+    pictures: (state, batch) -> {name: images.Sheet or animation.Animation} for people to look at; not to be jitted.
+    learns_convolutions: see `backend.compiler_options`. annotator: see `transforms.Augment`; None for pictures alone.
     """
 
     init: Callable
@@ -47,8 +46,9 @@ class Task(NamedTuple):
     phase: Callable
     train_step: Callable
     eval_step: Callable
-    pictures: Callable[..., dict[str, images.Sheet]]
-    paint: Callable[..., dict[str, Animation]] | None
+    pictures: Callable
+    learns_convolutions: bool
+    annotator: Annotator | None
 
 
 def create(optimizers: dict, params: dict, extra: dict, ema_decay: dict[str, float]) -> TrainState:

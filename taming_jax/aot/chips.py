@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 from jax.experimental import topologies
 
-from taming_jax.errors import UserError
+from taming_jax.errors import ArgumentError, UserError
 
 
 class Chip(NamedTuple):
@@ -44,6 +44,6 @@ def find_devices(topology: str) -> list[jax.Device]:
     except (ValueError, jax.errors.JaxRuntimeError) as e:
         if "libtpu" in str(e):
             raise UserError("the compiler of TPUs is missing: pip install -e '.[aot]'") from e
-        raise UserError(
-            f"--topology={given}: no such slice; it is one of {', '.join(SLICES)}, or written like v5e:4x4"
+        raise ArgumentError(
+            f"topology={given}: no such slice; it is one of {', '.join(SLICES)}, or written like v5e:4x4"
         ) from e

@@ -15,7 +15,7 @@ from taming_jax.aot.programs import PROGRAMS
 def model_flops(config: ConfigDict, mesh: Mesh, program: str) -> int:
     """Floating-point operations of the model's own products and convolutions, all chips together, nothing twice."""
     plain = config.copy_and_resolve_references()
-    if plain.task == "prior":
+    if plain.task == "transformer":
         plain.gpt.remat = "none"
     else:
         plain.model.remat = False

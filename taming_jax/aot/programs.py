@@ -10,13 +10,17 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
-from taming_jax import cli, sharding, tasks
+from taming_jax import sharding
 from taming_jax.aot import hlo
-from taming_jax.data import layouts
-from taming_jax.errors import UserError
+from taming_jax.backend import compiler_options
+from taming_jax.data.features import FEATURES
+from taming_jax.errors import ArgumentError, UserError
+from taming_jax.first_stage import make_first_stage
+from taming_jax.loop import trace_step
+from taming_jax.sampling.draw import make_sampling
+from taming_jax.second_stage import make_second_stage
 from taming_jax.state import Task, TrainState
-from taming_jax.tasks import conditioners, prior, vqgan
-from taming_jax.train import trace_step
+from taming_jax.tasks import make_task
 
 
 class Compiled(NamedTuple):
@@ -32,68 +36,62 @@ class Compiled(NamedTuple):
 
 def batch_shapes(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """A training batch of a completed config, as shapes."""
-    size, where = (config.batch_size, config.data.size, config.data.size), NamedSharding(mesh, sharding.BATCH)
-    if config.get("codes"):
-        side, length = vqgan.side(config.first_stage.config), conditioners.make(config).length
-        found = {"codes": (size[0], side, side), "cond": (size[0], length)}
-        return {name: jax.ShapeDtypeStruct(shape, np.int32, sharding=where) for name, shape in found.items()}
-    shapes = {
-        "image": ((*size, 3), np.uint8),
-        "other": ((*size, 3), np.uint8),
-        "low": ((*size, 3), np.uint8),
-        "line": ((*size, 1), np.uint8),
-        "depth": ((*size, 1), np.float32),
-        "segmentation": (size, np.uint8),
-        "coord": (size, np.float32),
-        "label": (size[:1], np.int32),
-    }
-    if "objects" in config.data.features:
-        shapes["objects"] = ((size[0], layouts.length(config.data.layout)), np.int32)
-    needed = {"label", *config.data.features}
-    return {name: jax.ShapeDtypeStruct(*shapes[name], sharding=where) for name in sorted(needed)}
+    b, size = config.batch_size, (config.batch_size, config.data.size, config.data.size)
+    stage = make_second_stage(config) if config.task == "transformer" else None
+    shapes = {"label": ((b,), np.int32)}
+    if stage is not None and config.codes:
+        side = stage.first.side
+        shapes = {"codes": ((b, side, side), np.int32), "cond": ((b, stage.cond.length), np.int32)}
+    else:
+        for name in config.data.features:
+            channels, dtype = FEATURES[name].channels, FEATURES[name].dtype
+            if channels is None:
+                shapes[name] = (b, stage.cond.length), dtype
+            else:
+                shapes[name] = (*size, channels) if channels else size, dtype
+    where = NamedSharding(mesh, sharding.BATCH)
+    return {name: jax.ShapeDtypeStruct(*shapes[name], sharding=where) for name in sorted(shapes)}
 
 
 def state_shapes(config: ConfigDict, task: Task) -> TrainState:
     """The whole state of training; a transformer's first stages need no run directory."""
-    frozen = prior.frozen_shapes(config) if config.task == "prior" else jax.eval_shape(task.load_frozen)
+    if config.task == "transformer":
+        frozen = make_second_stage(config).frozen_shapes()
+    else:
+        frozen = jax.eval_shape(task.load_frozen)
     return jax.eval_shape(task.init, jax.random.key(0)).replace(frozen=frozen)
 
 
 def trace_train(config: ConfigDict, mesh: Mesh) -> jax.stages.Traced:
     """The last phase's training step."""
-    task, key = tasks.find(config.task).make(config), jax.random.key(config.seed)
+    task, key = make_task(config), jax.random.key(config.seed)
     state = sharding.with_shardings(state_shapes(config, task), mesh)
     return trace_step(task, key, task.phase(config.steps), state, batch_shapes(config, mesh))
 
 
 def trace_decode(config: ConfigDict, mesh: Mesh) -> jax.stages.Traced:
     """Codes to images, a batch of them as large as in training."""
-    stage = config if config.task == "vqgan" else config.first_stage.config
-    model, where = vqgan.make_model(stage), NamedSharding(mesh, sharding.BATCH)
-    nets = sharding.with_shardings({"gen": vqgan.parameter_shapes(stage)}, mesh)
-    ids = jax.ShapeDtypeStruct((config.batch_size, *[vqgan.side(stage)] * 2), np.int32, sharding=where)
-
-    def decode(nets, ids):
-        return model.apply({"params": sharding.gather(nets["gen"])}, ids, method="decode_ids")
-
-    return jax.jit(decode).trace(nets, ids)
+    stage = make_first_stage(config if config.task == "vqgan" else config.first_stage.config)
+    nets = sharding.with_shardings({"gen": stage.parameter_shapes()}, mesh)
+    where, shape = NamedSharding(mesh, sharding.BATCH), (config.batch_size, stage.side, stage.side)
+    ids = jax.ShapeDtypeStruct(shape, np.int32, sharding=where)
+    return jax.jit(lambda nets, ids: stage.decode(nets["gen"], ids)).trace(nets, ids)
 
 
 def trace_sample(config: ConfigDict, mesh: Mesh) -> jax.stages.Traced:
     """Conditions to images, a batch of them as large as in training, with the cache."""
-    if config.task != "prior":
-        raise UserError(f"--program=sample is for transformers (task 'prior'), the config is for {config.task!r}")
-    where, cond = NamedSharding(mesh, sharding.BATCH), conditioners.make(config)
-    gpt = jax.eval_shape(prior.make(config).init, jax.random.key(0)).params["gpt"]
-    params = jax.eval_shape(lambda gpt: prior.decode_params(config, gpt), gpt)
-    nets = sharding.with_shardings({"gpt": params, "gen": prior.frozen_shapes(config)["gen"]}, mesh)
-    b = config.batch_size
-    c = jax.ShapeDtypeStruct((b, cond.length), np.int32, sharding=where)
+    if config.task != "transformer":
+        raise ArgumentError(f"program=sample is for transformers, the config is for {config.task!r}")
+    where, stage, b = NamedSharding(mesh, sharding.BATCH), make_second_stage(config), config.batch_size
+    sampling = make_sampling(config.sample, stage.drop)
+    params = jax.eval_shape(lambda key: stage.decode_params(stage.init(key)), jax.random.key(0))
+    nets = sharding.with_shardings({"gpt": params, "gen": stage.frozen_shapes()["gen"]}, mesh)
+    c = jax.ShapeDtypeStruct((b, stage.cond.length), np.int32, sharding=where)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), b))
     keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=where)
 
     def sample(nets, c, keys):
-        return prior.sample(config, nets["gpt"], nets["gen"], c, keys)
+        return stage.sample(nets["gpt"], nets["gen"], c, keys, sampling)
 
     return jax.jit(sample).trace(nets, c, keys)
 
@@ -109,7 +107,7 @@ def compile_program(config: ConfigDict, mesh: Mesh, program: str, text_file: str
     began = time.monotonic()
     try:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            compiled = PROGRAMS[program](config, mesh).lower().compile(cli.compiler_options(False, "tpu"))
+            compiled = PROGRAMS[program](config, mesh).lower().compile(compiler_options(False, "tpu"))
     except jax.errors.JaxRuntimeError as e:
         raise out_of_memory(str(e), config, program) from e
     seconds = time.monotonic() - began
@@ -152,7 +150,7 @@ def out_of_memory(message: str, config: ConfigDict, program: str) -> UserError:
     helps = [f"a smaller batch_size than {config.batch_size}"]
     if program == "train":
         helps += [f"accumulate={2 * config.accumulate}"]
-        if config.task == "prior":
+        if config.task == "transformer":
             better = {"none": ("dots", "full"), "dots": ("full",), "full": ()}[config.gpt.remat]
             helps += [f"gpt.remat={name!r}" for name in better]
         elif not config.model.remat:

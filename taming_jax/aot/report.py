@@ -8,17 +8,18 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from taming_jax import sharding, tasks
+from taming_jax import completion, sharding
 from taming_jax.aot import hlo
 from taming_jax.aot.chips import CHIPS, find_devices
 from taming_jax.aot.flops import model_flops
 from taming_jax.aot.programs import compile_program, state_shapes
-from taming_jax.metrics import say
+from taming_jax.console import say
+from taming_jax.tasks import make_task
 
 
 def parameter_sizes(config: ConfigDict) -> set[int]:
     """Elements of every parameter, whole and, where it is stacked for a scan, of one layer's."""
-    state = state_shapes(config, tasks.find(config.task).make(config))
+    state = state_shapes(config, make_task(config))
     leaves = [leaf.shape for leaf in jax.tree.leaves((state.params, state.frozen))]
     return {math.prod(shape) for shape in leaves} | {math.prod(shape[1:]) for shape in leaves}
 
@@ -68,7 +69,7 @@ def complete(config: ConfigDict, stages: dict[str, ConfigDict], num_classes: int
     stages = {name: stage.copy_and_resolve_references() for name, stage in stages.items()}
     if "first_stage" in stages:
         stages["first_stage"].data.class_names = tuple(map(str, range(num_classes)))
-    return tasks.complete_ahead(config, stages)
+    return completion.complete_ahead(config, stages)
 
 
 def run(

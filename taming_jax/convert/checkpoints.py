@@ -6,41 +6,41 @@ import jax
 import numpy as np
 import yaml
 
-from taming_jax import checkpoint
+from taming_jax import checkpoint, completion
+from taming_jax.console import say
 from taming_jax.convert.tensors import account, read_tensors
-from taming_jax.convert.transformer import prior_from_torch, prior_to_torch
+from taming_jax.convert.transformer import transformer_from_torch, transformer_to_torch
 from taming_jax.convert.vqgan import vq_from_torch, vq_to_torch
-from taming_jax.errors import UserError
-from taming_jax.metrics import say
+from taming_jax.errors import ArgumentError, UserError
 
 
 def from_checkpoint(ckpt: Path, config_file: Path, workdir: Path) -> None:
     """Writes the run directories of a checkpoint; raises UserError where a tensor is missing, surplus or misshapen."""
     if not config_file.is_file():
-        raise UserError(f"--config={config_file}: there is no such file")
+        raise ArgumentError(f"config={config_file}: there is no such file")
     try:
         content = yaml.safe_load(config_file.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise UserError(f"--config={config_file} is no YAML: {' '.join(str(e).split())[:200]}") from e
+        raise ArgumentError(f"config={config_file} is no YAML: {' '.join(str(e).split())[:200]}") from e
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict) or not {"target", "params"} <= set(model):
-        raise UserError(
-            f"--config={config_file} holds no 'model' with 'target' and 'params', as the original's files do"
+        raise ArgumentError(
+            f"config={config_file} holds no 'model' with 'target' and 'params', as the original's files do"
         )
     for path in (workdir, workdir / "first_stage", workdir / "cond_stage"):
         if checkpoint.steps(path):
-            raise UserError(f"{path} already holds a run; name another --workdir")
+            raise UserError(f"{path} already holds a run; name another run directory")
     tensors, step = read_tensors(ckpt)
     try:
         if model["target"].endswith("Net2NetTransformer"):
-            runs = prior_from_torch(tensors, model["params"], content.get("data") or {}, workdir)
+            runs = transformer_from_torch(tensors, model["params"], content.get("data") or {}, workdir)
         else:
             runs = {workdir: vq_from_torch(tensors, model, "")}
         account(tensors)
     except UserError as e:
         raise UserError(f"{ckpt} with {config_file}: {e}") from e
     except KeyError as e:
-        raise UserError(f"--config={config_file} has no {e.args[0]!r}") from e
+        raise ArgumentError(f"config={config_file} has no {e.args[0]!r}") from e
     for path, (config, state) in runs.items():
         state = state.replace(step=np.asarray(step if path == workdir else 0, np.int32))
         path.mkdir(parents=True, exist_ok=True)
@@ -57,10 +57,12 @@ def to_checkpoint(workdir: Path, out: Path) -> None:
     except ImportError as e:
         raise UserError("writing a PyTorch checkpoint needs PyTorch: pip install -e '.[convert]'") from e
     if out.exists():
-        raise UserError(f"--to-torch={out} exists already; name another file")
-    config, step = checkpoint.load_config(workdir)
+        raise ArgumentError(f"to-torch={out} exists already; name another file")
+    config, step = completion.load_config(workdir)
     tensors = (
-        prior_to_torch(workdir, step, config) if config.task == "prior" else vq_to_torch(workdir, step, config, "")
+        transformer_to_torch(workdir, step, config)
+        if config.task == "transformer"
+        else vq_to_torch(workdir, step, config, "")
     )
     state_dict = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
     out.parent.mkdir(parents=True, exist_ok=True)

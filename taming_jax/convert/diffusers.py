@@ -4,15 +4,14 @@ import json
 import re
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from taming_jax import checkpoint
+from taming_jax import checkpoint, completion
+from taming_jax.console import say
 from taming_jax.convert.names import Rules
 from taming_jax.convert.tensors import to_torch
-from taming_jax.errors import UserError
-from taming_jax.metrics import say
-from taming_jax.tasks import vqgan
+from taming_jax.errors import ArgumentError, UserError
+from taming_jax.first_stage import make_first_stage
 
 
 def diffusers_rules(levels: int) -> Rules:
@@ -45,8 +44,8 @@ def to_diffusers(workdir: Path, out: Path) -> None:
     except ImportError as e:
         raise UserError("writing for diffusers needs safetensors: pip install -e '.[convert]'") from e
     if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise UserError(f"--to-diffusers={out} is not empty; name another folder")
-    config, step = checkpoint.load_config(workdir)
+        raise ArgumentError(f"to-diffusers={out} is not empty; name another folder")
+    config, step = completion.load_config(workdir)
     if config.task != "vqgan" or config.quantizer.name == "gumbel":
         raise UserError(f"{workdir}: diffusers has a VQModel, and neither transformers nor Gumbel quantizers")
     model = config.model
@@ -67,7 +66,7 @@ def to_diffusers(workdir: Path, out: Path) -> None:
         "vq_embed_dim": config.quantizer.embed_dim,
         "sample_size": config.data.size,
     }
-    shapes = jax.eval_shape(vqgan.make(config).init, jax.random.key(0)).params["gen"]
+    shapes = make_first_stage(config).parameter_shapes()
     tensors = to_torch(checkpoint.load_net(workdir, step, "gen", shapes), diffusers_rules(levels), "")
     for name, value in tensors.items():
         if re.search(r"attentions\.\d+\.to_.*weight$", name):

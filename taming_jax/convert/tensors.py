@@ -7,7 +7,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from taming_jax.convert.names import Rules, discriminator_rules, lpips_names, torch_name
-from taming_jax.errors import UserError
+from taming_jax.errors import ArgumentError, UserError
 
 Tensors = dict[str, np.ndarray]
 
@@ -144,21 +144,21 @@ def read_tensors(path: Path) -> tuple[Tensors, int]:
             pass
 
     if not path.is_file():
-        raise UserError(f"--ckpt={path}: there is no such file")
+        raise ArgumentError(f"ckpt={path}: there is no such file")
     try:
         named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         with torch.serialization.safe_globals([(Inert, name) for name in named]):
             stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as e:  # torch raises whatever its unpickler and its zip reader do
         reason = " ".join(str(e).split("WeightsUnpickler error:")[-1].split())[:200]
-        raise UserError(f"--ckpt={path} cannot be read as tensors: {reason}") from e
+        raise ArgumentError(f"ckpt={path} cannot be read as tensors: {reason}") from e
     tensors = stored.get("state_dict", stored) if isinstance(stored, dict) else None
     if (
         not isinstance(tensors, dict)
         or not tensors
         or not all(isinstance(value, torch.Tensor) for value in tensors.values())
     ):
-        raise UserError(f"--ckpt={path} holds no state dict of tensors")
+        raise ArgumentError(f"ckpt={path} holds no state dict of tensors")
     step = stored.get("global_step", 0)
     return {name: value.float().numpy() for name, value in tensors.items()}, step if isinstance(step, int) else 0
 

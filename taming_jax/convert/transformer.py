@@ -3,23 +3,25 @@
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from configs import common, custom_transformer
-from taming_jax import checkpoint, permute
+from taming_jax import checkpoint
+from taming_jax.completion import complete
+from taming_jax.conditions.layout import KINDS
 from taming_jax.convert.names import LAYOUTS, ORDERS, TRANSFORMER, class_name
 from taming_jax.convert.tensors import Tensors, from_torch, to_torch
 from taming_jax.convert.vqgan import vq_from_torch, vq_to_torch
-from taming_jax.data import annotations, layouts
+from taming_jax.data import annotations
 from taming_jax.errors import UserError, not_among
+from taming_jax.first_stage import make_first_stage
 from taming_jax.models.gpt import stack, unstack
+from taming_jax.second_stage import make_second_stage
 from taming_jax.state import TrainState
-from taming_jax.tasks import prior, vqgan
 
 
-def prior_from_torch(
+def transformer_from_torch(
     tensors: Tensors, params: dict, data: dict, workdir: Path
 ) -> dict[Path, tuple[ConfigDict, TrainState]]:
     """A transformer and its first stages, each with the run directory that it goes into.
@@ -32,32 +34,26 @@ def prior_from_torch(
     first_key = params.get("first_stage_key", "image")
     first, state = vq_from_torch(tensors, params["first_stage_config"], "first_stage_model.", first_key)
     runs = {workdir / "first_stage": (first, state)}
+    order = class_name(params.get("permuter_config") or {"target": "Identity"})
+    if order not in ORDERS:
+        raise not_among("permuter_config.target", order, ORDERS)
     with config.unlocked():
-        config.first_stage.update(workdir=str(workdir / "first_stage"), step=0, config=first)
+        config.first_stage.update(workdir=str(workdir / "first_stage"), step=0)
         config.cond, class_names = condition(tensors, params, data, workdir, runs)
-        config.data = ConfigDict({**first.data, "class_names": class_names})
-        config.data.update(features=prior.features(config), layout=config.cond.layout)
-        if config.cond.name == "image":
-            seen = config.cond.config.data
-            config.data.update(num_labels=seen.num_labels, label_shift=seen.label_shift)
         config.gpt.update(num_layers=t["n_layer"], num_heads=t["n_head"], embed_dim=t["n_embd"])
         config.gpt.update({name: float(t.get(name, 0.0)) for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop")})
         config.gpt.update(n_unmasked=t.get("n_unmasked", 0), vocab_size=t["vocab_size"], block_size=t["block_size"])
-        config.pkeep = float(params.get("pkeep", 1.0))
-        order = class_name(params.get("permuter_config") or {"target": "Identity"})
-        if order not in ORDERS:
-            raise not_among("permuter_config.target", order, ORDERS)
-        config.order = ORDERS[order]
-        side = vqgan.side(first)
-        stored = tensors.get("permuter.forward_shuffle_idx", np.arange(side * side))
-        if not np.array_equal(stored, permute.ORDERS[config.order](side, side)):
-            raise UserError(f"tensor 'permuter.forward_shuffle_idx' is not the order of {order} on {side}x{side} codes")
-        config.ema_decay = 0.0
+        config.update(pkeep=float(params.get("pkeep", 1.0)), order=ORDERS[order], ema_decay=0.0)
         if (used := tensors.pop("first_stage_model.quantize.used", None)) is not None:
             config.first_stage.used = tuple(int(code) for code in used)
-    ids = jax.ShapeDtypeStruct((1, t["block_size"]), jnp.int32)
-    like = jax.eval_shape(prior.make_model(config).init, jax.random.key(0), ids)["params"]
-    like = jax.eval_shape(unstack, like)
+    config = complete(config, None, lambda path, step: (runs[path][0], step))
+    config.data.class_names = class_names
+    stage = make_second_stage(config)
+    side = stage.first.side
+    stored = tensors.get("permuter.forward_shuffle_idx", np.arange(side * side))
+    if not np.array_equal(stored, stage.order):
+        raise UserError(f"tensor 'permuter.forward_shuffle_idx' is not the order of {order} on {side}x{side} codes")
+    like = jax.eval_shape(lambda key: unstack(stage.init(key)), jax.random.key(0))
     gpt = stack(from_torch(tensors, like, TRANSFORMER, "transformer."))
     runs[workdir] = (config, TrainState(np.zeros((), np.int32), {"gpt": gpt}, {}, {"gpt": {}}, {}))
     return runs
@@ -75,8 +71,8 @@ def condition(
     if stage == "__is_unconditional__" or params.get("unconditional", False):
         return cond("none", sos=params.get("sos_token", 0)), ()
     if stage == "__is_first_stage__":  # stored twice; the second is read and dropped
-        first, _ = vq_from_torch(tensors, params["first_stage_config"], "cond_stage_model.")
-        return cond("image", workdir=str(workdir / "first_stage"), step=0, config=first), ()
+        vq_from_torch(tensors, params["first_stage_config"], "cond_stage_model.")
+        return cond("image", workdir=str(workdir / "first_stage"), step=0), ()
     kind, given = class_name(stage), stage.get("params") or {}
     if kind == "Labelator":
         return cond("class"), tuple(map(str, range(given["n_classes"])))
@@ -86,11 +82,11 @@ def condition(
         return cond("coordinates", levels=given["n_embed"], down=given["down_factor"]), ()
     if kind == "DummyCondStage":
         t, first = params["transformer_config"]["params"], runs[workdir / "first_stage"][0]
-        return layout(given["conditional_key"], t["block_size"] - vqgan.side(first) ** 2, t["vocab_size"], data)
+        length = t["block_size"] - make_first_stage(first).side ** 2
+        return layout(given["conditional_key"], length, t["vocab_size"], data)
     key = params.get("cond_stage_key", "image")
     runs[workdir / "cond_stage"] = vq_from_torch(tensors, stage, "cond_stage_model.", key)
-    config = runs[workdir / "cond_stage"][0]
-    return cond("image", workdir=str(workdir / "cond_stage"), step=0, config=config), ()
+    return cond("image", workdir=str(workdir / "cond_stage"), step=0), ()
 
 
 def layout(key: str, length: int, num_tokens: int, data: dict) -> tuple[ConfigDict, tuple[str, ...]]:
@@ -104,7 +100,7 @@ def layout(key: str, length: int, num_tokens: int, data: dict) -> tuple[ConfigDi
     cond.layout.update(
         kind=kind,
         num_tokens=num_tokens,
-        max_objects=(length - 2 * encode_crop) // layouts.KINDS[kind],
+        max_objects=(length - 2 * encode_crop) // KINDS[kind],
         encode_crop=encode_crop,
         min_objects=given.get("min_objects_per_image", 2),
         min_area=float(given.get("min_object_area", 1e-5)),
@@ -121,24 +117,23 @@ def layout(key: str, length: int, num_tokens: int, data: dict) -> tuple[ConfigDi
     return cond, tuple(annotations.read_categories(table)[1]) if table else ()
 
 
-def prior_to_torch(workdir: Path, step: int, config: ConfigDict) -> Tensors:
+def transformer_to_torch(workdir: Path, step: int, config: ConfigDict) -> Tensors:
     """A transformer and its first stages under the original's names."""
-    stages = {"first_stage_model.": config.first_stage}
-    if config.cond.name == "image":
+    stage, stages = make_second_stage(config), {"first_stage_model.": config.first_stage}
+    if stage.cond.stage is not None:
         stages["cond_stage_model."] = config.cond
     tensors = {}
-    for prefix, stage in stages.items():
-        tensors |= vq_to_torch(Path(stage.workdir), stage.step, stage.config, prefix)
-    shapes = jax.eval_shape(prior.make(config).init, jax.random.key(0)).params["gpt"]
+    for prefix, run in stages.items():
+        tensors |= vq_to_torch(Path(run.workdir), run.step, run.config, prefix)
+    shapes = jax.eval_shape(stage.init, jax.random.key(0))
     tensors |= to_torch(unstack(checkpoint.load_net(workdir, step, "gpt", shapes)), TRANSFORMER, "transformer.")
-    gpt = prior.make_model(config)
+    gpt = stage.gpt
     mask = np.tril(np.ones((gpt.block_size, gpt.block_size), np.float32))
     mask[: gpt.n_unmasked, : gpt.n_unmasked] = 1
     tensors |= {f"transformer.blocks.{i}.attn.mask": mask[None, None] for i in range(gpt.num_layers)}
-    if config.order != "row_major":
-        side = vqgan.side(config.first_stage.config)
-        order = permute.ORDERS[config.order](side, side).astype(np.int64)
+    if not stage.slides:
+        order = stage.order.astype(np.int64)
         tensors |= {"permuter.forward_shuffle_idx": order, "permuter.backward_shuffle_idx": np.argsort(order)}
-    if config.first_stage.used:
-        tensors["first_stage_model.quantize.used"] = np.array(config.first_stage.used, np.int64)
+    if stage.first.used:
+        tensors["first_stage_model.quantize.used"] = np.array(stage.first.used, np.int64)
     return tensors

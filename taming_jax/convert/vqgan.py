@@ -19,13 +19,15 @@ from taming_jax.convert.tensors import (
     take,
     to_torch,
 )
+from taming_jax.data.features import LEARNABLE
 from taming_jax.errors import UserError, not_among
+from taming_jax.first_stage import make_first_stage
 from taming_jax.images import color_labels
 from taming_jax.models.discriminator import NLayerDiscriminator
 from taming_jax.models.perceptual import load_weights
 from taming_jax.models.quantize import make_quantizer
 from taming_jax.state import TrainState
-from taming_jax.tasks import vqgan
+from taming_jax.tasks.vqgan import competes, make_task
 
 
 def vq_config(model: dict, image_key: str = "image") -> ConfigDict:
@@ -68,7 +70,7 @@ def vq_config(model: dict, image_key: str = "image") -> ConfigDict:
         known = ("VQModel", "VQModelInterface", "VQNoDiscModel", "VQSegmentationModel", "GumbelVQ", "EMAVQ")
         raise not_among("model.target", kind, known)
     key = "segmentation" if kind == "VQSegmentationModel" else params.get("image_key", image_key)
-    c.input = key if key in vqgan.INPUTS else "image"
+    c.input = key if key in LEARNABLE else "image"
     c.data.features = tuple(sorted({"image", c.input}))
     # The original's COCO-Stuff has 182 labels from 0 and 255 for none, which it stores as 0 before the others.
     c.data.num_labels = dd["out_ch"] if c.input == "segmentation" else 0
@@ -100,12 +102,11 @@ def vq_from_torch(
     config = vq_config(model, image_key)
     quantizer, size = make_quantizer(config.quantizer), config.data.size
     x = jax.ShapeDtypeStruct((1, size, size, config.model.out_ch), jnp.float32)
-    gen = from_torch(tensors, vqgan.parameter_shapes(config), generator_rules(config), prefix)
-    stats = jax.eval_shape(quantizer.init_stats, gen["quantize"]["embedding"])
-    codebook = {k: take(tensors, f"{prefix}quantize.embedding.{k}", v.shape) for k, v in stats.items()}
-    params = {"gen": gen}
-    extra = {"gen": {"idle": np.zeros(config.quantizer.codebook_size, np.int32), "codebook": codebook}}
-    if vqgan.competes(config):
+    gen = from_torch(tensors, make_first_stage(config).parameter_shapes(), generator_rules(config), prefix)
+    stats = quantizer.init_stats(gen["quantize"])
+    means = {k: take(tensors, f"{prefix}quantize.embedding.{k}", v.shape) for k, v in stats["codebook"].items()}
+    params, extra = {"gen": gen}, {"gen": jax.device_get({**stats, "codebook": means})}
+    if competes(config):
         disc = NLayerDiscriminator(config.disc.ndf, config.disc.n_layers, config.disc.use_actnorm)
         shapes = jax.eval_shape(lambda key, x: disc.init(key, x, True), jax.random.key(0), x)
         params["disc"], stats = discriminator_from_torch(
@@ -117,13 +118,13 @@ def vq_from_torch(
 
 def vq_to_torch(workdir: Path, step: int, config: ConfigDict, prefix: str) -> Tensors:
     """A first stage under the original's names; with LPIPS where it has a discriminator, whose loss holds both."""
-    shapes = jax.eval_shape(vqgan.make(config).init, jax.random.key(0))
+    shapes = jax.eval_shape(make_task(config).init, jax.random.key(0))
     gen = checkpoint.load_net(workdir, step, "gen", shapes.params["gen"])
     tensors = to_torch(gen, generator_rules(config), prefix)
     stats = checkpoint.load_tree(workdir, step, ("extra", "gen", "codebook"), shapes.extra["gen"]["codebook"])
     if stats:  # the codes that belong to them, not their average
         codes = checkpoint.load_tree(workdir, step, ("params", "gen", "quantize"), shapes.params["gen"]["quantize"])
-        stats["weight"] = codes["embedding"]
+        tensors |= to_torch({"quantize": codes}, generator_rules(config), prefix)
     tensors |= {f"{prefix}quantize.embedding.{name}": value for name, value in stats.items()}
     if config.input == "segmentation":
         colors = color_labels(jnp.arange(config.model.out_ch))

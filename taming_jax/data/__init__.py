@@ -6,7 +6,6 @@ or the name of a TFDS data set.
 """
 
 import dataclasses
-import functools
 import signal
 from collections.abc import Callable
 from typing import TypeVar
@@ -18,7 +17,8 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from PIL import Image
 
-from taming_jax.data import codes, folder, layouts, scenes, tfds_source, transforms
+from taming_jax.data import folder, scenes, tfds_source
+from taming_jax.data.transforms import Annotator, Augment
 from taming_jax.errors import UserError
 
 T = TypeVar("T")
@@ -92,18 +92,20 @@ class Readable:
         raise UserError("no image of the data set can be read")
 
 
-def train_batches(source, config: ConfigDict, start: int) -> grain.DatasetIterator:
+def train_batches(
+    source, config: ConfigDict, start: int, augment: Callable[[dict, np.random.Generator], dict] | None
+) -> grain.DatasetIterator:
     """This process's part of the global batches `start`, `start + 1`, ... without end, in a new order every epoch.
 
-    {'image': uint8 [B/processes,size,size,3], 'label': int32 [B/processes]}, or what a source of `Codes` holds. The
-    sequence of global batches depends on the seed and on `start` alone: neither on the number of processes nor of
-    workers. So the number of batches drawn is the whole state of the iterator. Close it: it may own processes.
+    {'image': uint8 [B/processes,size,size,3], 'label': int32 [B/processes], ...}: the records as `augment` makes them,
+    or as they are without it. The sequence of global batches depends on the seed and on `start` alone: neither on the
+    number of processes nor of workers. So the number of batches drawn is the whole state of the iterator. Close it: it
+    may own processes.
     """
-    data = config.data
     count = jax.process_count()
     examples = grain.MapDataset.source(source).seed(config.seed).shuffle().repeat(None, reseed_each_epoch=True)
-    if not isinstance(source, codes.Codes):
-        examples = examples.random_map(augment(data))
+    if augment is not None:
+        examples = examples.random_map(augment)
     batches = (
         # Sharded last: before the repetition, shards of unequal size would drift apart; before the map, chance would.
         # By batches, so that the processes' parts one after another are the batch of a single process.
@@ -111,7 +113,7 @@ def train_batches(source, config: ConfigDict, start: int) -> grain.DatasetIterat
         .slice(slice(jax.process_index(), None, count))
         .slice(slice(start, None))
     )
-    return iterate(batches, data.workers)
+    return iterate(batches, config.data.workers)
 
 
 def iterate(batches: grain.MapDataset, workers: int) -> grain.DatasetIterator:
@@ -122,20 +124,17 @@ def iterate(batches: grain.MapDataset, workers: int) -> grain.DatasetIterator:
     return iter(batches)
 
 
-def augment(data: ConfigDict) -> transforms.Augment:
-    return transforms.Augment(
+def make_augment(data: ConfigDict, annotator: Annotator | None = None) -> Augment:
+    """The crops and flips of a complete config's data."""
+    return Augment(
         (data.size, data.size),
         data.resize_factor,
         data.random_crop,
         data.flip,
         coord="coord" in data.features,
-        random_scale=data.get("random_scale", False),  # of runs that are older than the field
+        random_scale=data.random_scale,
         downscale=data.downscale if "low" in data.features else 1,
-        see_scene=(
-            functools.partial(layouts.features, layout=data.layout, num_classes=len(data.class_names))
-            if "objects" in data.features
-            else None
-        ),
+        annotator=annotator,
     )
 
 
@@ -144,20 +143,24 @@ def ignore_interrupt(*_) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def eval_batches(source, config: ConfigDict) -> grain.MapDataset:
+def eval_batches(source, config: ConfigDict, augment: Augment) -> grain.MapDataset:
     """This process's part of one pass over a source, in a fixed random order; batches as `train_batches` has them.
 
     'mask' [B/processes] float32 is 0 in the rows that fill up the last batch.
     """
-    data, count = config.data, jax.process_count()
+    count = jax.process_count()
     padded = -(-len(source) // config.batch_size) * config.batch_size
-    order = np.random.default_rng(0).permutation(len(source))
     return (
-        grain.MapDataset.source(Padded(source, order, padded))
-        .map(augment(data).centered)
+        grain.MapDataset.source(Padded(source, eval_order(source), padded))
+        .map(augment.centered)
         .batch(config.batch_size // count)
         .slice(slice(jax.process_index(), None, count))
     )
+
+
+def eval_order(source) -> np.ndarray:
+    """The fixed random order in which a source is evaluated and shown: [N] int."""
+    return np.random.default_rng(0).permutation(len(source))
 
 
 @dataclasses.dataclass(frozen=True)

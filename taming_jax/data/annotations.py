@@ -25,7 +25,7 @@ def read_annotations(folder: Path, layout: ConfigDict) -> tuple[dict[str, dict],
     than `max_objects`, are left out. Raises UserError for what is no such file.
     """
     names, rows = read_open_images(folder) if any(folder.rglob(f"*{BOXES}")) else read_coco(folder)
-    if table := layout.get("categories", ""):  # not in runs that are older than the field
+    if table := layout.categories:
         codes, class_names = read_categories(table)
         if not codes.keys() & names.keys():
             raise UserError(f"{folder} has none of the categories that cond.layout.categories={table!r} names")

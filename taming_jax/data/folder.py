@@ -3,19 +3,15 @@
 import hashlib
 from pathlib import Path
 
-import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 
 from taming_jax.data.annotations import read_annotations
-from taming_jax.data.transforms import DERIVED, decode
+from taming_jax.data.features import DERIVED, FEATURES, PICTURES
+from taming_jax.data.files import ARRAYS, check_labels, read
 from taming_jax.errors import UserError
 
+BESIDE = {name: feature for name, feature in FEATURES.items() if feature.folder and name != "image"}
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-FARTHEST = 1e9  # depth; pictures in RGBA that hold colours have floats far beyond, or none
-ARRAYS = "imgHQ*.npy"  # CelebA-HQ as its tool writes it: uint8 [1,3,H,W]
-# Beside images/, files of the same path but for the ending.
-FOLDERS = {"line": "lines", "depth": "depths", "segmentation": "segmentations", "other": "others"}
 
 
 class FolderSource:
@@ -30,7 +26,7 @@ class FolderSource:
     ):
         self.root, self.files, self.class_names, self.scenes, self.depth = root, files, class_names, scenes, depth
         self.label_shift, self.num_labels = data.label_shift, data.num_labels
-        self.kinds = [kind for kind in FOLDERS if kind in data.features]
+        self.kinds = [name for name, feature in BESIDE.items() if feature.ending and name in data.features]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -47,11 +43,11 @@ class FolderSource:
         elif self.class_names:
             record["label"] = self.class_names.index(relative.parts[self.depth])
         for kind in self.kinds:
-            beside = self.root.parent / FOLDERS[kind] / relative.with_suffix(".png")
+            beside = self.root.parent / FEATURES[kind].folder / relative.with_suffix(FEATURES[kind].ending)
             record[kind] = read(beside, kind, self.label_shift)
             if kind == "segmentation":
                 check_labels(record[kind], beside, self.num_labels, self.label_shift)
-            if record[kind].shape[:2] != record["image"].shape[:2]:
+            if kind in PICTURES and record[kind].shape[:2] != record["image"].shape[:2]:
                 raise ValueError(f"{beside} is {record[kind].shape[:2]}, its image {record['image'].shape[:2]}")
         return record
 
@@ -69,74 +65,25 @@ def find_name(scenes: dict, relative: Path) -> str | None:
     return next((name for name in names if name in scenes), None)
 
 
-def read(file: Path, kind: str, label_shift: int = 0) -> np.ndarray:
-    """A picture as a feature of a record. Raises ValueError or OSError for what cannot be read as such.
-
-    image, other: uint8 [H,W,3]. line: uint8 [H,W,1]. segmentation: labels uint8 [H,W], plus `label_shift`; with 1, 255
-    (of no label) becomes 0 as in the original's COCO-Stuff. depth: float32 [H,W,1], from 8 or 16 bit grey, or from the
-    four bytes of a float as RGBA (the original's), each picture stretched to [-1, 1].
-    """
-    if file.match(ARRAYS):
-        if kind not in ("image", "other"):
-            raise ValueError(f"{file.name} is a picture in colours")
-        return read_array(file)
-    with Image.open(file) as picture:
-        if kind in ("image", "other"):
-            return decode(picture)
-        if kind == "line":
-            return np.asarray(Image.fromarray(decode(picture)).convert("L"))[..., None]
-        values = np.asarray(picture)
-        if kind == "segmentation":
-            if picture.mode not in ("L", "P"):
-                raise ValueError(f"{file.name} has mode {picture.mode}: maps of labels are 8-bit grey or palette PNGs")
-            return values + np.uint8(label_shift)
-        if picture.mode == "RGBA":
-            values = np.ascontiguousarray(values).view("<f4")[..., 0]
-        elif picture.mode not in ("L", "I;16", "I"):
-            raise ValueError(f"{file.name} has mode {picture.mode}: depth is grey, or a float's four bytes as RGBA")
-    values = values.astype(np.float32)
-    worst = values.flat[np.argmax(np.abs(values))]  # the first that is no number, if any
-    if not abs(worst) < FARTHEST:
-        raise ValueError(f"{file.name} holds the depth {worst:g}: it is no map of depths, or a damaged one")
-    span = max(1e-8, values.max() - values.min())
-    return (2 * (values - values.min()) / span - 1)[..., None]
-
-
-def read_array(file: Path) -> np.ndarray:
-    """A picture of CelebA-HQ, uint8 [1,3,H,W] in the file -> [H,W,3]. Raises ValueError for what is none."""
-    with file.open("rb") as opened:
-        array = np.lib.format.read_array(opened, allow_pickle=False)
-    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[:2] != (1, 3):
-        raise ValueError(f"{array.dtype} {array.shape}, not uint8 (1, 3, height, width)")
-    return np.ascontiguousarray(array[0].transpose(1, 2, 0))
-
-
-def check_labels(labels: np.ndarray, name: Path | str, num_labels: int, label_shift: int) -> None:
-    """Raises UserError for a label that the model does not have; `name` is the map's in the message."""
-    if labels.max() >= num_labels:
-        found, shift = int(labels.max()) - label_shift, f" plus data.label_shift={label_shift}" if label_shift else ""
-        raise UserError(f"{name} holds the label {found}{shift}; the model has the labels 0 to {num_labels - 1}")
-
-
 def source(data: ConfigDict, split: str) -> FolderSource:
     """Images below `data.path`; `data.validation_share` of them are held out, chosen by a hash of their relative path.
 
     Where every image lies in a sub-folder, the first-level sub-folders are the classes. With other features than
-    images, they lie in images/, the rest beside it, see `FOLDERS`. Where both sub-folders with the names of
+    images, they lie in images/, the rest beside it, see `features.FEATURES`. Where both sub-folders with the names of
     `data.splits` are there, those are the splits, and classes lie in them; a `validation_share` of 1 takes all.
     """
     if not data.path:
         raise UserError(
-            "data.path is empty; name a folder of images: --config.data.path=/path/to/images, or with"
-            " --data_path where a run is evaluated or sampled"
+            "data.path is empty: name a folder of images, --config.data.path=/path/to/images in training, --data_path"
+            " where a run is evaluated or sampled"
         )
     root = Path(data.path).expanduser()
     if not root.is_dir():
         raise UserError(f"data.path={data.path}: there is no such folder; docs/data.md has where data sets come from")
     kinds = sorted(set(data.features) - {"image"} - DERIVED)
-    if unknown := [kind for kind in kinds if kind not in FOLDERS and kind != "objects"]:
-        raise UserError(f"data.features: folders hold {', '.join(sorted(FOLDERS))}, no {', '.join(unknown)}")
-    for name in ["images", *(FOLDERS.get(kind, kind) for kind in kinds)] if kinds else []:
+    if unknown := [kind for kind in kinds if kind not in BESIDE]:
+        raise UserError(f"data.features: folders hold {', '.join(sorted(BESIDE))}, no {', '.join(unknown)}")
+    for name in ["images", *(BESIDE[kind].folder for kind in kinds)] if kinds else []:
         if not (root / name).is_dir():
             raise UserError(f"data.path={data.path}: there is no folder {name}/ in it (docs/data.md has the layout)")
     root = root / "images" if kinds else root

@@ -4,7 +4,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from taming_jax.data import tfds_source, transforms
+from taming_jax.data import tfds_source
+from taming_jax.data.features import DERIVED
 from taming_jax.errors import UserError
 
 SIDE, SMALLEST, LARGEST = 128, 40, 72  # pixels, of a scene and of the drawings in it
@@ -51,6 +52,6 @@ class Scenes:
 
 def source(data: ConfigDict, split: str) -> Scenes:
     """Scenes of the drawings of one split; raises UserError for features that they do not have."""
-    if missing := set(data.features) - {"image", "objects"} - transforms.DERIVED:
+    if missing := set(data.features) - {"image", "objects"} - DERIVED:
         raise UserError(f"data.features: {data.name} has image, objects, no {', '.join(sorted(missing))}")
     return Scenes(tfds_source.source(data, split, "openmoji/px64", ("image",)))

@@ -3,8 +3,8 @@
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from taming_jax.data import transforms
-from taming_jax.data.folder import check_labels
+from taming_jax.data.features import DERIVED
+from taming_jax.data.files import check_labels
 from taming_jax.data.openmoji import Openmoji
 from taming_jax.errors import UserError, nearest, not_among
 
@@ -71,12 +71,11 @@ def source(data: ConfigDict, split: str, name: str, features: tuple[str, ...]) -
             f"data.splits.{split}={part!r} is no split of {name}; it has {', '.join(builder.info.splits)}"
         ) from e
     had = {"image", "line", "segmentation"} if "line" in builder.info.features else {"image"}
-    if missing := set(features) - had - transforms.DERIVED:
+    if missing := set(features) - had - DERIVED:
         raise UserError(f"data.features: {name} has {', '.join(sorted(had))}, no {', '.join(sorted(missing))}")
     label = builder.info.features["label"] if "label" in builder.info.features else None
     class_names = list(getattr(label, "names", None) or [])
-    num_labels = data.get("num_labels", 0)  # not in runs that are older than the field
-    return TfdsSource(name, part, records, class_names, features, num_labels)
+    return TfdsSource(name, part, records, class_names, features, data.num_labels)
 
 
 def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:

@@ -1,13 +1,22 @@
 """Transforms: a record in, a record out. Images are uint8 [H,W,3], line art [H,W,1], maps of labels [H,W]."""
 
 import dataclasses
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
 
-SCENE = ("boxes", "categories", "groups")
-DERIVED = {"coord", "low"}  # features that are made here
+from taming_jax.data.features import FEATURES, PICTURES
+
+
+class Annotator(Protocol):
+    """Makes ids of what belongs to a picture: a scene's objects, say. Must be pickled, for processes that read."""
+
+    def shuffle(self, record: dict, rng: np.random.Generator) -> dict:
+        """The record with its annotations in another order, where that says nothing."""
+
+    def see(self, record: dict, crop: tuple[float, ...], flip: bool) -> dict[str, np.ndarray]:
+        """The features of a record's annotations, seen through a crop (left, top, width, height as shares)."""
 
 
 def decode(image: Image.Image) -> np.ndarray:
@@ -26,15 +35,6 @@ def decode(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-RESAMPLING = {
-    "image": Image.Resampling.LANCZOS,
-    "line": Image.Resampling.LANCZOS,
-    "other": Image.Resampling.LANCZOS,
-    "depth": Image.Resampling.BILINEAR,
-    "segmentation": Image.Resampling.NEAREST,
-}
-
-
 @dataclasses.dataclass(frozen=True)
 class Augment:
     """Pictures just large enough for `size` (height, width) times `resize_factor`, a crop of `size`, and a flip of
@@ -47,7 +47,7 @@ class Augment:
     (the original's random-2d crop), whatever `resize_factor`.
     coord: adds where the crop lies in its picture, 'coord' float32 [height,width], see `coordinates`.
     downscale: above 1, adds the crop with so many times fewer pixels a side, enlarged again: 'low' uint8, bicubic.
-    see_scene: (scene, crop, flip) -> what becomes of a record's scene; see `layouts.features`.
+    annotator: makes features of a record's annotations; without one they are left out.
     """
 
     size: tuple[int, int]
@@ -57,13 +57,12 @@ class Augment:
     coord: bool = False
     random_scale: bool = False
     downscale: int = 1
-    see_scene: Callable[..., dict[str, np.ndarray]] | None = None
+    annotator: Annotator | None = None
 
     def __call__(self, record: dict, rng: np.random.Generator) -> dict:
         flip = self.flip and rng.random() < 0.5
-        if self.see_scene is not None:
-            order = rng.permutation(len(record["boxes"]))
-            record = {**record, **{name: record[name][order] for name in SCENE}}
+        if self.annotator is not None:
+            record = self.annotator.shuffle(record, rng)
         factor = self.resize_factor
         if self.random_scale:
             most = min(side / want for want, side in zip(self.size, record["image"].shape, strict=False))
@@ -79,12 +78,11 @@ class Augment:
         factor *= max(want / side for want, side in zip(self.size, sides, strict=True))
         h, w = (max(want, round(side * factor)) for want, side in zip(self.size, sides, strict=True))
         top, left = (round(c * (side - want)) for c, side, want in zip(corner, (h, w), self.size, strict=True))
-        done = {name: value for name, value in record.items() if name not in SCENE}
-        done["label"] = np.int32(record["label"])
-        for name in record.keys() & RESAMPLING.keys():
+        done = {"label": np.int32(record["label"])} | {name: record[name] for name in ("mask",) if name in record}
+        for name in record.keys() & set(PICTURES):
             image = Image.fromarray(np.squeeze(record[name]))
             if (w, h) != image.size:
-                image = image.resize((w, h), RESAMPLING[name])
+                image = image.resize((w, h), FEATURES[name].resampling)
             array = np.asarray(image)[top : top + self.size[0], left : left + self.size[1]]
             array = array[:, ::-1] if flip else array
             done[name] = array[..., None] if record[name].shape[-1] == 1 else array
@@ -93,8 +91,8 @@ class Augment:
         if self.coord:
             start = w - self.size[1] - left if flip else left  # in the flipped picture
             done["coord"] = coordinates(h, w)[top : top + self.size[0], start : start + self.size[1]]
-        if self.see_scene is not None:
-            done |= self.see_scene(record, crop=(left / w, top / h, self.size[1] / w, self.size[0] / h), flip=flip)
+        if self.annotator is not None:
+            done |= self.annotator.see(record, (left / w, top / h, self.size[1] / w, self.size[0] / h), flip)
         return done
 
 
@@ -108,3 +106,8 @@ def coarse(image: np.ndarray, downscale: int) -> np.ndarray:
 def coordinates(h: int, w: int) -> np.ndarray:
     """The number of each pixel, row by row, as a share of all (as the original's FacesHQ): float32 [h,w] in [0, 1)."""
     return (np.arange(h * w).reshape(h, w) / (h * w)).astype(np.float32)
+
+
+def fit(record: dict, size: tuple[int, int], downscale: int = 1) -> dict:
+    """All features of a record just large enough for a size (height, width), the centre cut out."""
+    return Augment(size, 1.0, random_crop=False, flip=False, downscale=downscale).centered(record)

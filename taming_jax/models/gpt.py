@@ -1,11 +1,13 @@
 """The transformer of stage two: mingpt's GPT as in the original, with a cache for sampling."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from taming_jax import sharding
+from taming_jax.backend import platform
 
 BLOCK = 256  # queries that attend at once
 normal_init = nn.initializers.normal(0.02)
@@ -39,7 +41,7 @@ bfloat16_product.defvjp(
 
 def dense(features: int, dtype: jnp.dtype, name: str | None = None, use_bias: bool = True) -> nn.Dense:
     """A linear layer, its weights as mingpt begins them. [B,T,D] -> [B,T,features]."""
-    on_cpu = dtype == jnp.bfloat16 and sharding.platform() == "cpu"
+    on_cpu = dtype == jnp.bfloat16 and platform() == "cpu"
     dot_general = (lambda x, w, *_, **__: bfloat16_product(x, w)) if on_cpu else None
     return nn.Dense(features, use_bias, dtype, kernel_init=normal_init, dot_general=dot_general, name=name)
 
@@ -65,7 +67,7 @@ def attend_all(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None)
     In bfloat16 on NVIDIA GPUs it is cuDNN's, which keeps no scores [B,N,T,T]. Elsewhere, causal attention goes block by
     block of queries, each with the keys up to its end: of two blocks, a quarter of the scores need not be computed.
     """
-    if mask is None and q.dtype == jnp.bfloat16 and sharding.platform() == "gpu":
+    if mask is None and q.dtype == jnp.bfloat16 and platform() == "gpu":
         try:
             return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
         except (RuntimeError, NotImplementedError):  # an older GPU, or heads that it does not take
@@ -158,6 +160,7 @@ class GPT(nn.Module):
     Learned absolute positions, untied head without bias. block_size: the longest sequence. n_unmasked: so many first
     positions see each other, before and behind. `embeddings` [B,P,D] in the calls stand before the ids, as they are.
 
+    gather: what becomes of a layer's parameters, already cast, before it runs: where they lie in shards, their whole.
     remat: what the backward pass computes again: 'none', 'dots' (all but the products with weights) or 'full' (all but
     the layers' inputs). unrolled: parameters lie layer by layer ('blocks_0', ...; see `unstack`), as `decode` wants
     them; else in one array for all layers ('blocks'), over which one compiled layer is scanned.
@@ -172,6 +175,7 @@ class GPT(nn.Module):
     attn_pdrop: float
     resid_pdrop: float
     n_unmasked: int
+    gather: Callable[[dict], dict] = lambda params: params
     remat: str = "none"
     unrolled: bool = False
     dtype: jnp.dtype = jnp.float32
@@ -193,7 +197,7 @@ class GPT(nn.Module):
                 block = nn.remat(block, prevent_cse=False, static_argnums=(3,), policy=REMAT[self.remat])
             axes, rngs = {"params": 0}, {"params": True, "dropout": True}
             # CPUs lose a tenth of the step's time to a loop; but without one, XLA would undo the rematerialisation.
-            unroll = self.num_layers if sharding.platform() == "cpu" and self.remat == "none" else 1
+            unroll = self.num_layers if platform() == "cpu" and self.remat == "none" else 1
             scanned = nn.scan(
                 block, axes, split_rngs=rngs, in_axes=(nn.broadcast,) * 2, length=self.num_layers, unroll=unroll
             )
@@ -203,9 +207,9 @@ class GPT(nn.Module):
 
     @nn.nowrap
     def gather_layer(self, variables: dict) -> dict:
-        """One layer's parameters, whole along 'fsdp'; cast before, since half as many bytes travel."""
+        """One layer's parameters, gathered; cast before, since half as many bytes travel."""
         cast = jax.tree.map(lambda x: x.astype(self.dtype) if x.ndim > 1 else x, variables["params"])
-        return {"params": sharding.gather(cast, "gpt/blocks_0")}
+        return {"params": self.gather(cast)}
 
     def __call__(
         self, ids: jax.Array, train: bool = False, embeddings: jax.Array | None = None, start: int = 0

@@ -1,11 +1,11 @@
 """Quantizers: latents to codes and back.
 
-The contract: `(z [...,D], step [], train) -> (z_q [...,D], {'ids': [...] int32, 'loss': [] float32, 'latents':
-[...,D]})` with straight-through gradients in `z_q` and the latents as they were compared with the codes; `lookup(ids
-[...]) -> [...,D]`; and, for what is learned without gradients, `init_stats(embedding) -> stats` and `update(embedding,
-stats, codes) -> (embedding, stats)` after each training step. A new quantizer is a module below and a line in
-`QUANTIZERS`.
+The contract is `Quantizer`'s; nothing outside of this file knows what a quantizer's parameters are. A new quantizer is
+a class below and a line in `QUANTIZERS`.
 """
+
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -24,8 +24,57 @@ def nearest_codes(z: jax.Array, embedding: jax.Array) -> jax.Array:
     return jnp.argmin(jnp.sum(jnp.square(embedding), -1) - 2 * products, -1).astype(jnp.int32)
 
 
+class Learned(NamedTuple):
+    """What a quantizer has learned: its parameters, their running average (None without one), and its statistics."""
+
+    params: dict
+    average: dict | None
+    stats: Stats
+
+
 class Quantizer(nn.Module):
-    """What quantizers share: a codebook [codebook_size,embed_dim], and nothing to learn without gradients."""
+    """The contract.
+
+    Fields or properties `codebook_size` (how many ids there are) and `embed_dim` (D, of the latents and of the codes).
+    Called with (z [...,D], step [], train) it gives (z_q [...,D], codes): z_q has straight-through gradients, and codes
+    are {'ids': [...] int32, 'loss': [] float32, ...}, with what `after_step` reads besides. `lookup(ids [...])` gives
+    the codes [...,D]. What is learned without gradients is `init_stats` and `after_step`. Defaults: nothing.
+    """
+
+    restarts: ClassVar[bool] = False  # whether `after_step` moves codes that nothing chooses
+
+    def __call__(
+        self, z: jax.Array, step: jax.Array | int = 0, train: bool = False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        raise NotImplementedError
+
+    def lookup(self, ids: jax.Array) -> jax.Array:
+        raise NotImplementedError
+
+    @nn.nowrap
+    def init_stats(self, params: dict) -> Stats:
+        """The statistics before the first step."""
+        return {}
+
+    @nn.nowrap
+    def after_step(
+        self,
+        learned: Learned,
+        codes: dict[str, jax.Array],
+        restart_after: int,
+        key: jax.Array,
+        gather: Callable[[jax.Array], jax.Array] = lambda x: x,
+    ) -> Learned:
+        """What follows a gradient step. codes: as the call gave them, of a whole batch, with any leading axes.
+
+        restart_after: steps without a choice after which a code moves; 0 for never. gather: an array that lies in
+        shards -> the whole of it on every device.
+        """
+        return learned
+
+
+class CodebookQuantizer(Quantizer):
+    """What quantizers with a codebook [codebook_size,embed_dim] share; `embedding` is set up by each of them."""
 
     codebook_size: int
     embed_dim: int
@@ -34,15 +83,54 @@ class Quantizer(nn.Module):
         return self.embedding[ids]
 
     @nn.nowrap
-    def init_stats(self, embedding: jax.Array) -> Stats:
-        return {}
+    def init_stats(self, params: dict) -> Stats:
+        """'idle' [K]: steps since each code was chosen; 'codebook': running means, where codes are means."""
+        return {"idle": jnp.zeros(self.codebook_size, jnp.int32), "codebook": {}}
+
+
+class NearestCodeQuantizer(CodebookQuantizer):
+    """What quantizers share that choose the nearest code: codes without use move onto latents, see `restart`."""
+
+    restarts: ClassVar[bool] = True
 
     @nn.nowrap
-    def update(self, embedding: jax.Array, stats: Stats, codes: dict[str, jax.Array]) -> tuple[jax.Array, Stats]:
-        return embedding, stats
+    def after_step(
+        self,
+        learned: Learned,
+        codes: dict[str, jax.Array],
+        restart_after: int,
+        key: jax.Array,
+        gather: Callable[[jax.Array], jax.Array] = lambda x: x,
+    ) -> Learned:
+        return self.restart(learned, codes, restart_after, key, gather) if restart_after > 0 else learned
+
+    @nn.nowrap
+    def restart(
+        self,
+        learned: Learned,
+        codes: dict[str, jax.Array],
+        restart_after: int,
+        key: jax.Array,
+        gather: Callable[[jax.Array], jax.Array],
+    ) -> Learned:
+        """Dead codes moved, in the codebook and in its averages; see `restart_dead_codes`."""
+        latents, ids, embedding = codes["latents"], codes["ids"], learned.params["embedding"]
+        errors = gather(jnp.square(latents - embedding[ids]).sum(-1))  # or each device would pass its sums to the next
+        counts = jnp.zeros(self.codebook_size).at[ids.ravel()].add(1.0)
+        dead, goal, idle = restart_dead_codes(learned.stats["idle"], counts, latents, errors, restart_after, key)
+
+        def moved(codebook: jax.Array) -> jax.Array:
+            return jnp.where(dead[:, None], goal, codebook)
+
+        means = learned.stats["codebook"]
+        if means:
+            size = jnp.where(dead, 1, means["cluster_size"])
+            means = {"cluster_size": size, "embed_avg": moved(means["embed_avg"])}
+        average = None if learned.average is None else {"embedding": moved(learned.average["embedding"])}
+        return Learned({"embedding": moved(embedding)}, average, {"idle": idle, "codebook": means})
 
 
-class VectorQuantizer(Quantizer):
+class VectorQuantizer(NearestCodeQuantizer):
     """Nearest-neighbour vector quantizer (van den Oord et al. 2017; Esser et al. 2021, eq. 2 and 4).
 
     commitment_weight: beta of eq. 4. The original put it on the codebook term by mistake; `legacy` does the same,
@@ -70,7 +158,7 @@ class VectorQuantizer(Quantizer):
         return z + jax.lax.stop_gradient(z_q - z), {"ids": ids, "loss": loss, "latents": z}
 
 
-class EMAVectorQuantizer(Quantizer):
+class EMAVectorQuantizer(NearestCodeQuantizer):
     """Codes are running means of the latents that chose them (van den Oord et al. 2017, appendix A.1).
 
     decay: of the means. Departs from the original in its start: a cluster begins with size 1, not 0, or codes without a
@@ -93,17 +181,32 @@ class EMAVectorQuantizer(Quantizer):
         return z + jax.lax.stop_gradient(z_q - z), {"ids": ids, "loss": loss, "latents": z}
 
     @nn.nowrap
-    def init_stats(self, embedding: jax.Array) -> Stats:
-        return {"cluster_size": jnp.ones(self.codebook_size), "embed_avg": jnp.copy(embedding)}
+    def init_stats(self, params: dict) -> Stats:
+        means = {"cluster_size": jnp.ones(self.codebook_size), "embed_avg": jnp.copy(params["embedding"])}
+        return super().init_stats(params) | {"codebook": means}
 
     @nn.nowrap
-    def update(self, embedding: jax.Array, stats: Stats, codes: dict[str, jax.Array]) -> tuple[jax.Array, Stats]:
-        """The means after a batch; sizes are smoothed towards uniform by 1e-5, as in the original."""
+    def after_step(
+        self,
+        learned: Learned,
+        codes: dict[str, jax.Array],
+        restart_after: int,
+        key: jax.Array,
+        gather: Callable[[jax.Array], jax.Array] = lambda x: x,
+    ) -> Learned:
+        embedding, means = self.follow(learned.params["embedding"], learned.stats["codebook"], codes)
+        stats = {**learned.stats, "codebook": means}
+        learned = Learned({"embedding": embedding}, learned.average, stats)
+        return super().after_step(learned, codes, restart_after, key, gather)
+
+    @nn.nowrap
+    def follow(self, embedding: jax.Array, means: Stats, codes: dict[str, jax.Array]) -> tuple[jax.Array, Stats]:
+        """Codebook and means after a batch; sizes are smoothed towards uniform by 1e-5, as in the original."""
         latents, ids = codes["latents"].reshape(-1, self.embed_dim), codes["ids"].ravel()
         count = jnp.zeros(self.codebook_size).at[ids].add(1.0)
         total = jnp.zeros_like(embedding).at[ids].add(latents)
-        size = self.decay * stats["cluster_size"] + (1 - self.decay) * count
-        mean = self.decay * stats["embed_avg"] + (1 - self.decay) * total
+        size = self.decay * means["cluster_size"] + (1 - self.decay) * count
+        mean = self.decay * means["embed_avg"] + (1 - self.decay) * total
         n = size.sum()
         smoothed = (size + 1e-5) / (n + self.codebook_size * 1e-5) * n
         return mean / smoothed[:, None], {"cluster_size": size, "embed_avg": mean}
@@ -118,7 +221,7 @@ def gumbel_softmax(logits: jax.Array, noise: jax.Array, temperature: jax.Array, 
     return soft + jax.lax.stop_gradient(one_hot - soft)
 
 
-class GumbelQuantizer(Quantizer):
+class GumbelQuantizer(CodebookQuantizer):
     """Codes are drawn from logits, with a relaxed gradient (Ramesh et al. 2021, section 2.1).
 
     straight_through: one-hot draws in training too, as in the original; else they are soft. temperature, kl_weight:
@@ -156,7 +259,7 @@ class GumbelQuantizer(Quantizer):
 QUANTIZERS = {"vq": VectorQuantizer, "ema": EMAVectorQuantizer, "gumbel": GumbelQuantizer}
 
 
-def make_quantizer(fields: dict) -> nn.Module:
+def make_quantizer(fields: dict) -> Quantizer:
     """`name`, and the fields of that module above."""
     return QUANTIZERS[fields["name"]](**{key: value for key, value in fields.items() if key != "name"})
 

@@ -39,8 +39,8 @@ class VQModel(nn.Module):
             dtype=self.dtype,
         )
         self.encoder = autoencoder.Encoder(z_channels=self.z_channels, **trunk)
-        self.quant_conv = autoencoder.conv(self.quantizer["embed_dim"], 1, name=None, dtype=self.dtype)
         self.quantize = make_quantizer(self.quantizer)
+        self.quant_conv = autoencoder.conv(self.quantize.embed_dim, 1, name=None, dtype=self.dtype)
         self.post_quant_conv = autoencoder.conv(self.z_channels, 1, name=None, dtype=self.dtype)
         self.decoder = autoencoder.DecoderTrunk(**trunk)
         self.conv_out = autoencoder.conv(self.out_ch, name=None, dtype=self.dtype)
@@ -69,6 +69,10 @@ class VQModel(nn.Module):
     def decode_ids(self, ids: jax.Array) -> jax.Array:
         """[B,h,w] int32 -> [B,H,W,C]."""
         return self.decode(self.quantize.lookup(ids))
+
+    def lookup(self, ids: jax.Array) -> jax.Array:
+        """[...] int32 -> their codes [...,D]."""
+        return self.quantize.lookup(ids)
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         hidden, codes = self.features(images)

@@ -12,18 +12,25 @@ from ml_collections import ConfigDict
 
 from taming_jax import losses, metrics, optim, sharding
 from taming_jax import state as states
+from taming_jax.data.features import FEATURES, LEARNABLE
 from taming_jax.errors import UserError, not_among
-from taming_jax.images import Sheet, color_labels, to_float
+from taming_jax.first_stage import make_first_stage
+from taming_jax.images import Sheet
 from taming_jax.models.discriminator import NLayerDiscriminator
 from taming_jax.models.perceptual import load_weights, lpips
-from taming_jax.models.quantize import QUANTIZERS, make_quantizer, restart_dead_codes
-from taming_jax.models.vqgan import VQModel
-
-INPUTS = ("image", "other", "low", "line", "depth", "segmentation")  # features of a batch that a first stage can learn
+from taming_jax.models.quantize import QUANTIZERS, Learned, Quantizer, make_quantizer
 
 
-def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
-    """The config as it is trained and stored; raises UserError where its parts do not fit."""
+def check(config: ConfigDict) -> None:
+    """Raises UserError where the parts of a config do not fit."""
+    for name, value, allowed in (
+        ("input", config.input, LEARNABLE),
+        ("loss.pixel", config.loss.pixel, losses.PIXEL_LOSSES),
+        ("disc.loss", config.disc.loss, losses.DISCRIMINATOR_LOSSES),
+        ("quantizer.name", config.quantizer.name, QUANTIZERS),
+    ):
+        if value not in allowed:
+            raise not_among(name, value, allowed)
     factor = 2 ** (len(config.model.ch_mult) - 1)
     if config.data.size % factor:
         raise UserError(
@@ -41,7 +48,7 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
         raise UserError(f"data.downscale={config.data.downscale}: for input='low', a divisor of {config.data.size}")
     if config.model.ch % 32:
         raise UserError(f"model.ch={config.model.ch}: GroupNorm has 32 groups, so take a multiple of 32")
-    channels = {"image": 3, "other": 3, "low": 3, "line": 1, "depth": 1}.get(config.input, config.model.out_ch)
+    channels = FEATURES[config.input].channels or config.model.out_ch
     if config.model.out_ch != channels:
         raise UserError(f"model.out_ch={config.model.out_ch}: input={config.input!r} has {channels} channels")
     segments = config.input == "segmentation"
@@ -53,26 +60,16 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
         raise UserError(
             "segmentation maps have neither LPIPS nor a discriminator: loss.perceptual_weight=0 disc.weight=0"
         )
-    if config.restart_codes_after > 0 and config.quantizer.name == "gumbel":
-        raise UserError("quantizer 'gumbel' has no latents beside its codes to restart from: restart_codes_after=0")
-    for name, value, allowed in (
-        ("input", config.input, INPUTS),
-        ("loss.pixel", config.loss.pixel, losses.PIXEL_LOSSES),
-        ("disc.loss", config.disc.loss, losses.DISCRIMINATOR_LOSSES),
-        ("quantizer.name", config.quantizer.name, QUANTIZERS),
-    ):
-        if value not in allowed:
-            raise not_among(name, value, allowed)
-    fields = {f.name for f in dataclasses.fields(QUANTIZERS[config.quantizer.name])} - {"parent", "name"}
+    kind = QUANTIZERS[config.quantizer.name]
+    if config.restart_codes_after > 0 and not kind.restarts:
+        raise UserError(f"quantizer {config.quantizer.name!r} restarts no codes: restart_codes_after=0")
+    fields = {f.name for f in dataclasses.fields(kind)} - {"parent", "name"}
     given = set(config.quantizer) - {"name"}
     if given != fields:
         raise UserError(
             f"quantizer.name={config.quantizer.name!r} has the fields {', '.join(sorted(fields))},"
             f" the config {', '.join(sorted(given))}; begin from a config with that quantizer"
         )
-    config.data.features = tuple(sorted({"image", config.input, *config.data.features}))
-    config.data.num_labels = config.model.out_ch if segments else 0
-    return config
 
 
 def perceives(config: ConfigDict) -> bool:
@@ -85,48 +82,11 @@ def competes(config: ConfigDict) -> bool:
     return config.disc.weight > 0
 
 
-def to_input(config: ConfigDict, batch: dict) -> jax.Array:
-    """What the model sees of a batch: [B,H,W,C] float32, images in [-1, 1] or one-hot maps."""
-    if config.input == "segmentation":
-        return jax.nn.one_hot(batch["segmentation"], config.model.out_ch)
-    return to_float(batch[config.input])
-
-
-def to_picture(config: ConfigDict, output: jax.Array) -> jax.Array:
-    """What people see of inputs or outputs of the model: [B,H,W,C] -> [B,H,W,3], roughly in [-1, 1]."""
-    if config.input == "segmentation":
-        return color_labels(jnp.argmax(output, -1))
-    return jnp.broadcast_to(output, (*output.shape[:3], 3))
-
-
-def make_model(config: ConfigDict) -> VQModel:
-    """The generator of a stage-one config."""
-    return VQModel(
-        resolution=config.data.size, quantizer=config.quantizer.to_dict(), dtype=jnp.dtype(config.dtype), **config.model
-    )
-
-
-def side(stage: ConfigDict) -> int:
-    """Side of a stage-one config's grid of codes."""
-    return stage.data.size // 2 ** (len(stage.model.ch_mult) - 1)
-
-
-def encode(stage: ConfigDict, params: dict, seen: jax.Array) -> jax.Array:
-    """The codes of what the model sees: [B,H,W,C] -> [B,h,w] int32."""
-    return make_model(stage).apply({"params": sharding.gather(params)}, seen, method="encode")[1]["ids"]
-
-
-def parameter_shapes(config: ConfigDict) -> dict:
-    """The generator's parameters as shapes, of a stage-one config."""
-    images = jax.ShapeDtypeStruct((1, config.data.size, config.data.size, config.model.out_ch), jnp.float32)
-    return jax.eval_shape(make_model(config).init, jax.random.key(0), images)["params"]
-
-
-def make(config: ConfigDict) -> states.Task:
-    """Binds modules, optimizers and numbers once; everything returned is pure."""
+def make_task(config: ConfigDict) -> states.Task:
+    """Binds modules, optimizers and numbers once."""
     dtype = jnp.dtype(config.dtype)
-    codebook_size, channels = config.quantizer.codebook_size, config.model.out_ch
-    model, quantizer = make_model(config), make_quantizer(config.quantizer)
+    stage, quantizer = make_first_stage(config), make_quantizer(config.quantizer)
+    model, codebook_size = stage.model, stage.codebook_size
     disc = NLayerDiscriminator(config.disc.ndf, config.disc.n_layers, config.disc.use_actnorm, dtype)
     disc_loss, pixel_loss = losses.DISCRIMINATOR_LOSSES[config.disc.loss], losses.PIXEL_LOSSES[config.loss.pixel]
     optimizers = {"gen": optim.make_optimizer(config.optim, config.steps)}
@@ -136,10 +96,9 @@ def make(config: ConfigDict) -> states.Task:
 
     def init(key: jax.Array) -> states.TrainState:
         gen_key, disc_key = jax.random.split(key)
-        x = jnp.zeros((1, config.data.size, config.data.size, channels))
+        x = jnp.zeros((1, config.data.size, config.data.size, config.model.out_ch))
         gen = model.init(gen_key, x)["params"]
-        params, extra = {"gen": gen}, {"gen": {"idle": jnp.zeros(codebook_size, jnp.int32)}}
-        extra["gen"]["codebook"] = quantizer.init_stats(gen["quantize"]["embedding"])
+        params, extra = {"gen": gen}, {"gen": quantizer.init_stats(gen.get("quantize", {}))}
         if competes(config):
             d = disc.init(disc_key, x, True)
             params["disc"], extra["disc"] = d["params"], {"batch_stats": d["batch_stats"]}
@@ -185,15 +144,12 @@ def make(config: ConfigDict) -> states.Task:
         stats = state.extra["disc"]["batch_stats"] if phase.adversarial else {}
 
         def part(stats, batch, key):
-            return learn(nets, stats, to_input(config, batch), state.step, key, phase)
+            return learn(nets, stats, stage.to_input(batch), state.step, key, phase)
 
         stats, grads, logged, codes = states.accumulate(part, stats, batch, key, config.accumulate)
         extra = {"disc": {"batch_stats": stats}} if phase.adversarial else {}
         new = states.apply_updates(state, optimizers, grads, extra, ema_decay)
-        new = update_codebook(new, quantizer, codes)
-        if config.restart_codes_after > 0:
-            new = restart_codes(new, logged.codes.counts, codes, config.restart_codes_after, key)
-        return new, logged
+        return update_codes(new, quantizer, codes, config.restart_codes_after, key), logged
 
     def learn(nets, stats, images, step, key, phase):
         """What a batch teaches: (BatchNorm's statistics, gradients, metrics, codes)."""
@@ -240,7 +196,7 @@ def make(config: ConfigDict) -> states.Task:
         return stats, grads, metrics.collection({"loss": loss, **logged}, codes=counts), codes
 
     def eval_step(state: states.TrainState, batch: dict):
-        images = to_input(config, batch)
+        images = stage.to_input(batch)
         gen, frozen = sharding.gather((states.averaged(state, "gen"), state.frozen))
         recon, codes = model.apply({"params": gen}, images)
         if config.input == "segmentation":
@@ -256,13 +212,20 @@ def make(config: ConfigDict) -> states.Task:
             codes=metrics.CodeUse(metrics.count_codes(codes["ids"], codebook_size, batch["mask"])),
         )
 
-    def pictures(state: states.TrainState, batch: dict, key: jax.Array) -> dict[str, Sheet]:
-        images = to_input(config, batch)
+    @jax.jit
+    def reconstruct(state: states.TrainState, batch: dict) -> Sheet:
+        images = stage.to_input(batch)
         recon, _ = model.apply({"params": sharding.gather(states.averaged(state, "gen"))}, images)
-        images, recon = to_picture(config, images), to_picture(config, recon)
-        return {"reconstructions": over(images, recon, columns=min(8, len(images)))}
+        images, recon = stage.to_picture(images), stage.to_picture(recon)
+        sheet = over(images, recon, columns=min(8, len(images)))
+        return sharding.replicate(sheet)
 
-    return states.Task(init, load_frozen, phase, train_step, eval_step, pictures, None)
+    def pictures(state: states.TrainState, batch: dict) -> dict[str, Sheet]:
+        return {"reconstructions": reconstruct(state, batch)}
+
+    return states.Task(
+        init, load_frozen, phase, train_step, eval_step, pictures, learns_convolutions=True, annotator=None
+    )
 
 
 class Contest(NamedTuple):
@@ -282,34 +245,20 @@ class Phase(NamedTuple):
     adversarial: bool
 
 
-def update_codebook(state: states.TrainState, quantizer, codes: dict[str, jax.Array]) -> states.TrainState:
-    """The state after what the quantizer learns without gradients; see `models/quantize.py`."""
-    gen, extra = state.params["gen"], dict(state.extra["gen"])
-    embedding, extra["codebook"] = quantizer.update(gen["quantize"]["embedding"], extra["codebook"], codes)
-    gen = {**gen, "quantize": {**gen["quantize"], "embedding": embedding}}
-    return state.replace(params={**state.params, "gen": gen}, extra={**state.extra, "gen": extra})
-
-
-def restart_codes(
-    state: states.TrainState, counts: jax.Array, codes: dict[str, jax.Array], restart_after: int, key: jax.Array
+def update_codes(
+    state: states.TrainState, quantizer: Quantizer, codes: dict[str, jax.Array], restart_after: int, key: jax.Array
 ) -> states.TrainState:
-    """The state with its dead codes moved, in the codebook and in its averages; see `quantize.restart_dead_codes`."""
-    gen, extra = state.params["gen"], dict(state.extra["gen"])
-    latents, chosen = codes["latents"], gen["quantize"]["embedding"][codes["ids"]]
-    errors = sharding.gather(jnp.square(latents - chosen).sum(-1))  # or each device would pass its sums to the next
-    dead, goal, extra["idle"] = restart_dead_codes(extra["idle"], counts, latents, errors, restart_after, key)
-
-    def moved(params):
-        return {**params, "quantize": {"embedding": jnp.where(dead[:, None], goal, params["quantize"]["embedding"])}}
-
-    if "ema" in extra:
-        extra["ema"] = moved(extra["ema"])
-    if extra["codebook"]:
-        extra["codebook"] = {
-            "cluster_size": jnp.where(dead, 1, extra["codebook"]["cluster_size"]),
-            "embed_avg": jnp.where(dead[:, None], goal, extra["codebook"]["embed_avg"]),
-        }
-    return state.replace(params={**state.params, "gen": moved(gen)}, extra={**state.extra, "gen": extra})
+    """The state after what the quantizer learns without gradients, in its parameters and in their average."""
+    gen, extra = state.params["gen"], state.extra["gen"]
+    if "quantize" not in gen:  # it has no parameters
+        return state
+    average, stats = extra.get("ema"), {name: value for name, value in extra.items() if name != "ema"}
+    learned = Learned(gen["quantize"], average["quantize"] if average else None, stats)
+    learned = quantizer.after_step(learned, codes, restart_after, key, sharding.gather)
+    gen, extra = {**gen, "quantize": learned.params}, learned.stats
+    if average:
+        extra = {**extra, "ema": {**average, "quantize": learned.average}}
+    return state.replace(params={**state.params, "gen": gen}, extra={**state.extra, "gen": extra})
 
 
 def ramp(step: jax.Array, start: int, ramp_steps: int) -> jax.Array:

@@ -1,21 +1,107 @@
-"""Scene layouts: objects with boxes, and the ids that a transformer reads of them (as the original's builders do it).
+"""A condition on a scene: objects with boxes, and the ids that a transformer reads of them, as in the original.
 
 A scene is {'boxes': float32 [N,4], 'categories': int32 [N], 'groups': bool [N]}; boxes are left, top, width and height
 as shares of the picture's sides.
 """
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any, ClassVar
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
-from taming_jax.errors import UserError, not_among
+from taming_jax.conditions.condition import Condition
+from taming_jax.data.annotations import check_table
+from taming_jax.errors import ArgumentError, UserError, not_among
+from taming_jax.first_stage import FirstStage
 
 KINDS = {"bbox": 3, "center": 2}  # ids for each object: its category, and the corners of its box or its centre
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 COLORS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2", "#17becf")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout(Condition):
+    """A scene's objects, batch['objects'] [B,length]: what they are and where, see `to_ids`.
+
+    Of a picture larger than in training, each place of the window has its own: batch['windows']
+    [B,rows,columns,length], which `ids` then returns. canvas: (rows, columns) of such a picture's codes. window: codes
+    a side of the window.
+    """
+
+    FEATURES = ("objects",)
+    FIELDS = ("layout",)
+    ARGUMENTS: ClassVar = {"layout": "Scenes to be conditioned on, JSON files with commas between (docs/data.md)."}
+    ANNOTATES = True
+    COUNTS_CLASSES = True
+
+    layout: ConfigDict
+    class_names: tuple[str, ...]
+    canvas: tuple[int, int] = (0, 0)
+    window: int = 0
+
+    @staticmethod
+    def check(config: ConfigDict) -> None:
+        layout = config.cond.layout
+        if layout.kind not in KINDS:
+            raise not_among("cond.layout.kind", layout.kind, KINDS)
+        if layout.categories:
+            check_table(layout.categories)
+        if config.cond.aligned and layout.encode_crop:
+            raise UserError(
+                "cond.aligned: with cond.layout.encode_crop, places are those of the whole picture, not a crop's"
+            )
+
+    @classmethod
+    def make(cls, config: ConfigDict, stage: FirstStage | None) -> "Layout":
+        layout, names = config.cond.layout, tuple(config.data.class_names)
+        count = max(1, len(names))
+        if count * (1 + layout.use_group) >= layout.num_tokens:
+            raise UserError(f"cond.layout.num_tokens={layout.num_tokens} are too few for {count} classes of objects")
+        return cls(length=length(layout), vocab_size=layout.num_tokens, layout=layout, class_names=names)
+
+    @property
+    def num_classes(self) -> int:
+        return max(1, len(self.class_names))
+
+    def ids(self, frozen: dict, batch: dict) -> jax.Array:
+        return batch["windows"] if "windows" in batch else batch["objects"]
+
+    def places(self, side: int) -> np.ndarray:
+        """Nowhere: ids say where objects are, positions do not."""
+        return np.zeros((self.length, 2))
+
+    def named_places(self, side: int) -> np.ndarray:
+        return places(self.layout) * (side - 1)
+
+    def shuffle(self, record: dict, rng: np.random.Generator) -> dict:
+        order = rng.permutation(len(record["boxes"]))
+        return {**record, **{name: record[name][order] for name in ("boxes", "categories", "groups")}}
+
+    def see(self, record: dict, crop: tuple[float, ...], flip: bool) -> dict[str, np.ndarray]:
+        return features(record, self.layout, self.num_classes, crop, flip, self.canvas, self.window)
+
+    def of_size(self, grid: tuple[int, int], window: int) -> "Layout":
+        return dataclasses.replace(self, canvas=grid, window=window)
+
+    def rows(self, size: tuple[int, int], layout: Any) -> dict[str, np.ndarray]:
+        """Files, or scenes as a file has them (a list of {'category', 'box'}), one or several."""
+        given = layout if isinstance(layout, (list, tuple)) else [layout]
+        if given and all(isinstance(part, dict) for part in given):
+            given = [given]
+        if not given:
+            raise ArgumentError("layout is empty: name files, with commas between")
+        rows = [self.see(read_scene(scene, self.layout, self.class_names), WHOLE, False) for scene in given]
+        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return batch | {"label": np.arange(len(rows), dtype=np.int32)}
+
+    def pictures(self, rows: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:
+        found = [from_ids(ids, self.layout, self.num_classes) for ids in rows["objects"]]
+        return np.stack([draw(scene, self.class_names, size) for scene in found])
 
 
 def length(layout: ConfigDict) -> int:
@@ -131,30 +217,31 @@ def rescale(box: np.ndarray, crop: tuple[float, ...], flip: bool) -> tuple[float
     return (1 - left - width if flip else left), top, width, height
 
 
-def read_scene(file: Path, layout: ConfigDict, class_names: tuple[str, ...]) -> dict:
-    """A user's layout: [{"category": "name or number", "box": [left, top, right, bottom] in [0, 1]}, ...].
+def read_scene(given: Path | str | list[dict], layout: ConfigDict, class_names: tuple[str, ...]) -> dict:
+    """A user's layout: [{"category": "name or number", "box": [left, top, right, bottom] in [0, 1]}, ...], or its file.
 
-    `"group": true` where the box holds many. Raises UserError for categories that are not there, boxes outside of the
-    image, and more objects than the transformer reads.
+    `"group": true` where the box holds many. Raises ArgumentError for categories that are not there, boxes outside of
+    the image, and more objects than the transformer reads.
     """
+    name = f"layout={given}" if isinstance(given, (str, Path)) else "layout"
     try:
-        objects = json.loads(file.read_text())
+        objects = json.loads(Path(given).read_text()) if isinstance(given, (str, Path)) else given
         boxes = np.float32([[float(side) for side in o["box"]] for o in objects])
         if boxes.shape != (len(objects), 4) or not len(objects):
             raise ValueError("a box has left, top, right and bottom")
         words, groups = [str(o["category"]) for o in objects], [bool(o.get("group")) for o in objects]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise UserError(f"--layout={file} is no list of objects with 'category' and 'box': {str(e)[:100]}") from e
+        raise ArgumentError(f"{name} is no list of objects with 'category' and 'box': {str(e)[:100]}") from e
     if len(boxes) > layout.max_objects:
-        raise UserError(f"--layout={file} has {len(boxes)} objects; the transformer reads {layout.max_objects}")
+        raise ArgumentError(f"{name} has {len(boxes)} objects; the transformer reads {layout.max_objects}")
     categories, lower = [], [name.lower() for name in class_names]
     for word, box in zip(words, boxes, strict=True):
         if word.lower() not in lower and not (word.isdecimal() and int(word) < len(lower)):
-            raise not_among(f"--layout={file}: category", word, class_names)
+            raise not_among(f"{name}: category", word, class_names, ArgumentError)
         categories.append(lower.index(word.lower()) if word.lower() in lower else int(word))
         if not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
             sides = ", ".join(f"{side:g}" for side in box)
-            raise UserError(f"--layout={file}: {word!r} has the box {sides}: left, top, right, bottom within [0, 1]")
+            raise ArgumentError(f"{name}: {word!r} has the box {sides}: left, top, right, bottom within [0, 1]")
     boxes[:, 2:] -= boxes[:, :2]
     return {"boxes": boxes, "categories": np.int32(categories), "groups": np.bool_(groups)}
 

@@ -1,7 +1,7 @@
 """A data set as a config sees it: what is there, and a picture of its batches, or one line on what is missing.
 
-    python -m taming_jax.data.check --config=configs/openmoji_segmentation.py --out=check.png
-    python -m taming_jax.data.check --config=configs/coco_transformer.py --first_stage=configs/coco_vq.py \\
+    python -m taming_jax.show_data --config=configs/openmoji_segmentation_vq.py --out=data.png
+    python -m taming_jax.show_data --config=configs/coco_transformer.py --first_stage=configs/coco_vq.py \\
         --cond=configs/coco_segmentation_vq.py
 
 The first images of both splits, cropped and flipped as in training, and beside each what the model sees or is
@@ -15,9 +15,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from PIL import Image, ImageDraw, ImageFont
 
-from taming_jax import cli, conditions, data, images, tasks
-from taming_jax.metrics import say
-from taming_jax.tasks import vqgan
+from taming_jax import cli, completion, data, images
+from taming_jax.conditions import Condition, make_condition
+from taming_jax.console import say
+from taming_jax.first_stage import make_first_stage
 
 ROWS, COLUMNS = 8, 4  # of images
 
@@ -25,24 +26,36 @@ ROWS, COLUMNS = 8, 4  # of images
 def look(config: ConfigDict, split: str) -> images.Sheet:
     """The first images of a split, each beside what belongs to it; says what the split holds. Raises UserError."""
     source = data.open_source(config.data, split)
-    config.data.class_names = tuple(source.class_names)
-    names = config.data.class_names
+    config.data.class_names = names = tuple(source.class_names)
     say(f"{split}: {len(source)} images" + (f", {len(names)} classes: {', '.join(names)[:200]}" if names else ""))
     config.batch_size = min(ROWS * COLUMNS, len(source))
-    batch = next(iter(data.train_batches(source, config, 0) if split == "train" else data.eval_batches(source, config)))
-    pictures, size = [images.to_uint8(batch["image"])], (config.data.size, config.data.size)
-    if config.task == "vqgan" and config.input != "image":
-        pictures.append(images.to_uint8(vqgan.to_picture(config, vqgan.to_input(config, batch))))
-    elif config.task == "prior" and (seen := conditions.pictures_of(config, batch, size)) is not None:
-        pictures.append(images.to_uint8(seen))
-    elif config.task == "prior" and config.cond.name == "coordinates":
-        pictures.append(images.to_uint8(2 * batch["coord"][..., None].repeat(3, -1) - 1))
-    elif config.task == "prior" and config.cond.name == "class" and names:
-        pictures.append(np.stack([draw_words(names[label], size) for label in batch["label"]]))
+    cond = make_condition(config) if config.task == "transformer" else None
+    augment = data.make_augment(config.data, cond if cond is not None and cond.ANNOTATES else None)
+    if split == "train":
+        batch = next(data.train_batches(source, config, 0, augment))
+    else:
+        batch = data.eval_batches(source, config, augment)[0]
+    pictures = [images.to_uint8(batch["image"])]
+    if cond is not None:
+        beside = show_condition(cond, batch, pictures[0].shape[1:3])
+    elif config.input != "image":
+        stage = make_first_stage(config)
+        beside = stage.to_picture(stage.to_input(batch))
+    else:
+        beside = None
+    pictures += [] if beside is None else [images.to_uint8(beside)]
     pairs = np.stack(pictures, 1)[: len(pictures[0]) // COLUMNS * COLUMNS or 1]
     columns = COLUMNS if len(pairs) >= COLUMNS else 1
     rows = pairs.reshape(-1, columns * len(pictures), *pairs.shape[2:])
     return images.Sheet(rows, (split,) * len(rows))
+
+
+def show_condition(cond: Condition, batch: dict, size: tuple[int, int]) -> np.ndarray | None:
+    """The conditions of a batch as pictures, or their names, [B,H,W,3]; None where there is nothing to see."""
+    if (found := cond.pictures(batch, size)) is not None:
+        return found
+    words = cond.names(batch)
+    return np.stack([draw_words(word, size) for word in words]) if words else None
 
 
 def draw_words(text: str, size: tuple[int, int]) -> np.ndarray:
@@ -55,7 +68,7 @@ def draw_words(text: str, size: tuple[int, int]) -> np.ndarray:
 
 
 def main() -> None:
-    config, out = tasks.complete_ahead(cli.required_config(), cli.stages()), Path(flags.FLAGS.out)
+    config, out = completion.complete_ahead(cli.required_config(), cli.stages()), Path(flags.FLAGS.out)
     config.data.workers = 0
     sheets = [look(config, split) for split in ("train", "validation")]
     width = max(sheet.images.shape[1] for sheet in sheets)
@@ -70,5 +83,5 @@ if __name__ == "__main__":
         "config", None, "Config file of either stage; --config.field=value sets fields.", lock_config=True
     )
     cli.define_stages()
-    flags.DEFINE_string("out", "data_check.png", "Picture to write.")
+    flags.DEFINE_string("out", "data.png", "Picture to write.")
     cli.run(main)

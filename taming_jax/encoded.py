@@ -1,0 +1,270 @@
+"""A data set of codes on disk, which the training of a transformer reads in place of images; written once.
+
+A folder holds `codes.json`, what the records are and what they were made of, and ArrayRecord files of equally many
+records. Record `i * views + v` is view v of image i: a packed numpy row of its codes and of its condition's ids.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import grain
+import jax
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from taming_jax import checkpoint, completion, data, sharding
+from taming_jax.conditions import find_condition
+from taming_jax.console import say
+from taming_jax.data.transforms import Augment
+from taming_jax.errors import ArgumentError, UserError
+from taming_jax.first_stage import make_first_stage
+from taming_jax.second_stage import SecondStage, make_second_stage
+from taming_jax.tasks.transformer import load_first_stages
+
+SMALLEST, MOST = 1024, 512  # records of a file at least; files at most, once there are that many records
+PLACES = ("path", "dir")  # of pictures
+UNRELATED = (*PLACES, "workers", "max_bad_share", "features", "layout")  # the condition says the last two itself
+
+
+class Codes:
+    """Random access to the records of a folder: {'codes': int32 [h,w], 'cond': int32 [S]}."""
+
+    def __init__(self, folder: Path, stated: dict):
+        self.views, self.row = stated["views"], row_type(stated)
+        self.records = grain.sources.ArrayRecordDataSource(list(map(str, files(folder, stated))))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def kind(self) -> str:
+        """What its records are, in words."""
+        return f"records of codes, {self.views} of each image,"
+
+    def __repr__(self) -> str:
+        return f"Codes({self.records!r})"
+
+    def __getitem__(self, index: int) -> dict:
+        (row,) = np.frombuffer(self.records[index], self.row)
+        return {name: row[name].astype(np.int32) for name in self.row.names}
+
+
+def open_codes(config: ConfigDict) -> Codes:
+    """The records in `config.codes`, for a completed config with its class names.
+
+    Raises UserError where they are of other weights, of another condition or of other data, or are not all there.
+    """
+    folder = Path(config.codes)
+    stated = read_statement(folder)
+    if stated is None:
+        raise UserError(f"codes={folder}: there is no codes.json; python -m taming_jax.encode writes such folders")
+    if changed := differences(stated["made_of"], made_of(config)):
+        raise UserError(f"codes={folder} are not those of this config: {changed}; encode again to another folder")
+    missing = [file.name for file in files(folder, stated) if not file.exists()]
+    if missing:
+        raise UserError(f"codes={folder}: {len(missing)} files are missing; the command that encoded them goes on")
+    try:
+        source = Codes(folder, stated)
+    except (RuntimeError, ValueError, OSError) as e:
+        raise UserError(f"codes={folder} cannot be read: {' '.join(str(e).split())[:200]}") from e
+    if len(source) != stated["records"]:
+        raise UserError(f"codes={folder}: {len(source)} records instead of {stated['records']}, a file is damaged")
+    return source
+
+
+def learned(config: ConfigDict) -> dict:
+    """The fields of the condition that the codes in `config.codes` were made with; raises as `open_codes` does."""
+    stated = read_statement(Path(config.codes))
+    if stated is None:
+        raise UserError(
+            f"codes={config.codes}: there is no codes.json; python -m taming_jax.encode writes such folders"
+        )
+    return ConfigDict(checkpoint.to_tuples(stated["made_of"]["cond"]))
+
+
+def read_statement(folder: Path) -> dict | None:
+    """What `codes.json` says; None where there is none. Raises UserError for what is no such file."""
+    file = folder / "codes.json"
+    try:
+        return json.loads(file.read_text()) if file.exists() else None
+    except ValueError as e:
+        raise UserError(f"{file} cannot be read: {e}") from e
+
+
+def statement(config: ConfigDict, images: int, views: int, row: np.dtype) -> dict:
+    """What `codes.json` says of a completed config with its class names; `row` is the type of a record."""
+    kind = find_condition(config.cond.name)
+    stages = {"first_stage": config.first_stage} | ({"cond": config.cond} if kind.HAS_STAGE else {})
+    stated = {
+        "records": images * views,
+        "records_per_file": max(SMALLEST, -(-images * views // MOST)),
+        "row": row.descr,
+        "views": views,
+        "seed": config.seed,
+        "workdirs": {name: stage.workdir for name, stage in stages.items()},
+        "pictures": {name: config.data[name] for name in PLACES},
+        "made_of": made_of(config),
+    }
+    return json.loads(json.dumps(stated))
+
+
+def made_of(config: ConfigDict) -> dict:
+    """What codes follow from, wherever it lies: the first stages' weights, the condition and the data."""
+    cond, kind = config.cond.to_dict(), find_condition(config.cond.name)
+    stated = {
+        "first_stage": weights(config.first_stage),
+        "cond": {name: cond[name] for name in ("name", *kind.FIELDS)},
+        "data": {name: value for name, value in config.data.to_dict().items() if name not in UNRELATED},
+    }
+    if kind.HAS_STAGE:
+        stated["cond"] |= weights(config.cond)
+    return json.loads(json.dumps(stated))
+
+
+def weights(stage: ConfigDict) -> dict:
+    """Tells the weights of a first stage from all others, those of a repeated run too: its step and its codebook.
+
+    Where the codebook is not learned, all of its weights.
+    """
+    first = make_first_stage(stage.config)
+    shapes = first.parameter_shapes()
+    learned = {name: shapes[name] for name in ("quantize",) if name in shapes}
+    params = checkpoint.load_net(Path(stage.workdir), stage.step, "gen", learned or shapes)
+    arrays = [np.asarray(first.codebook(params))] if learned else jax.tree.leaves(params)
+    hashed = hashlib.blake2b(b"".join(array.tobytes() for array in arrays), digest_size=8)
+    return {"step": stage.step, "codebook" if learned else "weights": hashed.hexdigest()}
+
+
+def differences(stated: dict, asked: dict) -> str:
+    """'seed 0 -> 1, views 1 -> 4', or '' where both are the same; the run directories may have been moved."""
+    stated, asked = (
+        ConfigDict({name: value for name, value in x.items() if name != "workdirs"}) for x in (stated, asked)
+    )
+    return ", ".join(completion.differences(stated, asked))
+
+
+def row_type(stated: dict) -> np.dtype:
+    """A record as numpy reads it: 'codes' [h,w] and 'cond' [S], in unsigned types, packed."""
+    return np.dtype([(name, kind, tuple(shape)) for name, kind, shape in stated["row"]])
+
+
+def files(folder: Path, stated: dict) -> list[Path]:
+    """The files of a folder in the order of their records."""
+    count = -(-stated["records"] // stated["records_per_file"])
+    return [folder / f"codes-{number:05}-of-{count:05}.array_record" for number in range(count)]
+
+
+def encode(config: ConfigDict, out: Path, views: int, batch_size: int) -> None:
+    """Writes the codes of `views` views of every training image, and their condition's ids; see above.
+
+    config: a transformer's, as `completion.complete` gives it. View v of image i is the crop and the flip that follow
+    from seed, i and v alone. Each device encodes `batch_size` of them at once. Files that are there stay; each process writes a share of the
+    others, whole ones. Raises UserError where `out` holds anything else.
+    """
+    if views > 1 and not (config.data.random_crop or config.data.flip or find_condition(config.cond.name).ANNOTATES):
+        raise ArgumentError(f"views={views}: with data.random_crop=False and data.flip=False all are the same")
+    source = data.in_turn(lambda: data.open_source(config.data, "train"))
+    config = completion.complete_from_data(config, source)
+    stage = make_second_stage(config)
+    stated = statement(config, len(source), views, record_type(stage))
+    data.in_turn(lambda: prepare(out, stated))
+    paths, size = files(out, stated), stated["records_per_file"]
+    there = multihost_utils.broadcast_one_to_all(np.array([file.exists() for file in paths]))
+    if all(there):
+        say(f"these codes are already written: {out}")
+        return
+
+    say(f"{views} views of each of {len(source)} images into {len(paths)} files, {sum(there)} are there: {out}")
+    missing = np.flatnonzero(~there)[jax.process_index() :: jax.process_count()]
+    numbers = [np.arange(i * size, min((i + 1) * size, stated["records"])) for i in missing]
+    for i, rows in zip(missing, encode_files(config, stage, source, numbers, views, batch_size), strict=True):
+        part = paths[i].with_suffix(".part")
+        writer = ArrayRecordWriter(str(part), "group_size:1")
+        for row in rows:
+            writer.write(row.tobytes())
+        writer.close()
+        part.replace(paths[i])
+    multihost_utils.sync_global_devices("all files are there")
+    say(f"{stated['records']} records; to train on them: --config.codes={out}")
+
+
+def prepare(out: Path, stated: dict) -> None:
+    """Makes the folder; raises UserError where it is there and holds something else."""
+    found = read_statement(out)
+    if found is not None and (changed := differences(found, stated)):
+        raise ArgumentError(f"out={out} holds codes that were made otherwise: {changed}; name another folder")
+    if found is None:
+        part = out / "codes.part"
+        if out.exists() and not (out.is_dir() and set(out.iterdir()) <= {part}):
+            raise ArgumentError(f"out={out} is there and holds no codes; name another folder")
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(stated, indent=1))
+            part.replace(out / "codes.json")
+        except OSError as e:
+            raise ArgumentError(f"out={out} cannot be written: {e}") from e
+
+
+def record_type(stage: SecondStage) -> np.dtype:
+    """A record: codes and the condition's ids, each in the smallest unsigned type that holds them."""
+    fields = (
+        ("codes", stage.first.codebook_size, (stage.first.side, stage.first.side)),
+        ("cond", stage.cond.vocab_size, (stage.cond.length,)),
+    )
+    return np.dtype([(name, np.min_scalar_type(count - 1).newbyteorder("<"), shape) for name, count, shape in fields])
+
+
+def encode_files(
+    config: ConfigDict, stage: SecondStage, source, numbers: list[np.ndarray], views: int, batch_size: int
+) -> Iterator[np.ndarray]:
+    """For each file's record numbers [N] its records [N] of `record_type`, on the devices of this process."""
+    mesh = sharding.make_mesh(ConfigDict(dict(data=-1, fsdp=1, tensor=1)), jax.local_devices())
+    batch_size *= mesh.size
+    frozen = load_first_stages(config, stage)
+    frozen = jax.device_put(frozen, sharding.infer_shardings(frozen, mesh))
+    read, augment = jax.jit(stage.read), data.make_augment(config.data, stage.cond if stage.cond.ANNOTATES else None)
+    # Each file begins a batch: what is in it does not depend on which others are missing.
+    filled = [np.pad(n, (0, -len(n) % batch_size), mode="edge") for n in numbers]
+    chosen = Views(source, augment, config.seed, views, np.concatenate([np.arange(0), *filled]))
+    batches = data.iterate(grain.MapDataset.source(chosen).batch(batch_size), config.data.workers)
+    progress = tqdm(
+        desc="encoding",
+        total=sum(map(len, numbers)),
+        unit="image",
+        mininterval=1,
+        disable=jax.process_index() > 0,
+    )
+    with closing(batches), progress, jax.set_mesh(mesh):
+        for n in numbers:
+            rows = np.zeros(len(n), record_type(stage))
+            for start in range(0, len(n), batch_size):
+                part = rows[start : start + batch_size]
+                cond, grid = read(frozen, sharding.shard_batch(next(batches), mesh))
+                part["cond"], part["codes"] = np.asarray(cond)[: len(part)], np.asarray(grid)[: len(part)]
+                progress.update(len(part))
+            yield rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """The chosen records as pictures: number `i * views + v` is view v of image i of the source."""
+
+    source: data.Readable
+    augment: Augment
+    seed: int
+    views: int
+    numbers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> dict:
+        image, view = divmod(int(self.numbers[index]), self.views)
+        return self.augment(self.source[image], np.random.default_rng((self.seed, image, view)))

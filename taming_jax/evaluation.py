@@ -1,0 +1,36 @@
+"""A state -> numbers over a whole source, and its pictures."""
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from taming_jax import data, metrics, sharding
+from taming_jax.console import say
+from taming_jax.state import Task, TrainState
+from taming_jax.writer import Writer
+
+PICTURED = 24  # images at least, where there are so many
+
+
+def evaluate(task: Task, state: TrainState, source, config: ConfigDict, mesh: Mesh, writer: Writer) -> dict[str, float]:
+    """The task's metrics over a whole source; writes them, and the task's pictures."""
+    step = int(state.step)
+    eval_step = jax.jit(task.eval_step, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    batches = data.eval_batches(source, config, data.make_augment(config.data, task.annotator))
+    shown = [batches[i] for i in range(min(len(batches), -(-PICTURED // config.batch_size)))]
+    shown = {name: np.concatenate([batch[name] for batch in shown]) for name in shown[0]}
+    for name, picture in task.pictures(state, sharding.shard_batch(shown, mesh)).items():
+        writer.picture(step, name, picture)
+    total = None
+    quiet = jax.process_index() > 0
+    for batch in tqdm(batches, "evaluating", unit="batch", leave=False, mininterval=1, disable=quiet):
+        new = eval_step(state, sharding.shard_batch(batch, mesh))
+        total = new if total is None else metrics.merge(total, new)
+    result = metrics.summarize(total)
+    writer.scalars(step, "validation", result)
+    writer.code_histogram(step, total)
+    numbers = "  ".join(f"{name} {value:.4g}" for name, value in result.items())
+    say(f"validation of {len(source)} images at step {step}: {numbers}")
+    return result

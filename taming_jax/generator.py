@@ -1,0 +1,194 @@
+"""A finished second stage that one can hold: it paints pictures that one asks for, and scores those that one has."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm.auto import tqdm
+
+from taming_jax import checkpoint, completion, losses, request, sharding
+from taming_jax.errors import ArgumentError, UserError
+from taming_jax.painting import Painting, Plan
+from taming_jax.sampling.draw import make_sampling
+from taming_jax.sampling.painter import METHODS
+from taming_jax.sampling.tiling import TILE
+from taming_jax.second_stage import SecondStage, make_second_stage
+from taming_jax.tasks.transformer import load_first_stages
+from taming_jax.tokenizer import BATCH_SIZE, in_batches, read_pictures
+
+
+class Generator:
+    """A transformer and its first stages with their weights, on all devices. `Generator.load(workdir)` makes one.
+
+    config: of its run, step: of the checkpoint. stage: the pure functions beneath. Programs are compiled at their first
+    use and kept: other conditions, seeds and numbers of the same shapes compile nothing.
+    """
+
+    def __init__(self, config: ConfigDict, step: int, stage: SecondStage, nets: dict):
+        """nets: parameters, of the transformer ('gpt'), its first stage ('gen') and its condition's, if any ('cond')."""
+        self.config, self.step, self.stage = config, step, stage
+        self.mesh, self.painting = sharding.mesh_here(config.mesh), Painting(stage)
+        nets = jax.device_put(nets, sharding.infer_shardings(nets, self.mesh))
+        with jax.set_mesh(self.mesh):
+            self.nets = {**nets, "gpt": self.painting.prepare(nets["gpt"])}
+        self._score = jax.jit(self._nats)
+
+    @classmethod
+    def load(cls, workdir: str | Path, step: int | None = None, first_stage: str | Path | None = None) -> "Generator":
+        """From a run directory, at its newest step or another.
+
+        first_stage: its first stage's run directory, where that was moved. Raises UserError where there is no such run.
+        """
+        config, step = completion.load_config(Path(workdir), step)
+        if config.task != "transformer":
+            raise UserError(
+                f"{workdir} is a {config.task!r} run; samples come from a transformer's (task 'transformer')"
+            )
+        if first_stage is not None:
+            config.first_stage.workdir = str(first_stage)
+        stage = make_second_stage(config)
+        like = jax.eval_shape(stage.init, jax.random.key(0))
+        nets = {"gpt": checkpoint.load_net(Path(workdir), step, "gpt", like), **load_first_stages(config, stage)}
+        return cls(config, step, stage, nets)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the data that it was trained on; () where they have none."""
+        return tuple(self.config.data.class_names)
+
+    def sample(
+        self,
+        num_samples: int = 1,
+        *,
+        seed: int = 0,
+        size: str | tuple[int, int] | None = None,
+        image: Any = None,
+        keep: Any = None,
+        keep_pixels: bool = True,
+        data_path: str | Path | None = None,
+        num_conditions: int = 8,
+        batch_size: int | None = None,
+        progress: bool = True,
+        method: str = "cached",
+        stride: int = 1,
+        tile: int = TILE,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        guidance: float | None = None,
+        **asked: Any,
+    ) -> np.ndarray:
+        """`num_samples` pictures of each condition, one after another: uint8 [conditions * num_samples,H,W,3].
+
+        asked: the conditions, by what the run is conditioned on, see `conditions.ARGUMENTS`: classes=['flags', 3],
+        condition=[pictures], layout=[scenes]; without, all classes or `num_conditions` held-out pictures (of the
+        folder `data_path`, if one is named). size: (height, width) in pixels, larger than in training if you like.
+        image, keep: a picture of which a part stays, see `request.read_kept`. keep_pixels=False decodes that part anew.
+        temperature, top_k, top_p, guidance: see `Sampling`; where they are None, the run's. method, stride: see
+        `sampling.painter`; tile: codes a side that are decoded at once. batch_size: pictures painted at once. Raises
+        ArgumentError for what does not go with the run.
+        """
+        if num_samples < 1:
+            raise ArgumentError(f"num_samples={num_samples}: it must be at least 1")
+        plan = self.plan(
+            size=size, seed=seed, image=image, keep=keep, keep_pixels=keep_pixels, method=method, stride=stride,
+            tile=tile, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance,
+        )  # fmt: skip
+        rows = request.make_rows(self.stage, self.config, plan.size, asked, data_path, num_conditions)
+        rows = {name: np.repeat(value, num_samples, 0) for name, value in rows.items()}
+        rows["index"] = np.tile(np.arange(num_samples, dtype=np.int32), len(rows["label"]) // num_samples)
+        return np.concatenate(list(self.paint(rows, plan, batch_size, progress)))
+
+    def plan(
+        self,
+        *,
+        size: str | tuple[int, int] | None = None,
+        seed: int = 0,
+        image: Any = None,
+        keep: Any = None,
+        keep_pixels: bool = True,
+        method: str = "cached",
+        stride: int = 1,
+        tile: int = TILE,
+        **sampling: float | None,
+    ) -> Plan:
+        """What `sample` is asked for but the conditions, checked; arguments and errors are those of `sample`."""
+        given = {name: value for name, value in sampling.items() if value is not None}
+        drawing = make_sampling({**self.config.sample, **given}, self.stage.drop, ArgumentError)
+        if (image is None) != (keep is None):
+            raise ArgumentError("image and keep go together: what is given, and which part of it stays")
+        if tile < 8:
+            raise ArgumentError(f"tile={tile}: it must be at least 8")
+        if method not in METHODS:
+            raise ArgumentError(f"method={method!r}: it is {' or '.join(map(repr, METHODS))}")
+        self.painting.painter(drawing.guidance != 1, method, stride)  # refuses what does not go
+        kept = None
+        if image is None or size is not None:
+            size = request.parse_size(size, self.stage, self.config)
+        if image is not None:
+            kept, size = request.read_kept(self.stage, image, keep, size, keep_pixels)
+        return Plan(size, drawing, seed, kept, method, stride, tile)
+
+    def paint(
+        self, rows: dict[str, np.ndarray], plan: Plan, batch_size: int | None = None, progress: bool = True
+    ) -> Iterator[np.ndarray]:
+        """A picture for each row, batch by batch: uint8 [b,H,W,3], b <= batch_size.
+
+        rows: as of `Painting.paint`, [N,...]. batch_size: None for 16 as large as in training, fewer larger ones.
+        """
+        total, parts = len(rows["label"]), self.mesh.shape["data"]
+        if "objects" in rows and "windows" not in rows and plan.size != (self.stage.first.size,) * 2:
+            raise ValueError("rows: of a larger picture, scenes have 'windows', see `Layout.of_size`")
+        if batch_size is None:
+            share = plan.size[0] * plan.size[1] / self.stage.first.size**2
+            batch_size = max(1, round(BATCH_SIZE / share / parts)) * parts
+        batch_size = min(batch_size, -(-total // parts) * parts)
+        sharding.check_batch(batch_size, self.mesh)
+        codes = int(np.prod(plan.grid(self.stage.first.patch)))
+        bar = tqdm(
+            total=total * codes, desc="painting", unit="code", unit_scale=True, mininterval=1, disable=not progress
+        )
+        with bar:
+            for start in range(0, total, batch_size):
+                # The last batch is filled up with the first rows again, so that one program serves all.
+                chosen = np.arange(start, start + batch_size) % total
+                count = min(batch_size, total - start)
+
+                def tell(done: int, start: int = start, count: int = count) -> None:
+                    bar.update(start * codes + count * done - bar.n)
+
+                with jax.set_mesh(self.mesh):
+                    batch = sharding.shard_batch({name: value[chosen] for name, value in rows.items()}, self.mesh)
+                    painted = self.painting.paint(self.nets, batch, plan, tell)
+                yield painted[:count]
+
+    def score(self, images: Any, batch_size: int = BATCH_SIZE, progress: bool = False, **asked: Any) -> np.ndarray:
+        """How likely the transformer finds pictures: nats of all codes of each, [N] float32; less is likelier.
+
+        images: as of `Tokenizer.encode`, of the size of training. asked: their conditions as of `sample`, one for all
+        or one for each. Divided by the number of codes, and averaged, it is the `nll` of an evaluation. Raises
+        ArgumentError for what does not fit.
+        """
+        first = self.stage.first
+        seen = read_pictures(first, images, self.config.data.label_shift)
+        if seen.shape[1:3] != (first.size, first.size):
+            sides = "x".join(map(str, seen.shape[1:3]))
+            raise ArgumentError(f"images: {sides} pixels; the run was trained at {first.size}x{first.size}")
+        if self.stage.cond.NEEDS_DATA and not asked:
+            raise ArgumentError(f"{next(iter(self.stage.cond.ARGUMENTS))} is missing: what each picture was asked for")
+        rows = request.make_rows(self.stage, self.config, seen.shape[1:3], asked)
+        if len(rows["label"]) not in (1, len(seen)):
+            raise ArgumentError(
+                f"images: {len(seen)} for {len(rows['label'])} conditions; one for all, or one for each"
+            )
+        rows = {name: np.repeat(value, len(seen) // len(value), 0) for name, value in rows.items()}
+        score = lambda batch: self._score(self.nets, *batch)  # noqa: E731
+        return in_batches(self.mesh, score, (rows, {first.input: seen}), batch_size, progress, "scoring")
+
+    def _nats(self, nets: dict, rows: dict, seen: dict) -> jax.Array:
+        c = self.stage.cond.ids(nets, rows)
+        codes = self.stage.to_sequence(self.stage.first.encode(nets["gen"], seen), jax.random.key(0))
+        return codes.shape[1] * losses.cross_entropy(self.stage.logits(nets["gpt"], c, codes), codes)

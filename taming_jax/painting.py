@@ -1,0 +1,140 @@
+"""A second stage at work: conditions in, pictures out. Its programs are compiled once for equal shapes, and kept."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import ndimage
+
+from taming_jax import sharding
+from taming_jax.conditions import Condition
+from taming_jax.images import Sheet, to_uint8
+from taming_jax.sampling.draw import Sampling
+from taming_jax.sampling.painter import Painter
+from taming_jax.sampling.tiling import TILE, decode_tiled
+from taming_jax.second_stage import SecondStage
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """A part of a picture that stays.
+
+    image: uint8 [H,W,3]. codes: bool [h,w], which of its codes stay. pixels: bool [H,W], which pixels stay as they are;
+    None for none: then what stays is decoded again with the rest. size: (height, width) of the upper left part that
+    people want; the rest fills up the last codes.
+    """
+
+    image: np.ndarray
+    codes: np.ndarray
+    pixels: np.ndarray | None
+    size: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How pictures are to be painted.
+
+    size: (height, width) in pixels, not below those of training; above, the transformer's window slides, see
+    `sampling.painter` for method and stride. tile: codes a side that are decoded at once.
+    """
+
+    size: tuple[int, int]
+    sampling: Sampling
+    seed: int = 0
+    kept: Kept | None = None
+    method: str = "cached"
+    stride: int = 1
+    tile: int = TILE
+
+    def grid(self, patch: int) -> tuple[int, int]:
+        """Codes of the picture: (rows, columns), of `patch` pixels a side."""
+        return self.size[0] // patch, self.size[1] // patch
+
+
+class Painting:
+    """The programs of a second stage. Call them under `jax.set_mesh`, whose mesh stays the same.
+
+    Where nets are asked for: {'gpt': what `prepare` gives, 'gen': the first stage, 'cond': the condition's}.
+    """
+
+    def __init__(self, stage: SecondStage):
+        self.stage, self.painters = stage, {}
+        self.prepare = jax.jit(stage.decode_params)
+        self.encode = jax.jit(lambda gen, batch, key: stage.first.remap(stage.first.encode(gen, batch), key))
+        self.decode = jax.jit(lambda gen, ids: sharding.replicate(stage.first.decode(gen, ids)))
+
+        @functools.partial(jax.jit, static_argnames="grid")
+        def begin(nets: dict, rows: dict, key: jax.Array, codes: jax.Array, grid: tuple[int, int]) -> tuple:
+            """-> condition, codes that stay [B,h,w] and a key for each row."""
+            fold = jax.vmap(jax.random.fold_in, (None, 0))
+            keys = jax.vmap(jax.random.fold_in)(fold(key, rows["label"]), rows["index"])
+            return sharding.split((stage.condition(nets, rows, grid), jnp.repeat(codes, len(keys), 0), keys))
+
+        self.begin = begin
+
+    def painter(self, guided: bool, method: str, stride: int) -> Painter:
+        """`SecondStage.make_painter`, the same one for the same arguments; raises as it does."""
+        if (guided, method, stride) not in self.painters:
+            self.painters[guided, method, stride] = self.stage.make_painter(guided, method, stride)
+        return self.painters[guided, method, stride]
+
+    def paint(
+        self, nets: dict, rows: dict, plan: Plan, tell: Callable[[int], object] = lambda done: None
+    ) -> np.ndarray:
+        """A picture for each row: uint8 [B,H,W,3].
+
+        rows: features that the condition reads, [B,...], and int32 'label' and 'index' [B]: a picture follows from
+        seed, label, index and condition alone, whatever is painted beside it. tell: is told how many codes of each
+        picture are painted, again and again.
+        """
+        guided, grid = plan.sampling.guidance != 1, plan.grid(self.stage.first.patch)
+        painter, key = self.painter(guided, plan.method, plan.stride), jax.random.key(plan.seed)
+        codes, known = np.zeros((1, *grid), np.int32), np.zeros(grid, bool)
+        if plan.kept is not None:
+            batch = {self.stage.first.input: plan.kept.image[None]}
+            codes, known = self.encode(nets["gen"], batch, key), plan.kept.codes
+        c, codes, keys = self.begin(nets, rows, key, codes, grid=grid)
+        params = (nets["gpt"], plan.sampling.guidance) if guided else nets["gpt"]
+        for painted, done in painter(params, c, codes, known, keys, plan.sampling):
+            painted.block_until_ready()
+            tell(done)
+        pictures = decode_tiled(functools.partial(self.decode, nets["gen"]), painted, plan.tile)
+        return to_uint8(pictures) if plan.kept is None else keep(pictures, plan.kept, self.stage.first.patch)
+
+
+def keep(painted: np.ndarray, kept: Kept, fade: int) -> np.ndarray:
+    """Puts back the pixels that stay, without a seam. painted: float [B,H,W,3] in about [-1, 1] -> uint8.
+
+    What differs at the nearest pixel that stays is added to those that do not, less and less over `fade` pixels.
+    """
+    h, w = kept.size
+    if kept.pixels is None or not kept.pixels.any():
+        return to_uint8(painted)[:, :h, :w]
+    distance, nearest = ndimage.distance_transform_edt(~kept.pixels, return_indices=True)
+    # Decoded values beyond the range are no part of what people see.
+    seen = np.clip(painted, -1, 1)
+    difference = (kept.image / 127.5 - 1 - seen)[:, *nearest]
+    weight = np.clip(1 - distance / (fade + 1), 0, 1)[..., None]
+    blended = to_uint8(seen + weight * difference)
+    return np.where(kept.pixels[..., None], kept.image, blended)[:, :h, :w]
+
+
+def make_sheet(
+    cond: Condition,
+    rows: dict[str, np.ndarray],
+    painted: np.ndarray,
+    shown: np.ndarray | None = None,
+    originals: np.ndarray | None = None,
+) -> Sheet:
+    """Painted pictures uint8 [R,C,H,W,3], before them `shown`, behind them `originals`, [R,H,W,3] both.
+
+    Without `shown`, the conditions where they are pictures that say something.
+    """
+    if shown is None and cond.SHOWS:
+        shown = cond.pictures(rows, painted.shape[2:4])
+    parts = [None if shown is None else to_uint8(shown)[:, None], painted]
+    parts += [None if originals is None else to_uint8(originals)[:, None]]
+    return Sheet(np.concatenate([part for part in parts if part is not None], 1), cond.names(rows))

@@ -1,0 +1,152 @@
+"""What people ask for, by flags or by arguments -> rows to paint, their size, the part of a picture that stays."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from taming_jax import data
+from taming_jax.completion import check_classes
+from taming_jax.conditions import ARGUMENTS, CONDITIONS
+from taming_jax.conditions.condition import Condition
+from taming_jax.data.files import open_picture
+from taming_jax.data.transforms import fit
+from taming_jax.errors import ArgumentError, UserError, not_among
+from taming_jax.painting import Kept
+from taming_jax.second_stage import SecondStage
+
+SIDES = ("top", "bottom", "left", "right")
+
+
+def parse_size(asked: str | tuple[int, int] | None, stage: SecondStage, config: ConfigDict) -> tuple[int, int]:
+    """'512x1024' or (512, 1024), height first. None: as in training; for coordinates, a whole picture.
+
+    Raises ArgumentError for a size that the transformer cannot paint.
+    """
+    if asked is None:
+        factor, least = stage.first.patch, stage.first.size
+        whole = round(least * config.data.resize_factor) // factor * factor
+        return (whole, whole) if config.cond.name == "coordinates" else (least, least)
+    parts = asked.lower().split("x") if isinstance(asked, str) else [str(side) for side in np.atleast_1d(asked)]
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise ArgumentError(f"size={asked!r}: height x width in pixels, such as 512x1024")
+    size = int(parts[0]), int(parts[1])
+    stage.check_size("size", size, ArgumentError)
+    return size
+
+
+def make_rows(
+    stage: SecondStage,
+    config: ConfigDict,
+    size: tuple[int, int],
+    asked: dict[str, Any],
+    data_path: str | Path | None = None,
+    num_conditions: int = 8,
+) -> dict[str, np.ndarray]:
+    """A row for each condition: what `Condition.rows` makes of what is asked for, or held-out pictures' conditions.
+
+    asked: of `conditions.ARGUMENTS`, None where nobody asks. data_path: a folder of pictures with what belongs to them,
+    in place of the run's. Raises ArgumentError for what does not go with the run.
+    """
+    kind, asked = config.cond.name, {name: value for name, value in asked.items() if value is not None}
+    if unknown := set(asked) - set(ARGUMENTS):
+        raise not_among("argument", min(unknown), ARGUMENTS, UserError)
+    takes_data = stage.cond.NEEDS_DATA
+    for name in (*asked, *(["data_path"] if data_path is not None else [])):
+        kinds = [k for k, c in CONDITIONS.items() if (c.NEEDS_DATA if name == "data_path" else name in c.ARGUMENTS)]
+        if kind not in kinds:
+            raise ArgumentError(f"{name}: the run is conditioned on {kind!r}, not on {' or '.join(map(repr, kinds))}")
+    if asked and data_path is not None:
+        raise UserError(f"give one of data_path and {', '.join(asked)}")
+    if asked or not takes_data:
+        return condition_of(stage, size).rows(size, **asked)
+    if data_path is not None:
+        config = config.copy_and_resolve_references()
+        config.data.update(name="folder", path=str(data_path), validation_share=1.0)
+    return held_out(stage, config, num_conditions, size)
+
+
+def condition_of(stage: SecondStage, size: tuple[int, int]) -> Condition:
+    """The stage's condition, of a picture of a size."""
+    grid = size[0] // stage.first.patch, size[1] // stage.first.patch
+    return stage.cond.of_size(grid, stage.first.side)
+
+
+def held_out(stage: SecondStage, config: ConfigDict, count: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """The first `count` held-out records as conditions, in training's scale or fitted to a larger size."""
+    source = data.open_source(config.data, "validation")
+    check_classes(config, source.class_names)
+    cond = condition_of(stage, size)
+    augment = data.make_augment(config.data, cond if cond.ANNOTATES else None)
+    if size != augment.size:
+        augment = dataclasses.replace(augment, size=size, resize_factor=1.0)
+    records = [augment.centered(source[int(i)]) for i in data.eval_order(source)[:count]]
+    batch = {name: np.stack([record[name] for record in records]) for name in records[0]}
+    return batch | {"label": np.arange(len(records), dtype=np.int32)}
+
+
+def read_kept(
+    stage: SecondStage, image: Any, keep: Any, size: tuple[int, int] | None, keep_pixels: bool = True
+) -> tuple[Kept, tuple[int, int]]:
+    """A picture of which a part stays -> (that part, the size to paint).
+
+    image: a file, a PIL image or an array, see `files.open_picture`. keep: 'top', 'bottom', 'left', 'right', or a mask
+    as large as the image that is white where it stays; a code stays where its whole square does. size: None for the
+    picture's own, where the window can slide over it; smaller ones are enlarged to the size of training. Raises
+    ArgumentError for what cannot be read or does not match.
+    """
+    if stage.first.input != "image":
+        raise ArgumentError(f"image: the first stage sees {stage.first.input!r}, not images")
+    record = {"label": 0, "image": open_or_refuse("image", image)}
+    if isinstance(keep, str) and keep not in SIDES and not Path(keep).is_file():
+        raise not_among("keep", keep, [*SIDES, "a mask's file"], ArgumentError)
+    if not (isinstance(keep, str) and keep in SIDES):
+        mask = np.asarray(keep)
+        keep = np.uint8(255) * mask.astype(np.uint8) if mask.dtype == bool else keep
+        record["segmentation"] = open_or_refuse("keep", keep).min(-1)
+        if record["segmentation"].shape != record["image"].shape[:2]:
+            sizes = ["x".join(map(str, record[kind].shape[:2])) for kind in ("segmentation", "image")]
+            raise ArgumentError(f"keep is {sizes[0]} pixels, image is {sizes[1]}: a mask is as large")
+    patch, least, wanted = stage.first.patch, stage.first.size, size
+    if size is None:
+        sides = record["image"].shape[:2]
+        scale = max(1.0, least / min(sides))
+        wanted = tuple(max(least, round(side * scale)) for side in sides) if stage.slides else (least, least)
+        step = (
+            patch
+            if stage.cond.grid is None
+            else patch * stage.first.side // np.gcd(stage.first.side, stage.cond.grid[0])
+        )
+        size = tuple(-(-side // step) * step for side in wanted)
+    record = fit(record, wanted)
+    fill = [(0, whole - part) for whole, part in zip(size, wanted, strict=True)]
+    picture = np.pad(record["image"], [*fill, (0, 0)], mode="edge")
+    h, w = (side // patch for side in size)
+    if "segmentation" in record:
+        stays = np.pad(record["segmentation"] > 127, fill)
+    else:
+        i, j = np.indices(size)
+        middle = h // 2 * patch, w // 2 * patch
+        stays = {"top": i < middle[0], "bottom": i >= middle[0], "left": j < middle[1], "right": j >= middle[1]}[keep]
+    codes = stays.reshape(h, patch, w, patch).all((1, 3))
+    inside = (np.arange(size[0]) < wanted[0])[:, None] & (np.arange(size[1]) < wanted[1])
+    return Kept(picture, codes, stays & inside if keep_pixels else None, wanted), size
+
+
+def open_or_refuse(name: str, picture: Any) -> np.ndarray:
+    """A picture in colours, uint8 [H,W,3]; raises ArgumentError, with the argument's name, for what is none."""
+    try:
+        return open_picture(picture)
+    except data.UNREADABLE as e:
+        what = f"={picture}" if isinstance(picture, (str, Path)) else ""
+        raise ArgumentError(f"{name}{what} cannot be read: {' '.join(str(e).split())}") from e
+
+
+def picture_of(kept: Kept) -> np.ndarray:
+    """What stays of a picture, on grey: uint8 [H,W,3]."""
+    scale = kept.image.shape[0] // kept.codes.shape[0]
+    stays = kept.codes.repeat(scale, 0).repeat(scale, 1) if kept.pixels is None else kept.pixels
+    h, w = kept.size
+    return np.where(stays[..., None], kept.image, np.uint8(160))[:h, :w]

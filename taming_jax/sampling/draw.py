@@ -1,0 +1,86 @@
+"""How a code is drawn from logits."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from taming_jax.errors import UserError
+
+
+class Sampling(NamedTuple):
+    """How codes are drawn. All but whether `guidance` is 1 may be traced, so that other values compile nothing.
+
+    temperature: above 0; above 1 is wilder. top_k: of the likeliest codes, 1 or more. top_p: the likeliest codes that
+    hold this share of the probability, in (0, 1]. guidance: above 1, the condition weighs more (see `guide`).
+    """
+
+    temperature: float = 1.0
+    top_k: int = 2**31 - 1
+    top_p: float = 1.0
+    guidance: float = 1.0
+
+
+def make_sampling(fields: ConfigDict | dict, drop: float, kind: type[UserError] = UserError) -> Sampling:
+    """Of `config.sample`; `drop`: the share of training examples that had no condition. Raises `kind` out of range."""
+    sampling = Sampling(**fields)
+    if not sampling.temperature > 0:
+        raise kind(f"temperature={sampling.temperature:g}: it must be above 0")
+    if sampling.top_k < 1:
+        raise kind(f"top_k={sampling.top_k}: it must be at least 1; over the codebook's size it keeps all codes")
+    if not 0 < sampling.top_p <= 1:
+        raise kind(f"top_p={sampling.top_p:g}: it must be in (0, 1]")
+    if sampling.guidance != 1 and not drop:
+        raise kind(
+            f"guidance={sampling.guidance:g}: it needs a transformer trained with dropped conditions, such as"
+            " cond.drop=0.1; this one's is 0"
+        )
+    return sampling
+
+
+def filter_logits(logits: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array:
+    """Top-k, then nucleus (Holtzman et al. 2020) on what is left. [...,V] -> [...,V], -inf outside the kept set.
+
+    top_k: int [] in [1, V], all ties at the k-th value stay. top_p: float [] in (0, 1], the first id that passes p
+    stays. Both may be traced, so that changing them compiles nothing.
+    """
+    ranked = jnp.flip(jnp.sort(logits, -1), -1)
+    kth = jnp.take(ranked, top_k - 1, -1)[..., None]
+    ranked = jnp.where(ranked < kth, -jnp.inf, ranked)
+    before = jnp.cumsum(jax.nn.softmax(ranked, -1), -1) - jax.nn.softmax(ranked, -1)
+    # At top_p = 1 nothing goes, though the float32 sum may pass 1 early (the original does drop ids there).
+    kept = (before <= top_p) | (top_p >= 1)
+    smallest = jnp.min(jnp.where(kept & (ranked > -jnp.inf), ranked, jnp.inf), -1, keepdims=True)
+    return jnp.where(logits < smallest, -jnp.inf, logits)
+
+
+def draw(logits: jax.Array, keys: jax.Array, place: jax.Array, sampling: Sampling) -> jax.Array:
+    """One id for each row: [B,V], keys [B] folded with place [] or [B] -> [B] int32.
+
+    A row's result depends neither on its neighbours nor on the batch size, nor on when it is drawn.
+    """
+    top_k = jnp.minimum(sampling.top_k, logits.shape[-1])
+    logits = filter_logits(logits / sampling.temperature, top_k, sampling.top_p)
+    keys = jax.vmap(jax.random.fold_in)(keys, jnp.broadcast_to(place, len(logits)))
+    return jax.vmap(jax.random.categorical)(keys, logits)
+
+
+def guide(decode: Callable, init_cache: Callable, length: int, null: int) -> tuple[Callable, Callable]:
+    """Classifier-free guidance (Ho & Salimans 2022): `decode` and `init_cache` for twice the batch, seen as once.
+
+    Each sequence goes along with one whose first `length` ids, the condition, are `null`. The parameters become
+    (parameters, scale): a scale of 1 changes nothing, above 1 the condition weighs more.
+    """
+
+    def guided(params, ids, position, cache, at=None):
+        params, scale = params
+        b, t = ids.shape
+        dropped = jnp.where(position + jnp.arange(t) < length, null, ids)
+        both = jnp.stack([ids, dropped], 1).reshape(2 * b, t)  # neighbours, so that both stay on their device
+        logits, cache = decode(params, both, position, cache, None if at is None else jnp.repeat(at, 2))
+        logits = logits.reshape(b, 2, *logits.shape[1:])
+        return logits[:, 1] + scale * (logits[:, 0] - logits[:, 1]), cache
+
+    return guided, lambda batch_size: init_cache(2 * batch_size)

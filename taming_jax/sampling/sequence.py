@@ -1,0 +1,66 @@
+"""Codes one after another, in any order, each seen by all that follow."""
+
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from taming_jax.sampling.draw import Sampling, draw
+from taming_jax.sampling.painter import Painter
+
+
+def sample_full(
+    decode: Callable,
+    cache,
+    prefix: jax.Array,
+    codes: jax.Array,
+    known: jax.Array,
+    places: jax.Array,
+    keys: jax.Array,
+    sampling: Sampling,
+) -> jax.Array:
+    """Ids after a prefix, one at a time, with a cache. prefix [B,S] int32 -> ids [B,N] int32.
+
+    decode: (ids [B,T], position of the first [], cache) -> (logits [B,T,V], cache). codes [B,N] int32 stay where known
+    [N]. places [N]: what the keys [B] are folded with.
+    """
+
+    def choose(logits, given):
+        code, given, place = given
+        return jnp.where(given, code, draw(logits[:, -1], keys, place, sampling))
+
+    def body(carry, x):
+        ids, cache = carry
+        logits, cache = decode(ids[:, None], x[0], cache)
+        ids = choose(logits, x[1:])
+        return (ids, cache), ids
+
+    s, n = prefix.shape[1], codes.shape[1]
+    xs = (s - 1 + jnp.arange(n), codes.T, known, places)
+    logits, cache = decode(prefix, 0, cache)
+    first = choose(logits, jax.tree.map(lambda x: x[0], xs[1:]))
+    _, rest = jax.lax.scan(body, (first, cache), jax.tree.map(lambda x: x[1:], xs))
+    return jnp.concatenate([first[:, None], rest.T], 1)
+
+
+def make_sequence_painter(decode: Callable, init_cache: Callable, order: np.ndarray) -> Painter:
+    """A painter of the window alone, in any order of its codes: order [N] holds their places, row by row.
+
+    Arguments and result as of `painter.make_painter`, but at once.
+    """
+
+    @jax.jit
+    def sequence(params, cond, codes, known, keys, sampling):
+        flat = codes.reshape(len(codes), -1)[:, order]
+        cache = init_cache(len(codes))
+        ids = sample_full(
+            functools.partial(decode, params), cache, cond, flat, known.ravel()[order], order, keys, sampling
+        )
+        return ids[:, np.argsort(order)].reshape(codes.shape)
+
+    def paint(params, cond, codes, known, keys, sampling) -> Iterator[tuple[jax.Array, int]]:
+        yield sequence(params, cond, codes, known, keys, sampling), order.size
+
+    return paint

@@ -1,0 +1,125 @@
+"""The sliding window: grids of codes larger than what a transformer sees at once (Esser et al. 2021, section 3.3)."""
+
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from taming_jax.sampling.draw import Sampling, draw
+
+
+def window_start(i: jax.Array, window: int, size: int) -> jax.Array:
+    """Where the window that decodes position `i` of a side of `size` begins: centred, but inside. -> like `i`.
+
+    i: an array of JAX, or of NumPy where it must be known before tracing.
+    """
+    return (i - window // 2).clip(0, size - window)
+
+
+def column_groups(size: int, window: int, stride: int) -> list[tuple[int, int, int]]:
+    """Which window decodes which columns: (its left edge, first column, number of columns), from left to right.
+
+    The window moves every `stride` columns; with 1 it is centred on each, as in the original.
+    """
+    lefts = window_start(np.arange(size) // stride * stride, window, size)
+    starts = [0, *(np.flatnonzero(np.diff(lefts)) + 1), size]
+    return [(int(lefts[a]), int(a), int(b - a)) for a, b in itertools.pairwise(starts)]
+
+
+class Grid(NamedTuple):
+    """What is painted, and how far it is."""
+
+    codes: jax.Array  # [B,H,W] int32
+    known: jax.Array  # [H,W] bool: codes that were given and stay
+
+
+class Sampler(NamedTuple):
+    """A transformer and a way of drawing. All but `decode`, `init_cache` and `window` may be traced.
+
+    decode: (ids [B,T], position of the first [], cache, at [B] or None) -> (logits [B,T or 1,V], cache).
+    init_cache: (batch size) -> an empty cache.
+    """
+
+    decode: Callable
+    init_cache: Callable
+    window: int
+    keys: jax.Array  # [B], one per image, folded with the position in the grid
+    sampling: Sampling
+
+
+def prefix_at(cond: jax.Array, top: jax.Array, left: jax.Array, window: int, height: int) -> jax.Array:
+    """The condition of a window: [B,S] stands before every one, a grid [B,h,w] is cut like the codes, and of
+    [B,rows,columns,S] each place of the window has its own.
+
+    height: of the grid of codes. The condition's grid, and so its window, may be finer or coarser. -> [B,S].
+    """
+    if cond.ndim == 2:
+        return cond
+    if cond.ndim == 4:
+        return cond[:, top, left]
+    side = cond.shape[1] * window // height
+    return cut(cond, top * side // window, left * side // window, side)
+
+
+def cut(grid: jax.Array, top: jax.Array, left: jax.Array, window: int) -> jax.Array:
+    """A window row by row. [B,H,W] -> [B,window^2]."""
+    return jax.lax.dynamic_slice(grid, (0, top, left), (len(grid), window, window)).reshape(len(grid), -1)
+
+
+def paint_row(
+    sampler: Sampler, cond: jax.Array, grid: Grid, i: jax.Array, caches, stride: int, seen: int, keep: bool
+) -> tuple[Grid, list | None]:
+    """Row `i` of a grid, the rows above it painted; with the caches of its windows, if `keep`.
+
+    A window that stands still keeps its keys and values: between its columns, and from row to row where it rests at the
+    top or the bottom. caches: what the row above kept, or None where there are none. Then each window reads its
+    condition and the codes above first, of itself `seen` codes, which must be enough for that.
+    """
+    b, h, w = grid.codes.shape
+    n = sampler.window
+    top = window_start(i, n, h)
+    kept = []
+
+    def paint_group(codes, left, start, count, cache):
+        patch, prefix = cut(codes, top, left, n), prefix_at(cond, top, left, n, h)
+        s = prefix.shape[1]
+        before = (i - top) * n + start - left  # codes of this window that are known
+        if cache is None:
+            tokens, position, at = jnp.concatenate([prefix, patch[:, :seen]], 1), 0, s + before - 1
+            cache = sampler.init_cache(b)
+        else:
+            tokens, position, at = jax.lax.dynamic_slice_in_dim(patch, before - n, n, 1), s + before - n, n - 1
+        logits, cache = sampler.decode(tokens, position, cache, jnp.broadcast_to(at, b))
+
+        def put(codes, logits, j):
+            drawn = jnp.where(
+                grid.known[i, j], codes[:, i, j], draw(logits[:, 0], sampler.keys, i * w + j, sampler.sampling)
+            )
+            return codes.at[:, i, j].set(drawn), drawn
+
+        def following(carry, k):
+            codes, logits, cache = carry
+            codes, drawn = put(codes, logits, start + k)
+            logits, cache = sampler.decode(drawn[:, None], s + before + k, cache, None)
+            return (codes, logits, cache), None
+
+        if count > 1:
+            (codes, logits, cache), _ = jax.lax.scan(following, (codes, logits, cache), jnp.arange(count - 1))
+        return put(codes, logits, start + count - 1)[0], cache
+
+    codes = grid.codes
+    runs = itertools.groupby(column_groups(w, n, stride), key=lambda group: group[2])
+    for number, (count, groups) in enumerate(runs):
+        lefts, starts, _ = (jnp.array(x) for x in zip(*groups, strict=True))
+
+        def body(codes, x, count=count):
+            codes, cache = paint_group(codes, x[0], x[1], count, x[2] if caches is not None else None)
+            return codes, cache if keep else None
+
+        xs = (lefts, starts, caches[number]) if caches is not None else (lefts, starts)
+        codes, cache = jax.lax.scan(body, codes, xs)
+        kept.append(cache)
+    return grid._replace(codes=codes), kept if keep else None

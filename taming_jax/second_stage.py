@@ -1,0 +1,188 @@
+"""The second stage: a first stage, a condition, a transformer over both's ids, and the order in which it writes them.
+
+Pure functions of parameters; `generator.Generator` binds weights to them.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from taming_jax import permute, sharding
+from taming_jax.conditions import Condition, make_condition
+from taming_jax.errors import UserError
+from taming_jax.first_stage import FirstStage, make_first_stage
+from taming_jax.models.gpt import GPT, Cache, align, unstack
+from taming_jax.sampling.draw import Sampling, guide
+from taming_jax.sampling.painter import Painter, make_painter, painting_order
+from taming_jax.sampling.sequence import make_sequence_painter, sample_full
+
+
+@dataclasses.dataclass(frozen=True)
+class SecondStage:
+    """What a complete config says of it once and for all; `make_second_stage` builds it.
+
+    gpt: condition's and codes' ids share one vocabulary, as in the original. order_name: see `permute.ORDERS`.
+    drop: the share of training examples without their condition. aligned: see `gpt.align`.
+    """
+
+    first: FirstStage
+    cond: Condition
+    gpt: GPT
+    order_name: str
+    drop: float
+    aligned: bool
+
+    @property
+    def order(self) -> np.ndarray:
+        """[N]: the cells of the grid of a training image, row by row, in the order in which they are written."""
+        return permute.ORDERS[self.order_name](self.first.side, self.first.side)
+
+    @property
+    def slides(self) -> bool:
+        """Whether its window can slide over a larger picture: only where it writes row by row."""
+        return self.order_name == "row_major"
+
+    @property
+    def null(self) -> int:
+        """The id that stands for a dropped condition."""
+        return self.cond.vocab_size
+
+    def frozen_shapes(self) -> dict:
+        """The parameters of the first stages, as shapes: {'gen': ...}, with the condition's {'cond': ...}."""
+        stages = {"gen": self.first} | ({"cond": self.cond.stage} if self.cond.stage is not None else {})
+        return {name: stage.parameter_shapes() for name, stage in stages.items()}
+
+    def init(self, key: jax.Array) -> dict:
+        """The transformer's first parameters."""
+        params = self.gpt.init(key, jnp.zeros((1, self.gpt.block_size), jnp.int32))["params"]
+        if self.aligned:
+            named = self.cond.named_places(self.first.side)
+            params = align(params, self.places()[: self.gpt.block_size], self.gpt.num_heads, named)
+        return params
+
+    def places(self) -> np.ndarray:
+        """What each position is about, [condition and codes,3], for `gpt.align`; a code asks for the next one."""
+        seen, order, n = self.cond.places(self.first.side), self.order, self.first.side
+        asked = np.stack(np.unravel_index(np.append(order[1:], order[-1]), (n, n)), 1)
+        both = np.concatenate([seen, asked])
+        return np.concatenate([both, (np.arange(len(both)) >= len(seen))[:, None]], 1)
+
+    def read(self, frozen: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
+        """Condition [B,S] and the first stage's ids [B,h,w] of a batch, int32: of its pictures, or as it holds them."""
+        if "codes" in batch:
+            return batch["cond"], batch["codes"]
+        codes = self.first.encode(frozen["gen"], batch)
+        return self.cond.ids(frozen, batch), codes
+
+    def to_sequence(self, codes: jax.Array, key: jax.Array) -> jax.Array:
+        """The first stage's ids [B,h,w] -> those that the transformer knows, in the order of writing, [B,T]."""
+        grid = self.first.remap(codes, key)
+        return grid.reshape(len(grid), -1)[:, self.order]
+
+    def logits(self, params: dict, c: jax.Array, ids: jax.Array, **kwargs) -> jax.Array:
+        """Of every code, given the condition and the codes before it. [B,S], [B,T] -> [B,T,V] float32.
+
+        params: as they are trained, or `decode_params`.
+        """
+        inputs = jnp.concatenate([c, ids[:, :-1]], 1)
+        outside = {name: value for name, value in params.items() if not name.startswith("blocks")}
+        params = {**params, **sharding.gather(outside, "gpt")}  # layers are gathered one by one
+        gpt = self.gpt if "blocks" in params else self.gpt.clone(unrolled=True)
+        return gpt.apply({"params": params}, inputs, start=self.cond.length - 1, **kwargs)
+
+    def condition(self, frozen: dict, batch: dict, grid: tuple[int, int]) -> jax.Array:
+        """The condition's ids as a painter of a grid of codes takes them: [B,S], or as a grid where that is larger."""
+        c, n = self.cond.ids(frozen, batch), self.first.side
+        if self.cond.grid is None or grid == (n, n):
+            return c
+        return c.reshape(len(c), self.cond.grid[0] * grid[0] // n, self.cond.grid[1] * grid[1] // n)
+
+    def make_decode(self, guided: bool) -> tuple[Callable, Callable]:
+        """`decode` and `init_cache`, as `sampling.painter` takes them."""
+        gpt = self.gpt.clone(unrolled=True)
+        decode, init_cache = functools.partial(next_code, gpt, self.first.num_ids), gpt.init_cache
+        return guide(decode, init_cache, self.cond.length, self.null) if guided else (decode, init_cache)
+
+    def decode_params(self, params: dict) -> dict:
+        """The transformer's parameters for `make_decode`: cast and whole along 'fsdp' once for all codes."""
+        params = sharding.gather(unstack(params), "gpt")
+        for name in params:
+            if name == "head" or name.startswith("blocks_"):
+                params[name] = jax.tree.map(lambda x: x.astype(self.gpt.dtype) if x.ndim > 1 else x, params[name])
+        return params
+
+    def make_painter(self, guided: bool = False, method: str = "cached", stride: int = 1) -> Painter:
+        """A painter of grids; its parameters are `decode_params`. Raises UserError for a way that does not go."""
+        decode, init_cache = self.make_decode(guided)
+        if not self.slides:
+            if (method, stride) != ("cached", 1):
+                raise UserError(
+                    f"method={method}, stride={stride}: ways of a window that follows rows; this transformer's order"
+                    f" is {self.order_name!r}"
+                )
+            return make_sequence_painter(decode, init_cache, self.order)
+        try:
+            return make_painter(decode, init_cache, self.first.side, method, stride)
+        except ValueError as e:
+            raise UserError(str(e)) from e
+
+    def painting_order(self, grid: tuple[int, int], method: str = "cached") -> np.ndarray:
+        """At which step `make_painter`'s painter paints each code, [h,w] int."""
+        if self.slides:
+            return painting_order(*grid, self.first.side, method)
+        return np.argsort(self.order).reshape(grid)
+
+    def sample(self, params: dict, first_stage: dict, c: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
+        """Images as large as in training, all in one program. c [B,S] int32, keys [B] -> [B,H,W,3] in about [-1, 1].
+
+        params: `decode_params`. Without guidance. The codes are those of `make_painter`'s painter.
+        """
+        (decode, init_cache), order, n = self.make_decode(False), self.order, self.first.side
+        codes, known = jnp.zeros((len(c), n * n), jnp.int32), jnp.zeros(n * n, bool)
+        cache = init_cache(len(c))
+        ids = sample_full(functools.partial(decode, params), cache, c, codes, known, order, keys, sampling)
+        return self.first.decode(first_stage, ids[:, np.argsort(order)].reshape(-1, n, n))
+
+    def check_size(self, name: str, size: tuple[int, int], kind: type[UserError] = UserError) -> None:
+        """Raises `kind` for a picture (height, width) that the transformer cannot paint; `name` is the field's."""
+        text, factor, least = "x".join(map(str, size)), self.first.patch, self.first.size
+        if len(size) != 2 or min(size) < least or any(n % factor for n in size):
+            raise kind(f"{name}={text}: multiples of {factor} from {least} on, the size of training")
+        if tuple(size) != (least, least) and not self.slides:
+            raise kind(f"{name}={text}: a sliding window follows rows; this transformer's order is {self.order_name!r}")
+        grid, n = self.cond.grid, self.first.side
+        if grid is not None and any(pixels // factor * grid[0] % n for pixels in size):
+            raise kind(f"{name}={text}: the condition has {grid[0]} ids where there are {n} codes, which must divide")
+
+
+def next_code(
+    gpt: GPT, limit: int, params: dict, ids: jax.Array, position: jax.Array, cache: Cache, at: jax.Array | None = None
+) -> tuple[jax.Array, Cache]:
+    """`GPT.decode` over codes alone: the first `limit` ids, what else is in the vocabulary is cut off."""
+    logits, cache = gpt.apply({"params": params}, ids, position, cache, at=at, method="decode")
+    return logits[..., :limit], cache
+
+
+def make_second_stage(config: ConfigDict) -> SecondStage:
+    """Of a complete config; raises UserError where the transformer is too small for condition and codes."""
+    first = make_first_stage(config.first_stage.config, config.first_stage.used, config.first_stage.unknown)
+    cond, fields = make_condition(config), config.gpt.to_dict()
+    for name, least in (
+        ("vocab_size", max(first.num_ids, cond.vocab_size + (config.cond.drop > 0))),
+        ("block_size", cond.length + first.side**2 - 1),
+    ):
+        if fields[name] is None:
+            fields[name] = least
+        elif fields[name] < least:
+            raise UserError(f"gpt.{name}={fields[name]}: condition and codes need at least {least}")
+    if config.gpt.n_unmasked > cond.length:
+        raise UserError(f"gpt.n_unmasked={config.gpt.n_unmasked}: the condition has {cond.length} ids")
+    if config.cond.aligned and cond.places(first.side) is None:
+        raise UserError(f"cond.aligned: a condition on {config.cond.name!r} has no place in the picture")
+    gpt = GPT(dtype=jnp.dtype(config.dtype), gather=functools.partial(sharding.gather, path="gpt/blocks_0"), **fields)
+    return SecondStage(first, cond, gpt, config.order, config.cond.drop, config.cond.aligned)

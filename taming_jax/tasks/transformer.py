@@ -1,0 +1,161 @@
+"""Stage two: the transformer over the first stage's codes, after a condition."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from taming_jax import checkpoint, losses, metrics, optim, permute, sharding
+from taming_jax import state as states
+from taming_jax.conditions import find_condition
+from taming_jax.errors import UserError, not_among
+from taming_jax.images import Sheet
+from taming_jax.models.gpt import REMAT
+from taming_jax.painting import Painting, Plan, make_sheet
+from taming_jax.sampling.animation import Animation
+from taming_jax.sampling.draw import make_sampling
+from taming_jax.second_stage import SecondStage, make_second_stage
+
+ROWS, COLUMNS = 16, 4  # of the samples that training draws, at most
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError where the parts of a config do not fit, whatever its first stages and its data are."""
+    for name, value, allowed in (
+        ("order", config.order, permute.ORDERS),
+        ("gpt.remat", config.gpt.remat, REMAT),
+    ):
+        if value not in allowed:
+            raise not_among(name, value, allowed)
+    kind = find_condition(config.cond.name)
+    make_sampling(config.sample, config.cond.drop)
+    unknown, used = config.first_stage.unknown, len(config.first_stage.used)
+    if used and unknown not in ("random", "extra", *map(str, range(used))):
+        raise UserError(
+            f"first_stage.unknown={unknown!r}: 'random', 'extra', or a position among the {used} used codes"
+        )
+    if config.gpt.embed_dim % config.gpt.num_heads:
+        raise UserError(f"gpt.embed_dim={config.gpt.embed_dim} is not divided by gpt.num_heads={config.gpt.num_heads}")
+    if config.cond.aligned and config.gpt.embed_dim % 4:
+        raise UserError(f"gpt.embed_dim={config.gpt.embed_dim}: cond.aligned needs a multiple of 4")
+    if not 0 < config.pkeep <= 1:
+        raise UserError(f"pkeep={config.pkeep:g}: it must be in (0, 1]")
+    if not 0 <= config.cond.drop < 1 or (config.cond.drop and not kind.DROPS):
+        raise UserError(f"cond.drop={config.cond.drop:g}: it must be in [0, 1), and 0 where there is no condition")
+    if any(config.canvas) and kind.NEEDS_DATA:
+        raise UserError(f"canvas: a transformer conditioned on {config.cond.name!r} has none in training")
+
+
+def corrupt(ids: jax.Array, pkeep: float, vocab_size: int, key: jax.Array) -> jax.Array:
+    """Each id stays with probability `pkeep`, or becomes any other (the original's pkeep). [B,T] -> [B,T]."""
+    keep_key, key = jax.random.split(key)
+    keep = jax.random.bernoulli(keep_key, pkeep, ids.shape)
+    return jnp.where(keep, ids, jax.random.randint(key, ids.shape, 0, vocab_size))
+
+
+def drop(c: jax.Array, share: float, null: int, key: jax.Array) -> jax.Array:
+    """Each condition becomes `null` throughout with probability `share`, for guidance. [B,S] -> [B,S]."""
+    return jnp.where(jax.random.bernoulli(key, share, (len(c), 1)), null, c)
+
+
+def make_task(config: ConfigDict) -> states.Task:
+    """Binds modules, optimizers and numbers once."""
+    stage = make_second_stage(config)
+    gpt, cond = stage.gpt, stage.cond
+    optimizers = {"gpt": optim.make_optimizer(config.optim, config.steps)}
+    ema_decay = {"gpt": config.ema_decay}
+
+    def init(key: jax.Array) -> states.TrainState:
+        return states.create(optimizers, {"gpt": stage.init(key)}, {}, ema_decay)
+
+    def read(state: states.TrainState, batch: dict, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """-> condition [B,S] and codes [B,T] in the order of writing, both int32."""
+        c, codes = stage.read(state.frozen, batch)
+        return c, stage.to_sequence(codes, key)
+
+    def phase(step: int) -> None:
+        return None
+
+    def train_step(state: states.TrainState, batch: dict, key: jax.Array, phase: None):
+        """One update of the transformer on the cross-entropy of the codes."""
+
+        def part(_, batch, key):
+            dropout_key, remap_key, corrupt_key, drop_key = jax.random.split(key, 4)
+            c, targets = read(state, batch, remap_key)
+            c = drop(c, stage.drop, stage.null, drop_key) if stage.drop else c
+            ids = corrupt(targets, config.pkeep, gpt.vocab_size, corrupt_key) if config.pkeep < 1 else targets
+
+            def loss_fn(params):
+                logits = stage.logits(params, c, ids, train=True, rngs={"dropout": dropout_key})
+                return losses.cross_entropy(logits, targets).mean()
+
+            loss, grads = jax.value_and_grad(loss_fn)(state.params["gpt"])
+            counts = metrics.CodeUse(metrics.count_codes(targets, stage.first.num_ids))
+            return None, {"gpt": grads}, metrics.collection(dict(loss=loss), codes=counts), None
+
+        _, grads, logged, _ = states.accumulate(part, None, batch, key, config.accumulate)
+        return states.apply_updates(state, optimizers, grads, {}, ema_decay), logged
+
+    def eval_step(state: states.TrainState, batch: dict):
+        c, targets = read(state, batch, jax.random.key(0))
+        logits = stage.logits(states.averaged(state, "gpt"), c, targets)
+        return metrics.collection(
+            dict(nll=losses.cross_entropy(logits, targets)),
+            mask=batch["mask"],
+            codes=metrics.CodeUse(metrics.count_codes(targets, stage.first.num_ids, batch["mask"])),
+        )
+
+    return states.Task(
+        init,
+        lambda: load_first_stages(config, stage),
+        phase,
+        train_step,
+        eval_step,
+        make_pictures(config, stage),
+        learns_convolutions=False,
+        annotator=cond if cond.ANNOTATES else None,
+    )
+
+
+def load_first_stages(config: ConfigDict, stage: SecondStage) -> dict:
+    """The parameters of the first stages of a complete config, from their runs."""
+    runs = {"gen": config.first_stage, "cond": config.cond}
+    return {
+        name: checkpoint.load_net(Path(runs[name].workdir), runs[name].step, "gen", like)
+        for name, like in stage.frozen_shapes().items()
+    }
+
+
+def make_pictures(config: ConfigDict, stage: SecondStage) -> Callable[..., dict[str, Sheet | Animation]]:
+    """The task's `pictures`: samples as the command paints them, of the same seeds, and a canvas if there is one."""
+    painting, cond, size = Painting(stage), stage.cond, (config.data.size, config.data.size)
+    sampling = make_sampling(config.sample, stage.drop)
+
+    @jax.jit
+    def repeat(batch: dict) -> tuple[dict, dict]:
+        """The first rows, on every device; and COLUMNS times each, numbered."""
+        first = {name: value[:ROWS] for name, value in batch.items()}
+        first["label"] = first["label"] if cond.FINITE else jnp.arange(len(first["label"]))
+        many = jax.tree.map(lambda x: jnp.repeat(x, COLUMNS, 0), first)
+        index = jnp.tile(jnp.arange(COLUMNS), len(first["label"]))
+        return sharding.replicate(first), many | {"index": index}
+
+    def pictures(state: states.TrainState, batch: dict) -> dict[str, Sheet | Animation]:
+        """Four samples for each of the first conditions, sixteen at most."""
+        nets = {"gpt": painting.prepare(states.averaged(state, "gpt")), **state.frozen}
+        first, many = repeat(cond.rows(size) if cond.FINITE else batch)
+        painted = painting.paint(nets, many, Plan(size, sampling, config.seed))
+        painted, rows = painted.reshape(-1, COLUMNS, *painted.shape[1:]), jax.device_get(first)
+        shown = {"samples": make_sheet(cond, rows, painted, originals=rows["image"] if cond.NEEDS_DATA else None)}
+        if any(config.canvas):
+            plan = Plan(tuple(config.canvas), sampling, config.seed)
+            one = {name: value[:1] for name, value in cond.rows(plan.size).items()}
+            (image,) = painting.paint(nets, one | {"index": np.zeros(1, np.int32)}, plan)
+            when = stage.painting_order(plan.grid(stage.first.patch))
+            shown["painting"] = Animation(image, when, stage.first.side)
+        return shown
+
+    return pictures

@@ -1,0 +1,122 @@
+"""A finished first stage that one can hold: pictures to ids and back."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+from tqdm.auto import tqdm
+
+from taming_jax import checkpoint, completion, sharding
+from taming_jax.data import UNREADABLE
+from taming_jax.data.features import FEATURES
+from taming_jax.data.files import check_labels, open_picture
+from taming_jax.errors import ArgumentError, UserError
+from taming_jax.first_stage import FirstStage, make_first_stage
+from taming_jax.images import to_uint8
+
+BATCH_SIZE = 16  # pictures at once, where nobody says
+
+
+class Tokenizer:
+    """A first stage with its weights, on all devices. `Tokenizer.load(workdir)` makes one.
+
+    config: of its run. step: of the checkpoint. stage: the pure functions beneath.
+    """
+
+    def __init__(self, config: ConfigDict, step: int, stage: FirstStage, params: dict):
+        self.config, self.step, self.stage = config, step, stage
+        self.mesh = sharding.mesh_here(config.mesh)
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        self._params = jax.device_put(params, whole)
+        self._encode = jax.jit(lambda params, seen: stage.encode(params, {stage.input: seen}), out_shardings=whole)
+        self._decode = jax.jit(stage.decode, out_shardings=whole)
+
+    @classmethod
+    def load(cls, workdir: str | Path, step: int | None = None) -> "Tokenizer":
+        """From a run directory, at its newest step or another. Raises UserError where it holds no such thing."""
+        config, step = completion.load_config(Path(workdir), step)
+        if config.task != "vqgan":
+            raise UserError(f"{workdir} is a {config.task!r} run; a tokenizer is a first stage's (task 'vqgan')")
+        stage = make_first_stage(config)
+        return cls(config, step, stage, checkpoint.load_net(Path(workdir), step, "gen", stage.parameter_shapes()))
+
+    @property
+    def codebook(self) -> np.ndarray:
+        """The codes of all ids: [codebook_size,D] float32."""
+        return np.asarray(self.stage.codebook(self._params))
+
+    def encode(self, images: Any, batch_size: int = BATCH_SIZE, progress: bool = False) -> np.ndarray:
+        """Pictures -> ids [B,h,w] int32.
+
+        images: [B,H,W,3] uint8 or float in [-1, 1]; or a list of arrays, PIL images or files, all of one size, a
+        multiple of the patch. Raises ArgumentError for others.
+        """
+        seen = read_pictures(self.stage, images, self.config.data.label_shift)
+        return in_batches(
+            self.mesh, lambda seen: self._encode(self._params, seen), seen, batch_size, progress, "encoding"
+        )
+
+    def decode(self, ids: np.ndarray, batch_size: int = BATCH_SIZE, progress: bool = False) -> np.ndarray:
+        """Ids [B,h,w] -> pictures uint8 [B,H,W,3]. Raises ArgumentError for ids that are not there."""
+        ids = np.asarray(ids)
+        if ids.ndim != 3 or ids.dtype.kind not in "iu" or not ids.size:
+            raise ArgumentError(f"ids: {ids.dtype} of shape {ids.shape}; they are integers [B,h,w]")
+        if ids.min() < 0 or ids.max() >= self.stage.codebook_size:
+            raise ArgumentError(
+                f"ids: from {ids.min()} to {ids.max()}; this tokenizer has 0 to {self.stage.codebook_size - 1}"
+            )
+        decode, ids = lambda ids: self._decode(self._params, ids), ids.astype(np.int32)
+        return to_uint8(in_batches(self.mesh, decode, ids, batch_size, progress, "decoding"))
+
+
+def in_batches(mesh: Mesh, function: Callable, rows: Any, batch_size: int, progress: bool, word: str) -> np.ndarray:
+    """A program over rows (a pytree of arrays [N,...]), a batch at a time. -> [N,...]
+
+    The last batch is filled up, so that one program serves all. progress: whether a bar, called `word`, is shown.
+    """
+    total, parts, done = len(jax.tree.leaves(rows)[0]), mesh.shape["data"], []
+    batch_size = -(-min(batch_size, total) // parts) * parts
+    with jax.set_mesh(mesh), tqdm(total=total, desc=word, unit="image", disable=not progress) as bar:
+        for start in range(0, total, batch_size):
+            chosen = np.arange(start, start + batch_size) % total
+            batch = sharding.shard_batch(jax.tree.map(lambda x, chosen=chosen: x[chosen], rows), mesh)
+            done.append(np.asarray(function(batch))[: total - start])
+            bar.update(len(done[-1]))
+    return np.concatenate(done)
+
+
+def read_pictures(stage: FirstStage, images: Any, label_shift: int = 0, name: str = "images") -> np.ndarray:
+    """What people give as pictures -> the feature that a first stage sees, [B,H,W,...]; floats stay as they are.
+
+    Raises ArgumentError, with the argument's name, for what is none.
+    """
+    if isinstance(images, jax.Array):
+        images = np.asarray(images)
+    if not isinstance(images, (list, tuple)) and np.ndim(images) != 4:
+        what = f"an array of shape {np.shape(images)}" if isinstance(images, np.ndarray) else type(images).__name__
+        raise ArgumentError(f"{name}: {what}; give an array [B,H,W,C], or a list of pictures")
+    if not len(images):
+        raise ArgumentError(f"{name} is empty")
+    kind, pictures = "image" if stage.input == "low" else stage.input, []
+    channels = FEATURES[kind].channels
+    for number, image in enumerate(images):
+        try:
+            feature = open_picture(image, kind, label_shift)
+            if isinstance(image, np.ndarray) and image.dtype.kind == "f" and kind != "depth":
+                feature = np.broadcast_to(image, (*image.shape[:2], channels)).astype(np.float32)
+        except UNREADABLE as e:
+            raise ArgumentError(f"{name}[{number}] cannot be read: {' '.join(str(e).split())}") from e
+        if kind == "segmentation":
+            check_labels(feature, f"{name}[{number}]", stage.model.out_ch, label_shift)
+        if pictures and feature.shape != pictures[0].shape:
+            sizes = " and ".join("x".join(map(str, x.shape[:2])) for x in (pictures[0], feature))
+            raise ArgumentError(f"{name}: {sizes} pixels; all are of one size")
+        pictures.append(feature)
+    height, width = pictures[0].shape[:2]
+    if height % stage.patch or width % stage.patch:
+        raise ArgumentError(f"{name}: {height}x{width} pixels; they are multiples of {stage.patch}, the side of an id")
+    return np.stack(pictures)
