@@ -1,7 +1,8 @@
 """A run directory of the second stage -> images.
 
     python -m taming_jax.sample --workdir=runs/openmoji_transformer --out=runs/openmoji_samples
-    python -m taming_jax.sample --workdir=runs/openmoji_coordinates --out=runs/large --size=64x128 --animate=gif
+    python -m taming_jax.sample --workdir=runs/openmoji_coordinates_transformer --out=runs/large --size=64x128 \\
+        --animate=gif
     python -m taming_jax.sample --workdir=runs/openmoji_transformer --out=runs/halves --image=photo.png --keep=top
 
 Writes every image as a file of its own as soon as it is painted, `samples.png` with the first of them, and

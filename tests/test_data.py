@@ -415,7 +415,7 @@ def test_check_draws_conditions_that_are_no_pictures(fields, vq_run):
 
 
 def test_check_draws_what_a_config_sees_or_says_what_is_missing(annotated_folder, tmp_path):
-    command = [sys.executable, "-m", "taming_jax.data.check", "--config=configs/openmoji_segmentation.py"]
+    command = [sys.executable, "-m", "taming_jax.data.check", "--config=configs/openmoji_segmentation_vq.py"]
     fields = "data.name=folder data.size=16 data.label_shift=1 model.ch_mult=(1,1) model.out_ch=4".split()
     command += [f"--out={tmp_path / 'check.png'}", *(f"--config.{field}" for field in fields)]
     root = Path(__file__).parents[1]

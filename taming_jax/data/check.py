@@ -1,6 +1,6 @@
 """A data set as a config sees it: what is there, and a picture of its batches, or one line on what is missing.
 
-    python -m taming_jax.data.check --config=configs/openmoji_segmentation.py --out=check.png
+    python -m taming_jax.data.check --config=configs/openmoji_segmentation_vq.py --out=check.png
     python -m taming_jax.data.check --config=configs/coco_transformer.py --first_stage=configs/coco_vq.py \\
         --cond=configs/coco_segmentation_vq.py
 
