@@ -1,0 +1,74 @@
+"""A data set as a config sees it: what is there, and a picture of its batches, or one line on what is missing.
+
+    python -m taming_jax.show_data --config=configs/openmoji_segmentation_vq.py --out=data.png
+    python -m taming_jax.show_data --config=configs/coco_transformer.py --first_stage=configs/coco_vq.py \\
+        --cond=configs/coco_segmentation_vq.py
+
+The first images of both splits, cropped and flipped as in training, and beside each what the model sees or is
+conditioned on: another picture, a scene's boxes, coordinates from dark to light, the name of a class.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+from PIL import Image, ImageDraw, ImageFont
+
+from taming_jax import cli, conditions, data, images, tasks
+from taming_jax.metrics import say
+from taming_jax.tasks import vqgan
+
+ROWS, COLUMNS = 8, 4  # of images
+
+
+def look(config: ConfigDict, split: str) -> images.Sheet:
+    """The first images of a split, each beside what belongs to it; says what the split holds. Raises UserError."""
+    source = data.open_source(config.data, split)
+    config.data.class_names = tuple(source.class_names)
+    names = config.data.class_names
+    say(f"{split}: {len(source)} images" + (f", {len(names)} classes: {', '.join(names)[:200]}" if names else ""))
+    config.batch_size = min(ROWS * COLUMNS, len(source))
+    batch = next(iter(data.train_batches(source, config, 0) if split == "train" else data.eval_batches(source, config)))
+    pictures, size = [images.to_uint8(batch["image"])], (config.data.size, config.data.size)
+    if config.task == "vqgan" and config.input != "image":
+        pictures.append(images.to_uint8(vqgan.to_picture(config, vqgan.to_input(config, batch))))
+    elif config.task == "prior" and (seen := conditions.pictures_of(config, batch, size)) is not None:
+        pictures.append(images.to_uint8(seen))
+    elif config.task == "prior" and config.cond.name == "coordinates":
+        pictures.append(images.to_uint8(2 * batch["coord"][..., None].repeat(3, -1) - 1))
+    elif config.task == "prior" and config.cond.name == "class" and names:
+        pictures.append(np.stack([draw_words(names[label], size) for label in batch["label"]]))
+    pairs = np.stack(pictures, 1)[: len(pictures[0]) // COLUMNS * COLUMNS or 1]
+    columns = COLUMNS if len(pairs) >= COLUMNS else 1
+    rows = pairs.reshape(-1, columns * len(pictures), *pairs.shape[2:])
+    return images.Sheet(rows, (split,) * len(rows))
+
+
+def draw_words(text: str, size: tuple[int, int]) -> np.ndarray:
+    """Words on white, as wide as they can be: uint8 [H,W,3]."""
+    picture = Image.new("RGB", size[::-1], "white")
+    font = ImageFont.load_default(size=10)
+    font = ImageFont.load_default(size=max(6, min(size[0] // 4, 10 * size[1] / (font.getlength(text) + 4))))
+    ImageDraw.Draw(picture).text((size[1] // 2, size[0] // 2), text, fill="black", font=font, anchor="mm")
+    return np.asarray(picture)
+
+
+def main() -> None:
+    config, out = tasks.complete_ahead(cli.required_config(), cli.stages()), Path(flags.FLAGS.out)
+    config.data.workers = 0
+    sheets = [look(config, split) for split in ("train", "validation")]
+    width = max(sheet.images.shape[1] for sheet in sheets)
+    rows = [np.pad(s.images, [(0, 0), (0, width - s.images.shape[1]), *[(0, 0)] * 3]) for s in sheets]
+    sheet = images.Sheet(np.concatenate(rows), sum((s.captions for s in sheets), ()))
+    images.save_png(images.draw_sheet(sheet), out, data=config.data.name)
+    say(f"crops as they are trained on and evaluated: {out}")
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file(
+        "config", None, "Config file of either stage; --config.field=value sets fields.", lock_config=True
+    )
+    cli.define_stages()
+    flags.DEFINE_string("out", "data_check.png", "Picture to write.")
+    cli.run(main)
