@@ -4,8 +4,8 @@
     python -m taming_jax.compile_ahead --config=configs/imagenet_transformer.py:v5e-256 --topology=v5e-256 \\
         --first_stage=configs/imagenet_vq.py --first_stage.quantizer.codebook_size=16384
 
-The program is the one that runs there, made by TPUs' own compiler, which runs on any Linux machine: pip install -e
-'.[aot]'. It takes minutes, --quick a fourth of them: the compiler looks for less, so that more bytes are moved than
+The program is the one that runs there, made by TPUs' own compiler, which runs on any Linux machine (the extra
+`aot`). It takes minutes, --quick a fourth of them: the compiler looks for less, so that more bytes are moved than
 there will be. What no compiler knows (how well the floors below are reached) is left to a profile on the real thing:
 --profile_step of `taming_jax.train`.
 """
@@ -42,7 +42,7 @@ from ml_collections import ConfigDict, config_flags
 
 from taming_jax import cli, hlo, sharding, tasks
 from taming_jax.data import layouts
-from taming_jax.errors import UserError
+from taming_jax.errors import UserError, with_extra
 from taming_jax.metrics import say
 from taming_jax.state import Task, TrainState
 from taming_jax.tasks import conditioners, prior, vqgan
@@ -96,7 +96,7 @@ def find_devices(topology: str) -> list[jax.Device]:
         return topologies.get_topology_desc(topology, platform="tpu", **options).devices
     except (ValueError, jax.errors.JaxRuntimeError) as e:
         if "libtpu" in str(e):
-            raise UserError("the compiler of TPUs is missing: pip install -e '.[aot]'") from e
+            raise UserError(f"the compiler of TPUs is missing: {with_extra('aot')}") from e
         raise UserError(
             f"--topology={given}: no such slice; it is one of {', '.join(SLICES)}, or written like v5e:4x4"
         ) from e
@@ -192,7 +192,7 @@ def compile_program(config: ConfigDict, mesh: Mesh, program: str, text_file: str
         size = (stats.argument_size_in_bytes + stats.temp_size_in_bytes) / 2**30
         raise UserError(
             f"it compiles and fits, with {size:.2f} GiB a chip for arguments and temporaries; but jax cannot read what"
-            " this libtpu has made, so there are no floors: pip install -e '.[aot]' brings the one that belongs to it"
+            f" this libtpu has made, so there are no floors; for the one that belongs to it: {with_extra('aot')}"
         ) from e
     if text_file is not None:
         Path(text_file).write_text(text)

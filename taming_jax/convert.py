@@ -6,7 +6,7 @@
 
 Takes VQGANs, Gumbel and EMA quantizers, segmentation models and transformers of CompVis' taming-transformers, and the
 VQ autoencoders of its latent-diffusion. A transformer's first stages become run directories inside its own. Reads
-tensors and nothing else. Needs PyTorch: pip install -e '.[convert]'.
+tensors and nothing else. Needs PyTorch, the extra `convert`.
 """
 
 import json
@@ -21,10 +21,9 @@ from absl import flags
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from configs import common, custom_transformer, imagenet_vq
-from taming_jax import checkpoint, cli, permute
+from taming_jax import checkpoint, cli, config_files, permute
 from taming_jax.data import annotations, layouts
-from taming_jax.errors import UserError, not_among
+from taming_jax.errors import UserError, not_among, with_extra
 from taming_jax.images import color_labels
 from taming_jax.metrics import say
 from taming_jax.models.discriminator import NLayerDiscriminator
@@ -33,6 +32,8 @@ from taming_jax.models.perceptual import VGG16_DEPTHS, load_weights
 from taming_jax.models.quantize import make_quantizer
 from taming_jax.state import TrainState
 from taming_jax.tasks import prior, vqgan
+
+common = config_files.module("common")
 
 Tensors = dict[str, np.ndarray]
 Rules = tuple[tuple[str, str], ...]
@@ -233,7 +234,7 @@ def read_tensors(path: Path) -> tuple[Tensors, int]:
     try:
         import torch
     except ImportError as e:
-        raise UserError("reading a PyTorch checkpoint needs PyTorch: pip install -e '.[convert]'") from e
+        raise UserError(f"reading a PyTorch checkpoint needs PyTorch: {with_extra('convert')}") from e
 
     class Inert:
         """Stands for whatever the file names."""
@@ -275,7 +276,7 @@ def vq_config(model: dict, image_key: str = "image") -> ConfigDict:
     for name, value in (("double_z", False), ("dropout", 0.0), ("resamp_with_conv", True)):
         if dd.get(name, value) != value:
             raise UserError(f"ddconfig.{name}={dd[name]}: only {value} is supported")
-    c = imagenet_vq.get_config()
+    c = config_files.load("imagenet_vq")
     c.data = common.get_data("folder", size=dd["resolution"])
     c.batch_size = 8
     names = ("ch", "ch_mult", "num_res_blocks", "attn_resolutions", "z_channels", "out_ch")
@@ -367,7 +368,7 @@ def prior_from_torch(
 
     params, data: the YAML's, of the model and of what it was trained on.
     """
-    t, config = params["transformer_config"]["params"], custom_transformer.get_config()
+    t, config = params["transformer_config"]["params"], config_files.load("custom_transformer")
     if params.get("downsample_cond_size", -1) > -1:
         raise UserError("downsample_cond_size is not supported")
     first_key = params.get("first_stage_key", "image")
@@ -556,7 +557,7 @@ def to_checkpoint(workdir: Path, out: Path) -> None:
     try:
         import torch
     except ImportError as e:
-        raise UserError("writing a PyTorch checkpoint needs PyTorch: pip install -e '.[convert]'") from e
+        raise UserError(f"writing a PyTorch checkpoint needs PyTorch: {with_extra('convert')}") from e
     if out.exists():
         raise UserError(f"--to-torch={out} exists already; name another file")
     config, step = checkpoint.load_config(workdir)
@@ -574,7 +575,7 @@ def to_diffusers(workdir: Path, out: Path) -> None:
     try:
         from safetensors.numpy import save_file
     except ImportError as e:
-        raise UserError("writing for diffusers needs safetensors: pip install -e '.[convert]'") from e
+        raise UserError(f"writing for diffusers needs safetensors: {with_extra('convert')}") from e
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise UserError(f"--to-diffusers={out} is not empty; name another folder")
     config, step = checkpoint.load_config(workdir)

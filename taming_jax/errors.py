@@ -1,11 +1,22 @@
 """The one exception for a user's mistake: its message is one line that says what to do."""
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
 class UserError(Exception):
     """Something the user can mend. The command lines print the message and exit with 2, without a stack trace."""
+
+
+def fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def with_extra(extra: str) -> str:
+    """How to add an optional part to what is installed."""
+    return f"pip install 'taming_jax[{extra}]', or in the repository's folder pip install -e '.[{extra}]'"
 
 
 def not_among(name: str, value: str, allowed: Iterable[str]) -> UserError:

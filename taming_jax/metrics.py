@@ -15,7 +15,7 @@ from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
 from taming_jax import animation, images
-from taming_jax.errors import UserError
+from taming_jax.errors import UserError, with_extra
 
 SHOWN = (
     "loss",
@@ -176,7 +176,7 @@ def start_wandb(workdir: Path, config: ConfigDict) -> "wandb.Run":  # noqa: F821
     try:
         import wandb
     except ImportError as e:
-        raise UserError(f"wandb_project={config.wandb_project!r} needs a package: pip install -e '.[wandb]'") from e
+        raise UserError(f"wandb_project={config.wandb_project!r} needs a package: {with_extra('wandb')}") from e
     workdir.mkdir(parents=True, exist_ok=True)
     stored = workdir / "wandb_id"
     begun = stored.read_text() if stored.exists() else None

@@ -7,8 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from taming_jax.cli import fail
-from taming_jax.errors import UserError
+from taming_jax.errors import UserError, fail
 from taming_jax.metrics import duration
 
 
