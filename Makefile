@@ -15,8 +15,8 @@ demo: .venv/installed  ## Trains both stages on OpenMoji and paints samples: abo
 demo-conditional: .venv/installed  ## Trains a transformer that colours line art, and what it needs: about 17 minutes on two CPU cores
 	python -m taming_jax.train --config=configs/openmoji_crops_vq.py --workdir=runs/openmoji_crops_vq
 	python -m taming_jax.train --config=configs/openmoji_line_vq.py --workdir=runs/openmoji_line_vq
-	python -m taming_jax.train --config=configs/openmoji_line.py --workdir=runs/openmoji_line
-	python -m taming_jax.sample --workdir=runs/openmoji_line --out=runs/openmoji_coloured --size=64x64 --num_samples=4
+	python -m taming_jax.train --config=configs/openmoji_line_transformer.py --workdir=runs/openmoji_line_transformer
+	python -m taming_jax.sample --workdir=runs/openmoji_line_transformer --out=runs/openmoji_coloured --size=64x64 --num_samples=4
 
 test: .venv/installed-test lint  ## Style, then all tests
 	python -m pytest

@@ -1,6 +1,6 @@
 """What a longer stride of the sliding window costs: nats per code of held-out images.
 
-    python -m benchmarks.stride --workdir=runs/openmoji_coordinates --size=64x64
+    python -m benchmarks.stride --workdir=runs/openmoji_coordinates_transformer --size=64x64
 
 Each code is predicted from the window that would decode it. At stride 1 that is the window centred on it, as in the
 original; at stride s the window moves every s columns, so the last code of a group sees s - 1 columns less to its right

@@ -7,16 +7,14 @@ The original's file for it is not public: numbers as for COCO-Stuff, with ADE20k
 
 from ml_collections import ConfigDict
 
-from configs import ade20k_vq
+from configs import common, imagenet_vq
 
 
 def get_config() -> ConfigDict:
-    c = ade20k_vq.get_config()
-    c.input = "segmentation"
-    c.data.update(path="data/ade20k", features=("image", "segmentation"), label_shift=0)
-    c.batch_size = 96
-    c.model.out_ch = 151
-    c.loss.update(pixel="bce", perceptual_weight=0.0)
-    c.disc.weight = 0.0
-    c.optim.learning_rate = 4.5e-6 * c.batch_size
+    c = imagenet_vq.get_config()
+    c.data = common.get_data("folder", size=256)
+    c.data.update(path="data/ade20k", label_shift=0, flip=False, resize_factor=296 / 256, workers=8)
+    c.data.splits.update(train="training", validation="validation")
+    c.disc.update(start=30_001, gen_start=30_001)
+    common.use_segmentation(c, num_labels=151)
     return c

@@ -8,13 +8,11 @@ The original's file for it is not public: sizes as for FacesHQ and S-FLCKR. The 
 
 from ml_collections import ConfigDict
 
-from configs import common, faceshq_transformer
+from configs import common
 
 
 def get_config() -> ConfigDict:
-    c = faceshq_transformer.get_config()
-    c.first_stage = common.get_first_stage("runs/ade20k_vq")
-    c.cond = common.get_cond("image")
+    c = common.get_transformer("runs/ade20k_vq", "image")
     c.cond.workdir = "runs/ade20k_segmentation_vq"
     c.data.path = "data/ade20k"
     return c

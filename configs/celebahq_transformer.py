@@ -7,12 +7,11 @@ The original's file for it is not public: sizes as for FacesHQ. Its published sa
 
 from ml_collections import ConfigDict
 
-from configs import common, faceshq_transformer
+from configs import common
 
 
 def get_config() -> ConfigDict:
-    c = faceshq_transformer.get_config()
-    c.cond = common.get_cond("none")
+    c = common.get_transformer("runs/faceshq_vq", "none")
     c.gpt.block_size = 256
     c.data.path = "data/celebahq"
     return c

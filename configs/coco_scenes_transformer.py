@@ -8,13 +8,11 @@ Numbers from the original's configs/coco_scene_images_transformer.yaml, for 8 de
 
 from ml_collections import ConfigDict
 
-from configs import common, faceshq_transformer
+from configs import common
 
 
 def get_config() -> ConfigDict:
-    c = faceshq_transformer.get_config()
-    c.first_stage = common.get_first_stage("runs/coco_8192_vq")
-    c.cond = common.get_cond("objects")
+    c = common.get_transformer("runs/coco_8192_vq", "objects")
     c.cond.layout.categories = "coco"
     c.data.update(path="data/coco", flip=True, resize_factor=1.0)
     c.batch_size = 48

@@ -7,16 +7,14 @@ Numbers from the original's configs/coco_cond_stage.yaml, for 8 devices of 12 ma
 
 from ml_collections import ConfigDict
 
-from configs import coco_vq
+from configs import common, imagenet_vq
 
 
 def get_config() -> ConfigDict:
-    c = coco_vq.get_config()
-    c.input = "segmentation"
-    c.data.update(path="data/coco", features=("image", "segmentation"), label_shift=1)
-    c.batch_size = 96
-    c.model.out_ch = 183
-    c.loss.update(pixel="bce", perceptual_weight=0.0)
-    c.disc.weight = 0.0
-    c.optim.learning_rate = 4.5e-6 * c.batch_size
+    c = imagenet_vq.get_config()
+    c.data = common.get_data("folder", size=256)
+    c.data.update(path="data/coco", label_shift=1, flip=False, resize_factor=296 / 256, workers=8)
+    c.data.splits.update(train="train2017", validation="val2017")
+    c.disc.update(start=30_001, gen_start=30_001)
+    common.use_segmentation(c, num_labels=183)
     return c

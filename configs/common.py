@@ -37,6 +37,47 @@ def use_slice(c: ConfigDict, name: str, slices: dict[str, dict]) -> None:
             part[field] = math.ceil(part[field] / growth)
 
 
+def use_segmentation(c: ConfigDict, num_labels: int) -> None:
+    """Makes of a VQGAN's config the original's VQSegmentationModel: one-hot maps in, a binary cross-entropy a label."""
+    c.input = "segmentation"
+    c.data.features = ("image", "segmentation")
+    c.model.out_ch = num_labels
+    c.loss.update(pixel="bce", perceptual_weight=0.0)
+    c.disc.weight = 0.0
+
+
+def get_transformer(first_stage: str, cond: str) -> ConfigDict:
+    """The original's transformer, with the numbers that its public files share, for 8 devices of 2 images."""
+    c = get_config()
+    c.task = "transformer"
+    c.first_stage = get_first_stage(first_stage)
+    c.cond = get_cond(cond)
+    c.order = "row_major"
+    c.pkeep = 1.0
+    c.data = get_moved_data()
+    c.codes = ""  # folder that taming_jax.encode has written, to train on in place of images
+    c.batch_size = 16
+    c.steps = 1_000_000
+    c.eval_every = 10_000
+    c.checkpoint_every = 5_000
+    c.gpt = get_gpt(num_layers=24, num_heads=16, embed_dim=1024, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
+    c.gpt.update(vocab_size=1024, block_size=512)
+    c.canvas = (0, 0)  # height and width in pixels of a larger image, painted and animated at each evaluation; 0: none
+    c.sample = ConfigDict(dict(temperature=1.0, top_k=100, top_p=1.0, guidance=1.0))
+    c.optim = ConfigDict(
+        dict(
+            learning_rate=4.5e-6 * 16,
+            schedule="constant",
+            warmup_steps=0,
+            b1=0.9,
+            b2=0.95,
+            weight_decay=0.01,
+            clip_norm=0.0,
+        )
+    )
+    return c
+
+
 def get_gpt(**sizes) -> ConfigDict:
     """A transformer; None for `vocab_size` and `block_size` is what condition and codes need."""
     return ConfigDict(

@@ -8,13 +8,11 @@ Numbers from the original's configs/drin_transformer.yaml. Its animals are Image
 
 from ml_collections import ConfigDict
 
-from configs import common, faceshq_transformer
+from configs import common
 
 
 def get_config() -> ConfigDict:
-    c = faceshq_transformer.get_config()
-    c.first_stage = common.get_first_stage("runs/imagenet_vq")
-    c.cond = common.get_cond("image")
+    c = common.get_transformer("runs/imagenet_vq", "image")
     c.cond.workdir = "runs/drin_depth_vq"
     c.data.update(name="folder", path="data/drin", flip=True, splits=ConfigDict(dict(train="train", validation="val")))
     return c

@@ -11,31 +11,4 @@ from configs import common
 
 
 def get_config() -> ConfigDict:
-    c = common.get_config()
-    c.task = "transformer"
-    c.first_stage = common.get_first_stage("runs/faceshq_vq")
-    c.cond = common.get_cond("coordinates")
-    c.order = "row_major"
-    c.pkeep = 1.0
-    c.data = common.get_moved_data()
-    c.codes = ""  # folder that taming_jax.encode has written, to train on in place of images
-    c.batch_size = 16
-    c.steps = 1_000_000
-    c.eval_every = 10_000
-    c.checkpoint_every = 5_000
-    c.gpt = common.get_gpt(num_layers=24, num_heads=16, embed_dim=1024, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
-    c.gpt.update(vocab_size=1024, block_size=512)
-    c.canvas = (0, 0)  # height and width in pixels of a larger image, painted and animated at each evaluation; 0: none
-    c.sample = ConfigDict(dict(temperature=1.0, top_k=100, top_p=1.0, guidance=1.0))
-    c.optim = ConfigDict(
-        dict(
-            learning_rate=4.5e-6 * 16,
-            schedule="constant",
-            warmup_steps=0,
-            b1=0.9,
-            b2=0.95,
-            weight_decay=0.01,
-            clip_norm=0.0,
-        )
-    )
-    return c
+    return common.get_transformer("runs/faceshq_vq", "coordinates")

@@ -7,12 +7,10 @@ Sizes as for FacesHQ.
 
 from ml_collections import ConfigDict
 
-from configs import common, faceshq_transformer
+from configs import common
 
 
 def get_config() -> ConfigDict:
-    c = faceshq_transformer.get_config()
-    c.first_stage = common.get_first_stage("runs/lsun_vq")
-    c.cond = common.get_cond("none")
+    c = common.get_transformer("runs/lsun_vq", "none")
     c.gpt.block_size = 256
     return c

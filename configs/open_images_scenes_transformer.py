@@ -1,19 +1,18 @@
 """Layout to image on Open Images: boxes of the original's 340 categories.
 
-    python -m taming_jax.train --config=configs/open_images_scenes_transformer.py --workdir=runs/open_images_scenes
+    python -m taming_jax.train --config=configs/open_images_scenes_transformer.py \\
+        --workdir=runs/open_images_scenes_transformer
 
 Numbers from the original's configs/open_images_scene_images_transformer.yaml, for 8 devices of 6 images.
 """
 
 from ml_collections import ConfigDict
 
-from configs import common, faceshq_transformer
+from configs import common
 
 
 def get_config() -> ConfigDict:
-    c = faceshq_transformer.get_config()
-    c.first_stage = common.get_first_stage("runs/open_images_vq")
-    c.cond = common.get_cond("objects")
+    c = common.get_transformer("runs/open_images_vq", "objects")
     c.cond.layout.update(min_area=1e-4, categories="open_images")
     c.data.update(path="data/open_images", flip=True, random_scale=True)
     c.batch_size = 48

@@ -1,8 +1,8 @@
-"""VQ model of OpenMoji's line art, on crops as in `openmoji_crops_vq`. The condition's first stage of `openmoji_line`.
+"""VQ model of OpenMoji's line art, on crops as in `openmoji_crops_vq`.
 
     python -m taming_jax.train --config=configs/openmoji_line_vq.py --workdir=runs/openmoji_line_vq
 
-Lines need neither LPIPS nor a discriminator: L1 alone.
+The condition's first stage of `openmoji_line_transformer`. Lines need neither LPIPS nor a discriminator: L1 alone.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,9 @@
-"""VQ model of crops with four times fewer pixels a side. The condition's first stage of `openmoji_superres`.
+"""VQ model of crops with four times fewer pixels a side.
 
-A code for each of the fine picture's: with a fourth as many, the transformer did not learn to follow them in its time.
+    python -m taming_jax.train --config=configs/openmoji_low_vq.py --workdir=runs/openmoji_low_vq
 
-python -m taming_jax.train --config=configs/openmoji_low_vq.py --workdir=runs/openmoji_low_vq
+The condition's first stage of `openmoji_superres_transformer`, with a code for each of the fine picture's: with a
+fourth as many, the transformer did not learn to follow them in its time.
 """
 
 from ml_collections import ConfigDict

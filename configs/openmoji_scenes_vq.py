@@ -1,18 +1,20 @@
-"""VQGAN on scenes of a few OpenMoji drawings: 64x64 pixels, f=4. The first stage of `openmoji_scenes`.
+"""VQGAN on scenes of a few OpenMoji drawings: 64x64 pixels, f=4. The first stage of `openmoji_scenes_transformer`.
 
 python -m taming_jax.train --config=configs/openmoji_scenes_vq.py --workdir=runs/openmoji_scenes_vq
 """
 
 from ml_collections import ConfigDict
 
-from configs import openmoji_crops_vq
+from configs import openmoji_vq
 
 
 def get_config() -> ConfigDict:
-    c = openmoji_crops_vq.get_config()
-    c.data.name = "openmoji/scenes"
-    c.data.size = 64
-    c.data.resize_factor = 1.0
-    c.data.random_crop = False
+    c = openmoji_vq.get_config()
+    c.data.update(name="openmoji/scenes", size=64)
     c.batch_size = 4
+    # As `openmoji_crops_vq`.
+    c.eval_every = 3000
+    c.quantizer = ConfigDict(dict(name="ema", codebook_size=1024, embed_dim=16, commitment_weight=0.25, decay=0.99))
+    c.loss.perceptual_start = 2600
+    c.disc.update(start=2600, gen_start=2700)
     return c

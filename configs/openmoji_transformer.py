@@ -31,3 +31,17 @@ def get_config() -> ConfigDict:
         dict(learning_rate=1e-3, schedule="cosine", warmup_steps=50, b1=0.9, b2=0.95, weight_decay=0.01, clip_norm=1.0)
     )
     return c
+
+
+def get_aligned(first_stage: str, cond: str) -> ConfigDict:
+    """For conditions that lie where the codes lie: a code begins with attention to its own place (`cond.aligned`)."""
+    c = get_config()
+    c.first_stage = common.get_first_stage(first_stage)
+    c.cond = common.get_cond(cond)
+    c.cond.aligned = True
+    c.batch_size = 8
+    c.steps = 2400
+    c.eval_every = 2400
+    c.gpt.update(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
+    c.optim.learning_rate = 1.5e-3
+    return c

@@ -7,16 +7,13 @@ Numbers from the original's configs/sflckr_cond_stage.yaml, for 8 devices of 12 
 
 from ml_collections import ConfigDict
 
-from configs import sflckr_vq
+from configs import common, imagenet_vq
 
 
 def get_config() -> ConfigDict:
-    c = sflckr_vq.get_config()
-    c.input = "segmentation"
-    c.data.update(path="data/sflckr", features=("image", "segmentation"), label_shift=0)
-    c.batch_size = 96
-    c.model.out_ch = 182
-    c.loss.update(pixel="bce", perceptual_weight=0.0)
-    c.disc.weight = 0.0
-    c.optim.learning_rate = 4.5e-6 * c.batch_size
+    c = imagenet_vq.get_config()
+    c.data = common.get_data("folder", size=256)
+    c.data.update(path="data/sflckr", label_shift=0, flip=False, resize_factor=2.0, workers=8)
+    c.disc.update(start=30_001, gen_start=30_001)
+    common.use_segmentation(c, num_labels=182)
     return c

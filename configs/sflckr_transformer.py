@@ -9,13 +9,11 @@ Numbers from the original's configs/sflckr_transformer.yaml, for 8 devices of on
 
 from ml_collections import ConfigDict
 
-from configs import common, faceshq_transformer
+from configs import common
 
 
 def get_config() -> ConfigDict:
-    c = faceshq_transformer.get_config()
-    c.first_stage = common.get_first_stage("runs/sflckr_vq")
-    c.cond = common.get_cond("image")
+    c = common.get_transformer("runs/sflckr_vq", "image")
     c.cond.workdir = "runs/sflckr_segmentation_vq"
     c.data.path = "data/sflckr"
     c.batch_size = 8

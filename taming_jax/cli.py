@@ -9,12 +9,25 @@ from collections.abc import Callable
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser, is_config_flag
 
-from taming_jax.errors import ArgumentError, UserError, nearest
+from taming_jax import config_files
+from taming_jax.errors import ArgumentError, UserError, fail, nearest
+
+
+class ConfigParser(ConfigFileFlagParser):
+    """Of a flag for a config: takes names beside files."""
+
+    def parse(self, path: str) -> ConfigDict:
+        return config_files.load(path).lock()
 
 
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and calls `main`. A user's mistake prints one line and exits with 2, without a stack trace."""
+
+    for name in flags.FLAGS:
+        if is_config_flag(flags.FLAGS[name]):
+            flags.FLAGS[name].parser = ConfigParser(name)
 
     def parse(argv: list[str]) -> list[str]:
         try:
@@ -82,11 +95,6 @@ def join_processes() -> None:
         give_up.cancel()
 
 
-def fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    sys.exit(2)
-
-
 def required(name: str) -> str:
     """A flag's value; raises UserError where it was not given."""
     value = flags.FLAGS[name].value
@@ -96,14 +104,10 @@ def required(name: str) -> str:
 
 
 def required_config() -> ConfigDict:
-    """The config of --config, locked; raises UserError where it was not given or cannot be loaded."""
+    """The config of --config, locked; raises UserError where it was not given."""
     config = flags.FLAGS["config"].value
     if config is None:
-        raise UserError("--config is missing: a file such as configs/openmoji_vq.py")
-    try:
-        config.lock()
-    except OSError as e:  # a file that cannot be loaded says so at its first use
-        raise UserError(f"--config: {' '.join(str(e).split())}") from e
+        raise UserError("--config is missing: a name such as openmoji_vq, or a file")
     return config
 
 

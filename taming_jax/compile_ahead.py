@@ -4,8 +4,8 @@
     python -m taming_jax.compile_ahead --config=configs/imagenet_transformer.py:v5e-256 --topology=v5e-256 \\
         --first_stage=configs/imagenet_vq.py --first_stage.quantizer.codebook_size=16384
 
-The program is the one that runs there, made by TPUs' own compiler, which runs on any Linux machine: pip install -e
-'.[aot]'. It takes minutes, --quick a fourth of them: the compiler looks for less, so that more bytes are moved than
+The program is the one that runs there, made by TPUs' own compiler, which runs on any Linux machine (the extra
+`aot`). It takes minutes, --quick a fourth of them: the compiler looks for less, so that more bytes are moved than
 there will be. What no compiler knows (how well the floors below are reached) is left to a profile on the real thing:
 --profile_step of `taming_jax.train`.
 """

@@ -1,6 +1,7 @@
 """The one exception for a user's mistake: its message is one line that says what to do."""
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -10,6 +11,17 @@ class UserError(Exception):
 
 class ArgumentError(UserError):
     """Of what a function was asked for. The message begins with the argument's name, a command's with the flag's."""
+
+
+def fail(message: str) -> None:
+    """Ends a command: the message as one line, and exit code 2."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def with_extra(extra: str) -> str:
+    """How to add an optional part to what is installed."""
+    return f"pip install 'taming_jax[{extra}]', or in the repository's folder pip install -e '.[{extra}]'"
 
 
 def not_among(name: str, value: str, allowed: Iterable[str], kind: type[UserError] = UserError) -> UserError:

@@ -7,9 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from taming_jax.cli import fail
 from taming_jax.console import duration
-from taming_jax.errors import UserError
+from taming_jax.errors import UserError, fail
 
 
 def report(folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from taming_jax import images
 from taming_jax.console import say
-from taming_jax.errors import UserError
+from taming_jax.errors import UserError, with_extra
 from taming_jax.sampling import animation
 
 
@@ -107,7 +107,7 @@ def start_wandb(workdir: Path, config: ConfigDict) -> "wandb.Run":  # noqa: F821
     try:
         import wandb
     except ImportError as e:
-        raise UserError(f"wandb_project={config.wandb_project!r} needs a package: pip install -e '.[wandb]'") from e
+        raise UserError(f"wandb_project={config.wandb_project!r} needs a package: {with_extra('wandb')}") from e
     workdir.mkdir(parents=True, exist_ok=True)
     stored = workdir / "wandb_id"
     begun = stored.read_text() if stored.exists() else None

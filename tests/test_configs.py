@@ -1,5 +1,6 @@
 """Every config builds, has the size that it should, and trains when its sizes are made small."""
 
+import ast
 import importlib
 import json
 import os
@@ -39,21 +40,21 @@ PARAMETERS = {
     "lsun_vq": {"gen": 72_141_699, "disc": 2_765_633},
     "open_images_scenes_transformer": {"gpt": 1_045_638_144},
     "open_images_vq": {"gen": 73_976_707, "disc": 2_765_633},
-    "openmoji_coordinates": {"gpt": 3_716_352},
+    "openmoji_coordinates_transformer": {"gpt": 3_716_352},
     "openmoji_crops_vq": {"gen": 818_035, "disc": 167_841},
-    "openmoji_ema": {"gen": 818_035, "disc": 167_841},
-    "openmoji_gumbel": {"gen": 818_547, "disc": 167_841},
-    "openmoji_line": {"gpt": 3_716_352},
+    "openmoji_ema_vq": {"gen": 818_035, "disc": 167_841},
+    "openmoji_gumbel_vq": {"gen": 818_547, "disc": 167_841},
+    "openmoji_l2_vq": {"gen": 818_035},
+    "openmoji_line_transformer": {"gpt": 3_716_352},
     "openmoji_line_vq": {"gen": 802_545},
     "openmoji_low_vq": {"gen": 805_747},
-    "openmoji_scenes": {"gpt": 3_752_192},
+    "openmoji_scenes_transformer": {"gpt": 3_752_192},
     "openmoji_scenes_vq": {"gen": 818_035, "disc": 167_841},
-    "openmoji_segmentation": {"gen": 812_094},
     "openmoji_segmentation_transformer": {"gpt": 3_716_352},
-    "openmoji_superres": {"gpt": 3_716_352},
+    "openmoji_segmentation_vq": {"gen": 812_094},
+    "openmoji_superres_transformer": {"gpt": 3_716_352},
     "openmoji_transformer": {"gpt": 3_700_224},
     "openmoji_vq": {"gen": 818_035, "disc": 167_841},
-    "openmoji_vqvae": {"gen": 818_035},
     "sflckr_segmentation_vq": {"gen": 72_554_294},
     "sflckr_transformer": {"gpt": 304_932_864},
     "sflckr_vq": {"gen": 72_141_699, "disc": 2_765_633},
@@ -69,6 +70,20 @@ def load(name: str) -> ConfigDict:
 
 def test_no_config_is_left_untested():
     assert {p.stem for p in Path("configs").glob("*.py")} - {"common", "stored"} == set(PARAMETERS)
+
+
+def bases(name: str) -> set[str]:
+    """The configs that a config imports, but for `common`, which all share."""
+    tree = ast.parse(Path(f"configs/{name}.py").read_text())
+    imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    full = {f"{getattr(n, 'module', None) or ''}.{alias.name}".strip(".") for n in imports for alias in n.names}
+    return {x.split(".")[1] for x in full if x.startswith("configs.")} - {"common"}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_name_ends_in_its_stage_and_at_most_one_other_config_is_to_be_read(name):
+    assert name.endswith(("_vq", "_transformer"))
+    assert len(bases(name)) <= 1 and not any(bases(base) for base in ("common", *bases(name)))
 
 
 def completed(name: str) -> ConfigDict:
@@ -121,7 +136,7 @@ def test_first_stages_run_small(name, picture_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["openmoji_vqvae", *(pytest.param(f"openmoji_{n}", marks=pytest.mark.slow) for n in ("ema", "gumbel"))]
+    "name", ["openmoji_l2_vq", *(pytest.param(f"openmoji_{n}_vq", marks=pytest.mark.slow) for n in ("ema", "gumbel"))]
 )
 def test_relatives_of_the_vqgan_run_small(name, picture_folder, tmp_path):
     """With the plain loss alone; what else they have is in the others."""
@@ -134,10 +149,10 @@ def test_relatives_of_the_vqgan_run_small(name, picture_folder, tmp_path):
 # label at each pixel a BCE of 0.34.
 BEATS = {
     "openmoji_vq": ("l1", 0.2),
-    "openmoji_vqvae": ("l1", 0.2),
-    "openmoji_ema": ("l1", 0.2),
-    "openmoji_gumbel": ("l1", 0.24),
-    "openmoji_segmentation": ("bce", 0.16),
+    "openmoji_l2_vq": ("l1", 0.2),
+    "openmoji_ema_vq": ("l1", 0.2),
+    "openmoji_gumbel_vq": ("l1", 0.24),
+    "openmoji_segmentation_vq": ("bce", 0.16),
 }
 
 
@@ -154,7 +169,7 @@ def test_first_stages_learn(name, tmp_path):
     result = [r for r in map(json.loads, lines) if r["split"] == "validation"][-1]
     metric, bound = BEATS[name]
     assert result[metric] < bound, result
-    assert result["code_use"] > (0.03 if name == "openmoji_gumbel" else 0.5)  # its codes come into use late
+    assert result["code_use"] > (0.03 if name == "openmoji_gumbel_vq" else 0.5)  # its codes come into use late
 
 
 @pytest.mark.parametrize("name", ["custom_transformer", "openmoji_transformer"])

@@ -152,7 +152,8 @@ def test_both_stages_train_two_steps_and_sample(name, data_sets, tmp_path):
 def test_super_resolution_of_a_file(vq_run, picture_folder, tmp_path):
     """A condition that is made of the image: trained, and then asked for with a small picture."""
     small = SMALL_VQ | dict(data__name="folder", data__path=str(picture_folder), data__downscale=2)
-    low, fine = (importlib.import_module(f"configs.openmoji_{name}").get_config() for name in ("low_vq", "superres"))
+    names = ("low_vq", "superres_transformer")
+    low, fine = (importlib.import_module(f"configs.openmoji_{name}").get_config() for name in names)
     train(changed(low, **small), tmp_path / "low_vq")
     config = changed(fine, **SMALL_GPT, first_stage__workdir=str(vq_run), cond__workdir=str(tmp_path / "low_vq"))
     assert 0 < train(config, tmp_path / "run")["nll"] < 20

@@ -87,7 +87,7 @@ def test_eight_devices_train_like_one(stage, picture_folder, vq_run):
         task = vqgan.make(config)
     elif stage in ("ema", "gumbel"):
         config = tiny_vq(picture_folder)
-        config.quantizer = importlib.import_module(f"configs.openmoji_{stage}").get_config().quantizer
+        config.quantizer = importlib.import_module(f"configs.openmoji_{stage}_vq").get_config().quantizer
         config.quantizer.update(codebook_size=32, embed_dim=8)
         config.restart_codes_after = 1 if stage == "ema" else 0
         config.loss.perceptual_weight = config.disc.weight = 0.0

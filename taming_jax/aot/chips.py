@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 from jax.experimental import topologies
 
-from taming_jax.errors import ArgumentError, UserError
+from taming_jax.errors import ArgumentError, UserError, with_extra
 
 
 class Chip(NamedTuple):
@@ -43,7 +43,7 @@ def find_devices(topology: str) -> list[jax.Device]:
         return topologies.get_topology_desc(topology, platform="tpu", **options).devices
     except (ValueError, jax.errors.JaxRuntimeError) as e:
         if "libtpu" in str(e):
-            raise UserError("the compiler of TPUs is missing: pip install -e '.[aot]'") from e
+            raise UserError(f"the compiler of TPUs is missing: {with_extra('aot')}") from e
         raise ArgumentError(
             f"topology={given}: no such slice; it is one of {', '.join(SLICES)}, or written like v5e:4x4"
         ) from e

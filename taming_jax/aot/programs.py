@@ -14,7 +14,7 @@ from taming_jax import sharding
 from taming_jax.aot import hlo
 from taming_jax.backend import compiler_options
 from taming_jax.data.features import FEATURES
-from taming_jax.errors import ArgumentError, UserError
+from taming_jax.errors import ArgumentError, UserError, with_extra
 from taming_jax.first_stage import make_first_stage
 from taming_jax.loop import trace_step
 from taming_jax.sampling.draw import make_sampling
@@ -118,7 +118,7 @@ def compile_program(config: ConfigDict, mesh: Mesh, program: str, text_file: str
         size = (stats.argument_size_in_bytes + stats.temp_size_in_bytes) / 2**30
         raise UserError(
             f"it compiles and fits, with {size:.2f} GiB a chip for arguments and temporaries; but jax cannot read what"
-            " this libtpu has made, so there are no floors: pip install -e '.[aot]' brings the one that belongs to it"
+            f" this libtpu has made, so there are no floors; for the one that belongs to it: {with_extra('aot')}"
         ) from e
     if text_file is not None:
         Path(text_file).write_text(text)

@@ -11,7 +11,7 @@ from taming_jax.console import say
 from taming_jax.convert.tensors import account, read_tensors
 from taming_jax.convert.transformer import transformer_from_torch, transformer_to_torch
 from taming_jax.convert.vqgan import vq_from_torch, vq_to_torch
-from taming_jax.errors import ArgumentError, UserError
+from taming_jax.errors import ArgumentError, UserError, with_extra
 
 
 def from_checkpoint(ckpt: Path, config_file: Path, workdir: Path) -> None:
@@ -55,7 +55,7 @@ def to_checkpoint(workdir: Path, out: Path) -> None:
     try:
         import torch
     except ImportError as e:
-        raise UserError("writing a PyTorch checkpoint needs PyTorch: pip install -e '.[convert]'") from e
+        raise UserError(f"writing a PyTorch checkpoint needs PyTorch: {with_extra('convert')}") from e
     if out.exists():
         raise ArgumentError(f"to-torch={out} exists already; name another file")
     config, step = completion.load_config(workdir)

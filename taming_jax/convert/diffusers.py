@@ -10,7 +10,7 @@ from taming_jax import checkpoint, completion
 from taming_jax.console import say
 from taming_jax.convert.names import Rules
 from taming_jax.convert.tensors import to_torch
-from taming_jax.errors import ArgumentError, UserError
+from taming_jax.errors import ArgumentError, UserError, with_extra
 from taming_jax.first_stage import make_first_stage
 
 
@@ -42,7 +42,7 @@ def to_diffusers(workdir: Path, out: Path) -> None:
     try:
         from safetensors.numpy import save_file
     except ImportError as e:
-        raise UserError("writing for diffusers needs safetensors: pip install -e '.[convert]'") from e
+        raise UserError(f"writing for diffusers needs safetensors: {with_extra('convert')}") from e
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise ArgumentError(f"to-diffusers={out} is not empty; name another folder")
     config, step = completion.load_config(workdir)

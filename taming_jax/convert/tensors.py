@@ -7,7 +7,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from taming_jax.convert.names import Rules, discriminator_rules, lpips_names, torch_name
-from taming_jax.errors import ArgumentError, UserError
+from taming_jax.errors import ArgumentError, UserError, with_extra
 
 Tensors = dict[str, np.ndarray]
 
@@ -132,7 +132,7 @@ def read_tensors(path: Path) -> tuple[Tensors, int]:
     try:
         import torch
     except ImportError as e:
-        raise UserError("reading a PyTorch checkpoint needs PyTorch: pip install -e '.[convert]'") from e
+        raise UserError(f"reading a PyTorch checkpoint needs PyTorch: {with_extra('convert')}") from e
 
     class Inert:
         """Stands for whatever the file names."""

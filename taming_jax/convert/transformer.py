@@ -6,8 +6,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import common, custom_transformer
-from taming_jax import checkpoint
+from taming_jax import checkpoint, config_files
 from taming_jax.completion import complete
 from taming_jax.conditions.layout import KINDS
 from taming_jax.convert.names import LAYOUTS, ORDERS, TRANSFORMER, class_name
@@ -28,7 +27,7 @@ def transformer_from_torch(
 
     params, data: the YAML's, of the model and of what it was trained on.
     """
-    t, config = params["transformer_config"]["params"], custom_transformer.get_config()
+    t, config = params["transformer_config"]["params"], config_files.load("custom_transformer")
     if params.get("downsample_cond_size", -1) > -1:
         raise UserError("downsample_cond_size is not supported")
     first_key = params.get("first_stage_key", "image")
@@ -66,7 +65,7 @@ def condition(
     stage = params["cond_stage_config"]
 
     def cond(name: str, **fields) -> ConfigDict:
-        return ConfigDict({**common.get_cond(name), **fields})
+        return ConfigDict({**config_files.module("common").get_cond(name), **fields})
 
     if stage == "__is_unconditional__" or params.get("unconditional", False):
         return cond("none", sos=params.get("sos_token", 0)), ()
@@ -93,7 +92,7 @@ def layout(key: str, length: int, num_tokens: int, data: dict) -> tuple[ConfigDi
     """The condition on objects, `length` ids, and its classes, which the YAML's data section lets one know."""
     if key not in LAYOUTS:
         raise not_among("conditional_key", key, LAYOUTS)
-    cond, kind = common.get_cond("objects"), LAYOUTS[key]
+    cond, kind = config_files.module("common").get_cond("objects"), LAYOUTS[key]
     train = (data.get("params") or {}).get("train") or {}
     given = train.get("params") or {}
     encode_crop = length % 3 == 2 if kind == "bbox" else bool(given.get("encode_crop"))

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import common, imagenet_vq
-from taming_jax import checkpoint
+from taming_jax import checkpoint, config_files
 from taming_jax.convert.names import class_name, generator_rules
 from taming_jax.convert.tensors import (
     Tensors,
@@ -41,8 +40,8 @@ def vq_config(model: dict, image_key: str = "image") -> ConfigDict:
     for name, value in (("double_z", False), ("dropout", 0.0), ("resamp_with_conv", True)):
         if dd.get(name, value) != value:
             raise UserError(f"ddconfig.{name}={dd[name]}: only {value} is supported")
-    c = imagenet_vq.get_config()
-    c.data = common.get_data("folder", size=dd["resolution"])
+    c = config_files.load("imagenet_vq")
+    c.data = config_files.module("common").get_data("folder", size=dd["resolution"])
     c.batch_size = 8
     names = ("ch", "ch_mult", "num_res_blocks", "attn_resolutions", "z_channels", "out_ch")
     c.model = ConfigDict({name: tuple(dd[name]) if isinstance(dd[name], list) else dd[name] for name in names})

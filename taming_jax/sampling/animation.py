@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from taming_jax.errors import UserError
+from taming_jax.errors import UserError, with_extra
 from taming_jax.sampling.window import column_groups, window_start
 
 PAPER, FRAME = 235, (230, 40, 60)
@@ -83,4 +83,4 @@ def write_mp4(frames: list[np.ndarray], path: str) -> None:
 def check_mp4() -> None:
     """Raises UserError where the package for videos is missing."""
     if importlib.util.find_spec("imageio_ffmpeg") is None:
-        raise UserError("a video (mp4) needs a package: pip install -e '.[video]'; a gif needs none")
+        raise UserError(f"a video (mp4) needs a package, a gif needs none: {with_extra('video')}")

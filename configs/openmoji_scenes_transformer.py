@@ -1,7 +1,7 @@
 """Transformer that paints a scene from its layout: what kinds of drawings, and where.
 
-python -m taming_jax.train  --config=configs/openmoji_scenes.py --workdir=runs/openmoji_scenes
-python -m taming_jax.sample --workdir=runs/openmoji_scenes --out=runs/scenes
+python -m taming_jax.train  --config=configs/openmoji_scenes_transformer.py --workdir=runs/openmoji_scenes_transformer
+python -m taming_jax.sample --workdir=runs/openmoji_scenes_transformer --out=runs/scenes
 
 Corners of boxes have the grid of the codes (16x16 places, and an id for no object), and each code begins with attention
 to the corners around it (`cond.aligned`): without, it learns last what it was asked for.
@@ -9,19 +9,13 @@ to the corners around it (`cond.aligned`): without, it learns last what it was a
 
 from ml_collections import ConfigDict
 
-from configs import common, openmoji_transformer
+from configs import openmoji_transformer
 
 
 def get_config() -> ConfigDict:
-    c = openmoji_transformer.get_config()
-    c.first_stage = common.get_first_stage("runs/openmoji_scenes_vq")
-    c.cond = common.get_cond("objects")
-    c.cond.aligned = True
+    c = openmoji_transformer.get_aligned("runs/openmoji_scenes_vq", "objects")
     c.cond.layout.update(min_objects=1, max_objects=4, num_tokens=257, encode_crop=False, use_group=False)
-    c.batch_size = 8
     c.steps = 4800
     c.eval_every = 4800
-    c.gpt.update(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
-    c.optim.learning_rate = 1.5e-3
     c.sample.temperature = 0.6
     return c

@@ -1,7 +1,8 @@
 """Transformer on crops of drawings, told where each crop lies: it paints whole drawings with the sliding window.
 
-    python -m taming_jax.train  --config=configs/openmoji_coordinates.py --workdir=runs/openmoji_coordinates
-    python -m taming_jax.sample --workdir=runs/openmoji_coordinates --out=runs/large --size=64x64
+    python -m taming_jax.train  --config=configs/openmoji_coordinates_transformer.py \\
+        --workdir=runs/openmoji_coordinates_transformer
+    python -m taming_jax.sample --workdir=runs/openmoji_coordinates_transformer --out=runs/large --size=64x64
 
 The original's FacesHQ in small: unaligned crops, and a coordinate for every code (Esser et al. 2021, appendix).
 """

@@ -1,6 +1,6 @@
-"""VQ-VAE on OpenMoji: the squared error alone, neither LPIPS nor a discriminator (van den Oord et al. 2017).
+"""The VQ-VAE on OpenMoji: the squared error alone, neither LPIPS nor a discriminator (van den Oord et al. 2017).
 
-    python -m taming_jax.train --config=configs/openmoji_vqvae.py --workdir=runs/openmoji_vqvae
+    python -m taming_jax.train --config=configs/openmoji_l2_vq.py --workdir=runs/openmoji_l2_vq
 
 A fast baseline, some six minutes on two CPU cores; its pictures are blurred where those of openmoji_vq are crisp.
 """

@@ -1,6 +1,6 @@
 """openmoji_vq on L1 with 512 codes of a Gumbel-softmax quantizer (Ramesh et al. 2021, 2.1), the original's GumbelVQ.
 
-    python -m taming_jax.train --config=configs/openmoji_gumbel.py --workdir=runs/openmoji_gumbel
+    python -m taming_jax.train --config=configs/openmoji_gumbel_vq.py --workdir=runs/openmoji_gumbel_vq
 
 The temperature falls along a cosine, as in that paper (there to 1/16); the divergence from the uniform distribution
 grows from 0, so that the codes are not spread out before they mean something. Few codes are in use at first: 6 % after

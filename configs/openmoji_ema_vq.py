@@ -1,6 +1,6 @@
 """openmoji_vq with a codebook of running means (van den Oord et al. 2017, appendix A.1), the original's EMAVQ.
 
-python -m taming_jax.train --config=configs/openmoji_ema.py --workdir=runs/openmoji_ema
+python -m taming_jax.train --config=configs/openmoji_ema_vq.py --workdir=runs/openmoji_ema_vq
 """
 
 from ml_collections import ConfigDict
