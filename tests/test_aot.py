@@ -1,9 +1,6 @@
 """What a TPU's compiler says about a program, read right."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +10,7 @@ from configs import imagenet_transformer, imagenet_vq
 from taming_jax import sharding
 from taming_jax.aot import chips, flops, hlo, programs, report
 from taming_jax.errors import UserError
-from tests.conftest import tiny_vq
+from tests.tiny import run, tiny_vq
 
 # A loop of five that reads a slice of 16 KiB, multiplies in on-chip memory and adds up over the chips, then a fusion
 # that updates one row of a large array in place.
@@ -137,10 +134,8 @@ def test_the_decoder_compiles_for_a_tpu(picture_folder):
 
 
 def test_the_command_compiles_quickly():
-    command = [sys.executable, "-m", "taming_jax.compile_ahead", "--config=configs/custom_vq.py", "--topology=v5e:2x2"]
     small = ["--config.model.ch=32", "--config.model.ch_mult=(1, 1)", "--config.batch_size=4"]
-    done = subprocess.run(
-        [*command, *small, "--program=decode", "--quick"], cwd=Path(__file__).parents[1], capture_output=True, text=True
-    )
+    asked = ["--config=configs/custom_vq.py", "--topology=v5e:2x2", "--program=decode", "--quick"]
+    done = run("compile_ahead", *asked, *small)
     assert done.returncode == 0, done.stderr
     assert "batch 4, float32, compiled quickly: " in done.stdout and "not needed: none" in done.stdout

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from taming_jax import tasks
 from taming_jax.train import train
-from tests.conftest import changed
+from tests.tiny import changed
 
 # Parameters of each net.
 PARAMETERS = {
@@ -123,7 +123,7 @@ SMALL_VQ = dict(
 
 @pytest.mark.parametrize(
     "name", ["imagenet_vq", pytest.param("custom_vq", marks=pytest.mark.slow)]
-)  # tests/test_train.py is all openmoji_vq
+)  # the other tests are all openmoji_vq
 def test_first_stages_run_small(name, picture_folder, tmp_path):
     """The paper's config on TFDS's mock of ImageNet, the other on a folder; with all losses on."""
     config = changed(load(name), **SMALL_VQ, loss__perceptual_start=0, disc__start=0, disc__gen_start=0)

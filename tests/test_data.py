@@ -2,9 +2,6 @@
 
 import itertools
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +13,7 @@ from taming_jax import data, show_data
 from taming_jax.data import folder, openmoji, tfds_source, transforms
 from taming_jax.errors import UserError
 from taming_jax.tasks import prior
-from tests.conftest import changed, tiny_prior, tiny_vq
+from tests.tiny import changed, run, tiny_transformer, tiny_vq
 
 
 @pytest.fixture(scope="module")
@@ -395,7 +392,7 @@ def test_a_folder_without_what_is_needed(fields, message, picture_folder):
 
 
 def test_show_data_draws_the_conditions_of_a_transformer(vq_run, annotated_folder):
-    config = changed(tiny_prior(vq_run), cond__name="objects", data__path=str(annotated_folder))
+    config = changed(tiny_transformer(vq_run), cond__name="objects", data__path=str(annotated_folder))
     config.cond.layout.update(min_objects=1, max_objects=2, num_tokens=64)
     sheet = show_data.look(prior.complete(config, None), "validation")
     assert sheet.images.shape[2:] == (16, 16, 3) and sheet.captions[0] == "validation"
@@ -404,7 +401,7 @@ def test_show_data_draws_the_conditions_of_a_transformer(vq_run, annotated_folde
 
 @pytest.mark.parametrize("fields", [dict(cond__name="class"), dict(cond__name="coordinates", cond__down=2)])
 def test_show_data_draws_conditions_that_are_no_pictures(fields, vq_run):
-    sheet = show_data.look(prior.complete(changed(tiny_prior(vq_run), **fields), None), "train")
+    sheet = show_data.look(prior.complete(changed(tiny_transformer(vq_run), **fields), None), "train")
     beside = sheet.images[:, 1::2]
     assert sheet.images.shape[1] == 8 and (beside == beside[..., :1]).all()  # grey
     if fields["cond__name"] == "class":
@@ -415,18 +412,16 @@ def test_show_data_draws_conditions_that_are_no_pictures(fields, vq_run):
 
 
 def test_show_data_draws_what_a_config_sees_or_says_what_is_missing(annotated_folder, tmp_path):
-    command = [sys.executable, "-m", "taming_jax.show_data", "--config=configs/openmoji_segmentation_vq.py"]
+    command = ["show_data", "--config=configs/openmoji_segmentation_vq.py", f"--out={tmp_path / 'check.png'}"]
     fields = "data.name=folder data.size=16 data.label_shift=1 model.ch_mult=(1,1) model.out_ch=4".split()
-    command += [f"--out={tmp_path / 'check.png'}", *(f"--config.{field}" for field in fields)]
-    root = Path(__file__).parents[1]
-    options = dict(cwd=root, capture_output=True, text=True)
-    done = subprocess.run([*command, f"--config.data.path={annotated_folder}"], **options)
+    command += [f"--config.{field}" for field in fields]
+    done = run(*command, f"--config.data.path={annotated_folder}")
     assert done.returncode == 0 and "3 classes: circle, cross, square" in done.stdout, done.stderr
     with Image.open(tmp_path / "check.png") as picture:
         assert picture.width > picture.height / 2 > 100
-    ahead = [sys.executable, "-m", "taming_jax.show_data", "--config=configs/coco_transformer.py"]
+    ahead = ["show_data", "--config=configs/coco_transformer.py"]
     ahead += ["--first_stage=configs/coco_vq.py", "--cond=configs/coco_segmentation_vq.py"]  # neither has a run
-    none = subprocess.run([*ahead, "--config.data.path=/none"], **options)
+    none = run(*ahead, "--config.data.path=/none")
     assert none.returncode == 2 and "data.path=/none: there is no such folder; docs/data.md has" in none.stderr
-    lacking = subprocess.run([*command, f"--config.data.path={tmp_path}"], **options)
+    lacking = run(*command, f"--config.data.path={tmp_path}")
     assert lacking.returncode == 2 and "there is no folder images/" in lacking.stderr

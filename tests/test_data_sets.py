@@ -14,8 +14,7 @@ from PIL import Image
 
 from taming_jax import checkpoint
 from taming_jax.train import train
-from tests.conftest import changed
-from tests.test_train import run
+from tests.tiny import changed, run
 
 SMALL = dict(batch_size=8, steps=2, eval_every=2, log_every=1, data__workers=0)
 SMALL_VQ = SMALL | dict(

@@ -20,9 +20,7 @@ from taming_jax.encode import encode
 from taming_jax.errors import UserError
 from taming_jax.tasks import prior
 from taming_jax.train import PREEMPTED, train
-from tests.conftest import changed, tiny_prior, tiny_vq
-from tests.test_multihost import finish, free_port
-from tests.test_train import ROOT, records, run, state_of
+from tests.tiny import ROOT, changed, finish, free_port, records, run, state_of, tiny_transformer, tiny_vq
 
 VIEWS = 80  # of some 38 images: several files
 
@@ -52,7 +50,7 @@ def line_run(annotated_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def class_codes(vq_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("codes") / "class"
-    write(tiny_prior(vq_run), out)
+    write(tiny_transformer(vq_run), out)
     return out
 
 
@@ -60,7 +58,7 @@ def class_codes(vq_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def many_codes(crops_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Several files, written in one go."""
     out = tmp_path_factory.mktemp("codes") / "many"
-    write(tiny_prior(crops_run), out, VIEWS)
+    write(tiny_transformer(crops_run), out, VIEWS)
     return out
 
 
@@ -84,7 +82,7 @@ def test_a_run_on_codes_is_the_run_on_images(
     """Over more than an epoch, with everything that chance does after reading, and resumed in between: bit for bit."""
     monkeypatch.setattr("taming_jax.train.evaluate", lambda *_: {})
     used = dict(first_stage__used=tuple(range(4, 30)), cond__drop=0.2, pkeep=0.9, gpt__num_layers=1)
-    config, out = changed(tiny_prior(vq_run), **used, steps=6, eval_every=6, checkpoint_every=6), class_codes
+    config, out = changed(tiny_transformer(vq_run), **used, steps=6, eval_every=6, checkpoint_every=6), class_codes
     if condition == "image":
         config.cond.update(name="image", workdir=str(line_run))
         config.data.path, out = str(annotated_folder), tmp_path / "codes"
@@ -102,7 +100,7 @@ def test_a_run_on_codes_is_the_run_on_images(
 
 
 def test_a_record_is_a_view_that_follows_from_seed_image_and_number(crops_run, many_codes):
-    config = prior.complete(tiny_prior(crops_run), None)
+    config = prior.complete(tiny_transformer(crops_run), None)
     source = data.open_source(config.data, "train")
     config.data.class_names, config.codes = tuple(source.class_names), str(many_codes)
     records, augment = codes.open_codes(config), data.augment(config.data)
@@ -136,7 +134,7 @@ def test_what_was_killed_goes_on_to_the_same_bytes(number, crops_run, many_codes
     assert again.returncode == 0 and f"{len(names)} files, 1 are there" in again.stdout, again.stderr
     assert (out / names[0].name).stat().st_mtime_ns == kept
     assert contents(out) == contents(many_codes)
-    write(tiny_prior(crops_run), out, VIEWS)
+    write(tiny_transformer(crops_run), out, VIEWS)
     assert contents(out) == contents(many_codes)
 
 
@@ -166,12 +164,12 @@ def test_two_processes_write_what_one_does(crops_run, many_codes, tmp_path):
 def test_a_first_stage_and_its_codes_may_be_moved(vq_run, class_codes, tmp_path, capfd):
     shutil.copytree(vq_run, tmp_path / "moved")
     shutil.copytree(class_codes, tmp_path / "codes")
-    config = changed(tiny_prior(tmp_path / "moved"), codes=str(tmp_path / "codes"), steps=1, gpt__num_layers=1)
+    config = changed(tiny_transformer(tmp_path / "moved"), codes=str(tmp_path / "codes"), steps=1, gpt__num_layers=1)
     assert train(config, tmp_path / "run")["nll"] > 0
     printed = capfd.readouterr().out
     assert "records of codes, 1 of each image, to train on" in printed
     before = contents(tmp_path / "codes")
-    write(tiny_prior(tmp_path / "moved"), tmp_path / "codes")
+    write(tiny_transformer(tmp_path / "moved"), tmp_path / "codes")
     assert "these codes are already written" in capfd.readouterr().out and contents(tmp_path / "codes") == before
 
 
@@ -199,7 +197,7 @@ def test_codes_that_do_not_belong_to_the_config_are_refused(damage, vq_run, clas
     if harm is not None:
         harm(tmp_path / "codes")
     with pytest.raises(UserError, match=message) as caught:
-        train(changed(tiny_prior(vq_run), codes=str(tmp_path / "codes"), **fields), tmp_path / "run")
+        train(changed(tiny_transformer(vq_run), codes=str(tmp_path / "codes"), **fields), tmp_path / "run")
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
@@ -211,21 +209,21 @@ def test_codes_of_other_data_are_refused(vq_run, crops_run, class_codes, picture
         (crops_run, {}, "data.flip False -> True, data.random_crop False -> True"),
     ):
         with pytest.raises(UserError, match=message):
-            train(changed(tiny_prior(first_stage), codes=str(class_codes), **fields), tmp_path / "run")
+            train(changed(tiny_transformer(first_stage), codes=str(class_codes), **fields), tmp_path / "run")
 
 
 def test_codes_are_not_written_over_anything_else(vq_run, crops_run, class_codes, tmp_path):
     before = contents(class_codes)
     for config, out, views, message in (
-        (tiny_prior(vq_run), class_codes, 2, "views=2: .* all are the same"),
+        (tiny_transformer(vq_run), class_codes, 2, "views=2: .* all are the same"),
         (
-            tiny_prior(crops_run),
+            tiny_transformer(crops_run),
             class_codes,
             2,
             "made otherwise: made_of.data.flip .* views 1 -> 2; name another --out",
         ),
-        (changed(tiny_prior(vq_run), seed=1), class_codes, 1, "made otherwise: seed 0 -> 1; name another --out"),
-        (tiny_prior(vq_run), vq_run, 1, "is there and holds no codes"),
+        (changed(tiny_transformer(vq_run), seed=1), class_codes, 1, "made otherwise: seed 0 -> 1; name another --out"),
+        (tiny_transformer(vq_run), vq_run, 1, "is there and holds no codes"),
     ):
         with pytest.raises(UserError, match=message):
             write(config, out, views)

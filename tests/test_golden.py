@@ -33,7 +33,7 @@ from taming_jax.models.gpt import GPT, stack, unstack
 from taming_jax.models.vqgan import VQModel
 from taming_jax.state import TrainState
 from taming_jax.tasks import conditioners, prior, vqgan
-from tests.conftest import sample_plainly
+from tests.tiny import sample_plainly
 
 DEVIATIONS: dict[str, float] = {}
 

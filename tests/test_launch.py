@@ -19,7 +19,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[1]
+from tests.tiny import ROOT
+
 LAUNCH = ROOT / "launch"
 SLICE = "--name=my-slice --zone=us-west4-a --type=v5litepod-16 --bucket=my-bucket".split()
 TRAIN = ["--config=configs/openmoji_vq.py", "--workdir=/bucket/runs/vq", "--config.data.path=/bucket/my pictures"]

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,17 +11,11 @@ import numpy as np
 import pytest
 
 from taming_jax import checkpoint
+from tests.tiny import ROOT, finish, free_port, run
 
-ROOT = Path(__file__).parents[1]
 NUMBERS = ("loss", "disc_loss", "nll", "psnr")
 STEPS = 8
 LATE = ("--config.eval_every=100000", "--config.checkpoint_every=100000")
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def start(count: int, workdir: Path, *flags: str, cluster: str = "flags") -> list[subprocess.Popen]:
@@ -40,13 +33,6 @@ def start(count: int, workdir: Path, *flags: str, cluster: str = "flags") -> lis
         output = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         processes.append(subprocess.Popen(command, cwd=ROOT, env=env, **output))
     return processes
-
-
-def finish(processes: list[subprocess.Popen]) -> list[str]:
-    printed = [process.communicate(timeout=280)[0] for process in processes]
-    for process, text in zip(processes, printed, strict=True):
-        assert process.returncode == 0, text
-    return printed
 
 
 def numbers(workdir: Path) -> dict[tuple, float]:
@@ -117,8 +103,7 @@ def test_a_signal_to_one_process_stops_both(picture_folder, tmp_path):
     ],
 )
 def test_a_job_that_is_none_gets_one_line(flags, message, tmp_path):
-    command = [sys.executable, "-m", "taming_jax.train", "--config=configs/openmoji_vq.py", f"--workdir={tmp_path}"]
-    done = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = run("train", "--config=configs/openmoji_vq.py", f"--workdir={tmp_path}", *flags)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from taming_jax import sampling
-from taming_jax.sample import accept
-from tests.conftest import sample_plainly
+from tests.tiny import sample_plainly
 
 LOGITS = jnp.log(jnp.array([0.4, 0.1, 0.3, 0.15, 0.05]))
 
@@ -112,18 +111,3 @@ def test_guidance_weighs_the_condition():
         np.testing.assert_allclose(logits, without + scale * (plain - without), atol=1e-6)
     following, _ = guided((2.0, 1.0), jnp.array([[1], [1]]), 3, cache)  # ids behind the condition are the same for both
     np.testing.assert_allclose(following[:, 0], 2 * jax.nn.one_hot((ids.sum(1) + 1) % 5, 5))
-
-
-def test_rejection_keeps_the_best_of_each_label():
-    images = np.arange(7, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
-    labels = np.array([0, 1, 0, 1, 0, 0, 2])
-
-    def brightness(images, labels):
-        return images.mean((1, 2, 3)) * (1 - 2.0 * (labels == 1))  # label 1 wants dark ones
-
-    np.testing.assert_array_equal(accept(images, labels, brightness, 0.5, batch_size=3), [1, 4, 5, 6])
-    np.testing.assert_array_equal(accept(images, labels, brightness, 0.01), [1, 5, 6])
-    with pytest.raises(ValueError, match="must be in"):
-        accept(images, labels, brightness, 0)
-    with pytest.raises(ValueError, match="one each"):
-        accept(images, labels, lambda images, labels: 1.0, 0.5)

@@ -8,16 +8,11 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict
 
-from taming_jax import checkpoint, data, sharding
+from taming_jax import data, sharding
 from taming_jax.errors import UserError
 from taming_jax.tasks import prior, vqgan
-from tests.conftest import changed, tiny_prior, tiny_vq
-
-
-def mesh_of(**sizes):
-    return ConfigDict(dict(data=1, fsdp=1, tensor=1) | sizes)
+from tests.tiny import changed, mesh_of, tiny_transformer, tiny_vq
 
 
 def test_rest_axis_takes_what_is_left():
@@ -48,7 +43,7 @@ def test_every_rule_is_used_and_every_large_leaf_is_sharded(picture_folder, vq_r
     mesh = sharding.make_mesh(mesh_of(data=2, fsdp=2, tensor=2))
     vq_config = tiny_vq(picture_folder)
     vq_config.data.class_names = ()
-    config = prior.complete(tiny_prior(vq_run), None)
+    config = prior.complete(tiny_transformer(vq_run), None)
     used = set()
     for task in (vqgan.make(vq_config), prior.make(config)):
         shapes, shardings = states(task, mesh)
@@ -93,7 +88,7 @@ def test_eight_devices_train_like_one(stage, picture_folder, vq_run):
         config.loss.perceptual_weight = config.disc.weight = 0.0
         task = vqgan.make(config)
     else:
-        config = prior.complete(tiny_prior(vq_run), None)
+        config = prior.complete(tiny_transformer(vq_run), None)
         config.data.class_names = ("circle", "cross", "square")
         task = prior.make(config)
     alone = losses_on(task, config, mesh_of(), jax.devices()[:1])
@@ -120,7 +115,7 @@ def test_saving_memory_changes_nothing(stage, saver, picture_folder, vq_run):
         plain = changed(tiny_vq(picture_folder), loss__perceptual_weight=0.0, disc__weight=0.0)
         tasks_of = [vqgan.make(config) for config in (plain, changed(plain.copy_and_resolve_references(), **saver))]
     else:
-        plain = changed(prior.complete(tiny_prior(vq_run), None), gpt__embd_pdrop=0.0, gpt__attn_pdrop=0.0)
+        plain = changed(prior.complete(tiny_transformer(vq_run), None), gpt__embd_pdrop=0.0, gpt__attn_pdrop=0.0)
         plain = changed(plain, gpt__resid_pdrop=0.0, data__class_names=("circle", "cross", "square"))
         tasks_of = [prior.make(config) for config in (plain, changed(plain.copy_and_resolve_references(), **saver))]
     a, b = (losses_on(task, plain, mesh_of(data=2, fsdp=2), jax.devices()[:4]) for task in tasks_of)
@@ -153,20 +148,3 @@ def test_gathered_parameters_leave_no_gathered_activations(picture_folder):
         dims = tuple(map(int, shape.split(",")))
         assert len(dims) < 4 or dims in kernels, f"an activation of {dims} is gathered"
     assert "all-to-all" not in text and "collective-permute" not in text
-
-
-def test_a_checkpoint_moves_to_another_mesh(picture_folder, tmp_path):
-    config = tiny_vq(picture_folder)
-    task = vqgan.make(config)
-    stored = None
-    for sizes, devices in ((mesh_of(data=2, fsdp=4), 8), (mesh_of(data=2, fsdp=2), 4), (mesh_of(), 1)):
-        mesh = sharding.make_mesh(sizes, jax.devices()[:devices])
-        with jax.set_mesh(mesh), checkpoint.open_manager(tmp_path) as manager:
-            state, next_batch = checkpoint.init_or_restore(manager, task, jax.random.key(0), mesh)
-            if stored is None:
-                checkpoint.save(manager, state.replace(step=state.step + 3), 3, config)
-                stored = jax.device_get(state.params)
-            else:
-                assert int(state.step) == next_batch == 3
-                jax.tree.map(np.testing.assert_array_equal, stored, jax.device_get(state.params))
-                assert {len(x.devices()) for x in jax.tree.leaves(state.params)} == {devices}

@@ -26,14 +26,12 @@ class Coordinates(Condition):
     levels: int
     down: int
 
-    @staticmethod
-    def check(config: ConfigDict) -> None:
-        if config.data.size % config.cond.down:
-            raise UserError(f"cond.down={config.cond.down} does not divide data.size={config.data.size}")
-
     @classmethod
     def make(cls, config: ConfigDict, stage: FirstStage | None) -> "Coordinates":
-        cond, side = config.cond, config.data.size // config.cond.down
+        cond, size = config.cond, config.data.size
+        if size % cond.down:
+            raise UserError(f"cond.down={cond.down} does not divide data.size={size}")
+        side = size // cond.down
         return cls(length=side**2, vocab_size=cond.levels, grid=(side, side), levels=cond.levels, down=cond.down)
 
     def ids(self, frozen: dict, batch: dict) -> jax.Array:

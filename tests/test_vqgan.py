@@ -1,4 +1,4 @@
-"""The switches of the training step; its numbers are in tests/test_golden.py."""
+"""The first stage's training step: its switches, and codes that die; its numbers are in tests/test_golden.py."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import pytest
 from taming_jax import optim, sharding
 from taming_jax.models.perceptual import load_weights
 from taming_jax.tasks import vqgan
-from tests.conftest import tiny_vq
+from tests.tiny import tiny_vq
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +61,26 @@ def test_perceptual_loss_starts_when_told(picture_folder, vgg, monkeypatch):
     config.disc.update(start=9, gen_start=9)
     assert "p_loss" not in one_step(config, vgg, 0, monkeypatch)[-1]
     assert one_step(config, vgg, 1, monkeypatch)[-1]["p_loss"] > 0
+
+
+@pytest.mark.parametrize("name", ["vq", "ema"])
+def test_dead_codes_restart_where_the_error_is(name, picture_folder):
+    """In the codebook and in both of its averages; `accumulate` stacks the codes of a batch's parts."""
+    config = tiny_vq(picture_folder)
+    if name == "ema":
+        with config.unlocked():
+            config.quantizer = dict(name="ema", codebook_size=32, embed_dim=8, commitment_weight=0.25, decay=0.99)
+    state = vqgan.make(config).init(jax.random.key(0))
+    embedding = state.params["gen"]["quantize"]["embedding"]
+    ids = jnp.arange(12).reshape(2, 2, 3) % 4
+    latents = embedding[ids].at[1, 0, 2].add(1.0)
+    counts = jnp.zeros(32).at[:4].set(3.0)
+    new = vqgan.restart_codes(state, counts, {"latents": latents, "ids": ids}, 1, jax.random.key(1))
+    extra = new.extra["gen"]
+    moved = [new.params["gen"]["quantize"]["embedding"], extra["ema"]["quantize"]["embedding"]]
+    if name == "ema":
+        moved.append(extra["codebook"]["embed_avg"])
+        np.testing.assert_array_equal(extra["codebook"]["cluster_size"], 1)
+    for codebook in moved:
+        np.testing.assert_array_equal(codebook[:4], embedding[:4])
+        np.testing.assert_array_equal(codebook[4:], np.repeat(latents[1, 0, 2][None], 28, 0))

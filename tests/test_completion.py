@@ -1,0 +1,104 @@
+"""Configs: what they take from the runs below them, and those that do not fit."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from taming_jax import checkpoint
+from taming_jax.errors import UserError
+from taming_jax.train import train
+from tests.tiny import changed, records, tiny_transformer, tiny_vq
+
+
+def test_second_stage_takes_data_and_codes_from_the_first(vq_run, prior_run):
+    config, _ = checkpoint.load_config(prior_run)
+    first, step = checkpoint.load_config(vq_run)
+    assert config.first_stage.step == step and config.first_stage.config.quantizer == first.quantizer
+    assert config.data.path == first.data.path and config.data.size == 16
+    (last,) = records(prior_run, "validation")
+    assert 0 < last["code_entropy"] < np.log(32) and 0 < last["nll"] < 2 * np.log(32)
+    assert (prior_run / "samples.png").exists()
+
+
+def test_a_changed_config_is_said(picture_folder, vq_run, tmp_path, capfd):
+    shutil.copytree(vq_run, tmp_path / "run")
+    config = tiny_vq(picture_folder)
+    config.steps = 5
+    config.optim.learning_rate = 5e-4
+    train(config, tmp_path / "run")
+    printed = capfd.readouterr().out
+    assert "optim.learning_rate 0.001 -> 0.0005" in printed and "steps 4 -> 5" in printed
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(task="vqgam"), "did you mean 'vqgan'"),
+        (dict(data__size=17), r"data.size=17: the encoder halves .* multiple of 2"),
+        (dict(model__ch=48), "model.ch=48: .* multiple of 32"),
+        (dict(data__size=8), "data.size=8: .* at least 16"),
+        (dict(disc__n_layers=3), "disc.n_layers=3 .* at most 2"),
+        (dict(disc__loss="hingy"), "did you mean 'hinge'"),
+        (dict(optim__schedule="cosin"), "did you mean 'cosine'"),
+        (dict(batch_size=12), "batch_size=12 .* 8 parts"),
+        (dict(mesh__data=3), "does not match 8 devices"),
+        (dict(quantizer__name="vqq"), "did you mean 'vq'"),
+        (dict(quantizer__name="gumbel", restart_codes_after=0), "has the fields .*temperature"),
+        (dict(input="line"), r"out_ch=3: input='line' has 1 channels"),
+        (dict(input="segmentation"), "'bce' is for segmentation maps"),
+        (dict(dtype="bfloat"), "did you mean 'bfloat16'"),
+        (dict(log_every=0), "log_every=0: it must be at least 1"),
+        (dict(batch_size=0), "batch_size=0: it must be at least 1"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused_before_anything_is_written(fields, message, picture_folder, tmp_path):
+    with pytest.raises(UserError, match=message) as caught:
+        train(changed(tiny_vq(picture_folder), **fields), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(gpt__num_heads=3), "gpt.embed_dim=32 is not divided by gpt.num_heads=3"),
+        (dict(cond__name="image"), "cond.name='image' needs cond.workdir"),
+        (dict(cond__name="clas"), "did you mean 'class'"),
+        (dict(order="spiral"), "did you mean 'spiral_"),
+        (dict(gpt__n_unmasked=2), "the condition has 1 ids"),
+        (dict(gpt__block_size=9), "condition and codes need at least 64"),
+        (dict(first_stage__used=(1, 2), first_stage__unknown="2"), "a position among the 2 used codes"),
+        (dict(sample__top_p=0.0), r"top_p=0: it must be in \(0, 1\]"),
+        (dict(sample__temperature=0.0), "temperature=0: it must be above 0"),
+        (dict(sample__guidance=2.0), "guidance=2: it needs a transformer trained with dropped conditions"),
+        (dict(cond__drop=1.0), r"cond.drop=1: it must be in \[0, 1\)"),
+        (dict(canvas=(16, 15)), "canvas=16x15: multiples of 2 from 16 on"),
+        (dict(cond__aligned=True), "cond.aligned: a condition on 'class' has no place"),
+        (dict(cond__name="objects", cond__aligned=True), "cond.aligned: with cond.layout.encode_crop"),
+    ],
+)
+def test_a_transformer_that_does_not_fit_is_refused(fields, message, vq_run, tmp_path):
+    with pytest.raises(UserError, match=message):
+        train(changed(tiny_transformer(vq_run), **fields), tmp_path / "run")
+
+
+def test_another_image_size_than_the_first_stage_is_refused(vq_run, tmp_path):
+    with pytest.raises(UserError, match=r"data.size=32: the first stage was trained at 16"):
+        train(changed(tiny_transformer(vq_run), data__size=32), tmp_path / "run")
+
+
+def test_a_first_stage_that_is_not_there_is_refused(prior_run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for workdir, message in (
+        (tmp_path / "nothing", "nothing does not exist"),
+        (tmp_path / "empty", "holds no checkpoint"),
+        (prior_run, "holds a 'prior' run; a first stage is a 'vqgan' run"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train(tiny_transformer(workdir), tmp_path / "run")
+
+
+def test_a_run_of_the_other_task_is_left_alone(vq_run, prior_run):
+    with pytest.raises(UserError, match="holds a 'vqgan' run, the config is for 'prior'"):
+        train(tiny_transformer(vq_run), vq_run)

@@ -1,0 +1,176 @@
+"""What a transformer is conditioned on: classes, pictures, scenes, coordinates, or nothing."""
+
+import json
+import struct
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.proto.wandb_internal_pb2 import Record
+
+from taming_jax import checkpoint, conditions, data
+from taming_jax.conditions import fit
+from taming_jax.data import layouts
+from taming_jax.data.transforms import decode
+from taming_jax.tasks import prior, vqgan
+from taming_jax.train import train
+from tests.tiny import changed, records, run, tiny_transformer
+
+VARIANTS = {
+    "unconditional, spiral, corrupted, remapped": dict(
+        cond__name="none", order="spiral_out", pkeep=0.9, first_stage__used=tuple(range(4, 30)), cond__sos=3
+    ),
+    "on another picture's codes": dict(cond__name="image", gpt__n_unmasked=64),
+    "on objects": dict(
+        cond__name="objects", cond__layout__min_objects=1, cond__layout__max_objects=2, cond__layout__num_tokens=64
+    ),
+    "on coordinates, with a canvas": dict(
+        cond__name="coordinates", cond__down=2, cond__levels=16, cond__drop=0.2, sample__guidance=2.0, canvas=(16, 20)
+    ),
+}
+
+
+def wandb_records(workdir: Path) -> list:
+    """What an offline run of Weights & Biases has written: records of its protocol in a LevelDB log."""
+    (file,) = (workdir / "wandb").glob("offline-run-*/*.wandb")
+    content, place, parts, records = file.read_bytes(), 7, b"", []  # after the file's own header
+    while place + 7 <= len(content):
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768
+            continue
+        length, kind = struct.unpack("<HB", content[place + 4 : place + 7])  # after a checksum
+        parts += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            records.append(Record.FromString(parts))
+            parts = b""
+    return records
+
+
+def check_followed(workdir: Path) -> None:
+    """Scalars, grids, animation and config of a run are with Weights & Biases, and the animation in the events."""
+    written = wandb_records(workdir)
+    config = {update.key: json.loads(update.value_json) for r in written for update in r.run.config.update}
+    assert config["task"] == "prior" and config["gpt"]["num_layers"] == 2
+    logged = {}
+    for record in written:
+        for item in record.history.item:
+            logged["/".join(item.nested_key)] = json.loads(item.value_json)
+    assert logged["validation/nll"] == pytest.approx(records(workdir, "validation")[-1]["nll"], rel=1e-6)
+    assert logged["samples/_type"] == "image-file" and logged["painting/_type"] == "video-file"
+    (media,) = (workdir / "wandb").glob(f"offline-run-*/files/{logged['painting/path']}")
+    assert media.read_bytes() == (workdir / "painting.gif").read_bytes()
+    events = EventAccumulator(str(workdir / "events"))
+    events.Reload()
+    assert events.Images("painting")[-1].encoded_image_string == media.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if "canvas" in name or "objects" in name else name
+        for name in VARIANTS
+    ],
+)
+def test_every_condition_trains_and_samples(variant, vq_run, picture_folder, annotated_folder, tmp_path, monkeypatch):
+    config = changed(tiny_transformer(vq_run), **VARIANTS[variant])
+    if config.cond.name == "objects":
+        config.data.path = str(annotated_folder)
+    if config.cond.name == "image":
+        config.cond.workdir = str(vq_run)
+    config.update(steps=2, eval_every=2)
+    if any(config.canvas):
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        config.wandb_project = "tests"
+    result = train(config, tmp_path / "run")
+    assert 0 < result["nll"] < 2 * np.log(32)
+    if any(config.canvas):
+        check_followed(tmp_path / "run")
+    args = f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}", "--num_samples=2", "--batch_size=8"
+    done = run("sample", *args)
+    assert done.returncode == 0, done.stderr
+    rows = 8 if config.cond.name in ("image", "objects") else 1
+    pictures = sorted((tmp_path / "out").glob("condition_*/0*.png"))
+    assert len(pictures) == 2 * rows
+    with Image.open(pictures[-1]) as picture:  # coordinates are those of a whole picture
+        assert picture.size == ((18, 18) if config.cond.name == "coordinates" else (16, 16))
+    if config.cond.name == "image":
+        files = sorted((picture_folder / "cross").glob("*.png"))[:2]
+        asked = f"--condition={files[0]},{files[1]}", "--size=16x24", f"--out={tmp_path / 'asked'}"
+        done = run("sample", *args[:1], *args[2:], *asked)
+        assert done.returncode == 0, done.stderr
+        with Image.open(tmp_path / "asked/condition_001/condition.png") as seen, Image.open(files[1]) as file:
+            file = Image.fromarray(fit({"image": decode(file), "label": 0}, (16, 24))["image"])
+            assert seen.size == (24, 16) and seen.tobytes() == file.tobytes()
+        assert len(list((tmp_path / "asked").glob("condition_*/0*.png"))) == 4
+    if config.cond.name == "objects":
+        scene = [{"category": "circle", "box": [0, 0.2, 0.5, 1]}, {"category": 1, "box": [0.5, 0, 1, 1]}]
+        (tmp_path / "scene.json").write_text(json.dumps(scene))
+        done = run("sample", args[0], *args[2:], f"--out={tmp_path / 'asked'}", f"--layout={tmp_path / 'scene.json'}")
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "asked/condition_000/condition.png").exists()
+        for name, of in (("wide", [f"--layout={tmp_path / 'scene.json'}"]), ("held", ["--num_conditions=2"])):
+            done = run("sample", args[0], *args[2:], *of, f"--out={tmp_path / name}", "--size=16x24")
+            assert done.returncode == 0, done.stderr
+            for file in ("00001", "condition"):
+                with Image.open(tmp_path / name / f"condition_000/{file}.png") as picture:
+                    assert picture.size == (24, 16)
+        done = run("evaluate", args[0], f"--data_path={annotated_folder}")
+        assert done.returncode == 0, done.stderr
+
+
+def test_another_picture_is_a_condition(vq_run, annotated_folder, tmp_path):
+    """The codes before an image's are those of the picture in others/."""
+    (tmp_path / "of_others").symlink_to(vq_run)
+
+    def load_as_of_others(workdir: Path, step: int | None):
+        found, step = checkpoint.load_config(workdir, step)
+        return (changed(found, input="other") if workdir.name == "of_others" else found), step
+
+    config = changed(tiny_transformer(vq_run), cond__name="image", cond__workdir=str(tmp_path / "of_others"))
+    config.data.update(path=str(annotated_folder), flip=False)
+    config = prior.complete(config, None, load_as_of_others)
+    assert set(config.data.features) == {"image", "other"}
+    source = data.open_source(config.data, "train")
+    batch = conditions.stack([data.augment(config.data).centered(source[i]) for i in range(4)])
+    frozen = prior.make(config).load_frozen()
+    c, codes = prior.read(config, frozen, batch)
+    stage, net = config.first_stage.config, frozen["gen"]
+    np.testing.assert_array_equal(codes, vqgan.encode(stage, net, vqgan.to_input(stage, batch)))
+    negative = vqgan.encode(stage, net, -vqgan.to_input(stage, batch))
+    assert (c.reshape(codes.shape) == negative).mean() > 0.9 > (c.reshape(codes.shape) == codes).mean()
+    shown = conditions.pictures_of(config, batch, (16, 16))
+    np.testing.assert_allclose(shown, batch["other"] / 127.5 - 1, atol=1e-6)
+
+
+def test_scenes_of_a_larger_picture_are_read_at_each_place_of_the_window(vq_run, annotated_folder, tmp_path):
+    """From a file and from held-out pictures: of 8x12 codes, the first of five windows of 8x8 sees the left."""
+    config = changed(tiny_transformer(vq_run), cond__name="objects", data__path=str(annotated_folder))
+    config.cond.layout.update(min_objects=1, max_objects=2, num_tokens=64, encode_crop=False)
+    config = prior.complete(config, None)
+    config.data.class_names = ("circle", "cross", "square")
+    (tmp_path / "scene.json").write_text('[{"category": "cross", "box": [0.7, 0.1, 0.9, 0.5]}]')
+    asked = conditions.read_layouts(config, [str(tmp_path / "scene.json")], (16, 24))
+    scene = layouts.read_scene(tmp_path / "scene.json", config.cond.layout, config.data.class_names)
+    last = layouts.to_ids(scene, config.cond.layout, 3, crop=(1 / 3, 0, 2 / 3, 1))
+    assert asked["windows"].shape == (1, 1, 5, 6) and (asked["windows"][0, 0, 0] == 63).all()
+    np.testing.assert_array_equal(asked["windows"][0, 0, 4], last)
+    held_out = conditions.held_out(config, 2, (16, 24))
+    assert held_out["windows"].shape == (2, 1, 5, 6) and held_out["image"].shape == (2, 16, 24, 3)
+    assert "windows" not in conditions.held_out(config, 2, (16, 16))
+
+
+def test_a_scene_s_transformer_begins_at_the_corners_of_boxes(vq_run, annotated_folder):
+    """Of 8x8 places, a code's position is most like the id of the one that it asks for."""
+    config = changed(
+        tiny_transformer(vq_run), cond__name="objects", cond__aligned=True, data__path=str(annotated_folder)
+    )
+    config.cond.layout.update(min_objects=1, max_objects=2, num_tokens=65, encode_crop=False)
+    config.gpt.embed_dim = 128
+    params = prior.make(prior.complete(config, None)).init(jax.random.key(0)).params["gpt"]
+    ids, codes = params["token_embedding"][:65], params["position_embedding"][6:]
+    assert codes.shape == (63, 128)
+    assert (np.argmax(codes @ ids.T, 1) == np.arange(1, 64)).mean() > 0.8  # ids have chance in them, too
