@@ -16,27 +16,28 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from taming_jax import cli, data, metrics, sharding
-from taming_jax.data import codes
+from taming_jax import cli, completion, data, metrics, sharding
+from taming_jax.encoded import open_codes
 from taming_jax.errors import UserError
-from taming_jax.tasks import prior
-from taming_jax.train import compile_step
+from taming_jax.loop import compile_step
+from taming_jax.tasks import make_task
 
 
 def main() -> None:
-    config = prior.complete(cli.required_config(), None)
+    config = completion.complete(cli.required_config())
     if not config.codes:
         raise UserError("--config.codes is missing: a folder that taming_jax.encode has written")
     images = data.open_source(config.data, "train")
-    config.data.class_names = tuple(images.class_names)
-    sources = {"images": images, "codes": codes.open_codes(config)}
-    mesh, task = sharding.make_mesh(config.mesh), prior.make(config)
+    config = completion.complete_from_data(config, images)
+    sources = {"images": images, "codes": open_codes(config)}
+    mesh, task = sharding.make_mesh(config.mesh), make_task(config)
     frozen = task.load_frozen()
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
     begin = {}
     with jax.set_mesh(mesh):
         for name, source in sources.items():
-            batches = data.train_batches(source, config, 0)
+            augment = None if name == "codes" else data.make_augment(config.data, task.annotator)
+            batches = data.train_batches(source, config, 0, augment)
             state = task.init(init_key).replace(frozen=frozen)
             state = jax.device_put(state, sharding.infer_shardings(state, mesh))
             batch = sharding.shard_batch(next(batches), mesh)

@@ -23,13 +23,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from taming_jax import sampling
 from taming_jax.models.gpt import GPT
-from taming_jax.tasks.prior import next_code
+from taming_jax.sampling.draw import Sampling
+from taming_jax.sampling.painter import make_painter, painting_order
+from taming_jax.sampling.sequence import make_sequence_painter
+from taming_jax.second_stage import next_code
 
 WINDOW, VOCAB = 16, 1024
 DROPS = dict(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0, n_unmasked=0)
-OPTIONS = (1.0, 100, 1.0)
+SAMPLING = Sampling(1.0, 100, 1.0)
 LIMIT = 30.0  # seconds, for a wavefront
 CLASS, SPATIAL = (12, 512, 1), (6, 256, WINDOW**2)  # layers, width, ids of the condition
 # Model, grid, batch size, method, stride.
@@ -59,17 +61,17 @@ def measure(row: tuple) -> str:
     gpt, params = make_model(*model)
     decode = functools.partial(next_code, gpt, VOCAB)
     if method == "sequence":
-        painter = sampling.make_sequence_painter(decode, gpt.init_cache, np.arange(h * w))
+        painter = make_sequence_painter(decode, gpt.init_cache, np.arange(h * w))
     else:
-        painter = sampling.make_painter(decode, gpt.init_cache, WINDOW, method, stride)
+        painter = make_painter(decode, gpt.init_cache, WINDOW, method, stride)
     codes, known = jnp.zeros((batch_size, h, w), jnp.int32), jnp.zeros((h, w), bool)
     cond = codes if model == SPATIAL else codes[:, 0, :1]
-    steps = int(sampling.painting_order(h, w, WINDOW, method).max()) + 1
+    steps = int(painting_order(h, w, WINDOW, method).max()) + 1
     parts = []  # seconds of each part, of a first pass, which compiles, and a second
     for seed in range(2):
         keys, seconds = jax.random.split(jax.random.key(seed), batch_size), []
         began = time.perf_counter()
-        for grid, _ in painter(params, cond, codes, known, keys, *OPTIONS):
+        for grid, _ in painter(params, cond, codes, known, keys, SAMPLING):
             grid.block_until_ready()
             seconds.append(time.perf_counter() - began - sum(seconds))
             if method == "wavefront" and sum(seconds) > LIMIT:

@@ -7,8 +7,6 @@ original; at stride s the window moves every s columns, so the last code of a gr
 in the rows above, and more to its left. The run must write row by row, without condition or on classes or coordinates.
 """
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,12 +14,11 @@ import optax
 from absl import flags
 from tqdm import tqdm
 
-from taming_jax import checkpoint, cli, conditions, data, sampling, sharding
-from taming_jax import sample as sampler
-from taming_jax.data.transforms import coordinates
+from taming_jax import cli, data, request
+from taming_jax.data.transforms import coordinates, fit
 from taming_jax.errors import UserError
-from taming_jax.images import to_float
-from taming_jax.tasks import conditioners, prior, vqgan
+from taming_jax.generator import Generator
+from taming_jax.sampling.window import column_groups, cut, prefix_at, window_start
 
 STRIDES = (1, 2, 4, 8)
 BATCH = 64  # windows at once
@@ -29,29 +26,27 @@ BATCH = 64  # windows at once
 
 def windows(h: int, w: int, n: int, stride: int) -> np.ndarray:
     """Every window with what it decodes: row, top, left, first column, number of columns. [N,5] int."""
-    tops = sampling.window_start(np.arange(h), n, h)
-    groups = sampling.column_groups(w, n, stride)
+    tops = window_start(np.arange(h), n, h)
+    groups = column_groups(w, n, stride)
     return np.array([(i, tops[i], *group) for i in range(h) for group in groups])
 
 
 def main() -> None:
-    workdir = Path(cli.required("workdir"))
-    config, step = sampler.load_config(workdir)
-    if config.cond.name not in ("none", "class", "coordinates") or config.order != "row_major":
-        raise UserError(f"{workdir} is conditioned on {config.cond.name!r} in the order {config.order!r}; see --help")
-    size = conditions.parse_size(flags.FLAGS.size, config)
-    task, cond, gpt = prior.make(config), conditioners.make(config), prior.make_model(config)
-    n, factor = vqgan.side(config.first_stage.config), prior.code_size(config)
-    h, w = (side // factor for side in size)
-    like = jax.eval_shape(task.init, jax.random.key(0)).params["gpt"]
-    nets = jax.device_put({"gpt": checkpoint.load_net(workdir, step, "gpt", like), **task.load_frozen()})
+    generator = Generator.load(cli.required("workdir"))
+    stage, config, nets = generator.stage, generator.config, generator.nets
+    if stage.cond.NEEDS_DATA or not stage.slides:
+        raise UserError(
+            f"{flags.FLAGS.workdir} is conditioned on {config.cond.name!r} in the order {config.order!r}; see --help"
+        )
+    size, n = request.parse_size(flags.FLAGS.size, stage, config), stage.first.side
+    h, w = (side // stage.first.patch for side in size)
+    gpt = stage.gpt.clone(unrolled=True)
 
     @jax.jit
     def read(nets, image, label):
         """-> codes [1,h,w] and the condition [1,S] or [1,h,w]."""
-        codes = prior.encode_grid(config, nets["gen"], to_float(image), jax.random.key(0))
-        c = cond.tokens(nets, {"label": label, "coord": coordinates(*size)[None]})
-        return codes, prior.fold_condition(config, c, (h, w))
+        codes = stage.first.remap(stage.first.encode(nets["gen"], {"image": image}), jax.random.key(0))
+        return codes, stage.condition(nets, {"label": label, "coord": coordinates(*size)[None]}, (h, w))
 
     @jax.jit
     def nll(params, codes, c, window):
@@ -59,11 +54,11 @@ def main() -> None:
 
         def tokens(row):
             _, top, left, _, _ = row
-            prefix = sampling.prefix_at(c, top, left, n, h)
-            return jnp.concatenate([prefix, sampling.cut(codes, top, left, n)], 1)[0]
+            prefix = prefix_at(c, top, left, n, h)
+            return jnp.concatenate([prefix, cut(codes, top, left, n)], 1)[0]
 
         ids = jax.vmap(tokens)(window)
-        logits = gpt.apply({"params": params}, ids[:, :-1])[:, -n * n :, : prior.num_codes(config)]
+        logits = gpt.apply({"params": params}, ids[:, :-1])[:, -n * n :, : stage.first.num_ids]
         cost = optax.softmax_cross_entropy_with_integer_labels(logits, ids[:, -n * n :]).reshape(-1, n, n)
         i, top, left, first, count = (x[:, None, None] for x in window.T)
         rows, columns = top + jnp.arange(n)[:, None], left + jnp.arange(n)
@@ -71,8 +66,8 @@ def main() -> None:
 
     source = data.open_source(config.data, "validation")
     chosen = np.random.default_rng(0).permutation(len(source))[: flags.FLAGS.num_images]
-    with jax.set_mesh(sharding.make_mesh(config.mesh)):
-        records = [conditions.fit(source[int(i)], size) for i in chosen]
+    with jax.set_mesh(generator.mesh):
+        records = [fit(source[int(i)], size) for i in chosen]
         grids = [read(nets, record["image"][None], record["label"][None]) for record in records]
         for stride in (s for s in STRIDES if s <= n // 2):
             batch = windows(h, w, n, stride)

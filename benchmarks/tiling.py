@@ -12,28 +12,28 @@ import jax
 import numpy as np
 from absl import flags
 
-from taming_jax import checkpoint, cli, data, sharding
+from taming_jax import checkpoint, cli, completion, data, sharding
 from taming_jax.errors import UserError
+from taming_jax.first_stage import make_first_stage
 from taming_jax.images import to_float
-from taming_jax.tasks import vqgan
-from taming_jax.tiling import decode_tiled
+from taming_jax.sampling.tiling import decode_tiled
 
 PICTURES = 8
 
 
 def main() -> None:
     workdir = Path(cli.required("workdir"))
-    config, step = checkpoint.load_config(workdir)
+    config, step = completion.load_config(workdir)
     if config.task != "vqgan" or config.input != "image":
         raise UserError(f"--workdir={workdir} is no first stage of images")
     height, width = (int(side) // config.data.size for side in flags.FLAGS.size.split("x"))
-    model, batches = vqgan.make_model(config), data.eval_batches(data.open_source(config.data, "validation"), config)
-    like = jax.eval_shape(vqgan.make(config).init, jax.random.key(0)).params["gen"]
-    params = jax.device_put(checkpoint.load_net(workdir, step, "gen", like))
+    stage, held_out = make_first_stage(config), data.open_source(config.data, "validation")
+    batches = data.eval_batches(held_out, config, data.make_augment(config.data))
+    params = jax.device_put(checkpoint.load_net(workdir, step, "gen", stage.parameter_shapes()))
     source = itertools.cycle(image for batch in batches for image in to_float(batch["image"]))
     with jax.set_mesh(sharding.make_mesh(config.mesh)):
-        encode = jax.jit(lambda images: model.apply({"params": params}, images, method="encode")[1]["ids"])
-        decode = jax.jit(lambda ids: model.apply({"params": params}, ids, method="decode_ids"))
+        encode = jax.jit(lambda images: stage.encode(params, {"image": images}))
+        decode = jax.jit(lambda ids: stage.decode(params, ids))
         errors = []
         for _ in range(PICTURES):
             rows = [np.concatenate([next(source) for _ in range(width)], 1) for _ in range(height)]

@@ -34,9 +34,11 @@ from ml_collections import ConfigDict
 
 from benchmarks.sampling import peak_memory
 from configs import common, custom_transformer, imagenet_vq
-from taming_jax import cli, sharding, tasks
-from taming_jax.tasks import conditioners, vqgan
-from taming_jax.train import compile_step
+from taming_jax import cli, sharding
+from taming_jax.conditions import make_condition
+from taming_jax.first_stage import make_first_stage
+from taming_jax.loop import compile_step
+from taming_jax.tasks import make_task
 
 TURNS, SECONDS = 5, 5.0  # turns that count, and how long each is at least
 Entrant = tuple[Callable[[], None], float]  # one training step, waited for; seconds that compiling took
@@ -83,7 +85,7 @@ def work(config: ConfigDict) -> tuple[int, str]:
 
 def enter_jax(config: ConfigDict) -> Entrant:
     """The training step as `taming_jax.train` compiles it."""
-    task, key = tasks.find(config.task).make(config), jax.random.key(0)
+    task, key = make_task(config), jax.random.key(0)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     rng, size = np.random.default_rng(0), config.data.size
 
@@ -95,7 +97,7 @@ def enter_jax(config: ConfigDict) -> Entrant:
     def load_frozen() -> dict:
         if config.task == "vqgan":
             return task.load_frozen()
-        first = vqgan.make_model(config.first_stage.config)
+        first = make_first_stage(config.first_stage.config).model
         return {"gen": jax.jit(first.init)(key, jnp.zeros((1, size, size, 3)))["params"]}
 
     with jax.set_mesh(mesh):
@@ -162,7 +164,7 @@ def original_gpt(config: ConfigDict) -> Callable[[], None]:
     from taming.models.cond_transformer import Net2NetTransformer
     from taming.modules.transformer.mingpt import GPT
 
-    fields, length = config.gpt, conditioners.make(config).length
+    fields, length = config.gpt, make_condition(config).length
     gpt = GPT(fields.vocab_size, fields.block_size, fields.num_layers, fields.num_heads, fields.embed_dim)
     trainer = SimpleNamespace(transformer=gpt, learning_rate=config.optim.learning_rate)
     optimizer = Net2NetTransformer.configure_optimizers(trainer)

@@ -165,8 +165,8 @@ def encode(config: ConfigDict, out: Path, views: int, batch_size: int) -> None:
     """Writes the codes of `views` views of every training image, and their condition's ids; see above.
 
     config: a transformer's, as `completion.complete` gives it. View v of image i is the crop and the flip that follow
-    from seed, i and v alone. Each device encodes `batch_size` of them at once. Files that are there stay; each process writes a share of the
-    others, whole ones. Raises UserError where `out` holds anything else.
+    from seed, i and v alone. Each device encodes `batch_size` of them at once. Files that are there stay; each process
+    writes a share of the others, whole ones. Raises UserError where `out` holds anything else.
     """
     if views > 1 and not (config.data.random_crop or config.data.flip or find_condition(config.cond.name).ANNOTATES):
         raise ArgumentError(f"views={views}: with data.random_crop=False and data.flip=False all are the same")

@@ -28,7 +28,7 @@ class Generator:
     """
 
     def __init__(self, config: ConfigDict, step: int, stage: SecondStage, nets: dict):
-        """nets: parameters, of the transformer ('gpt'), its first stage ('gen') and its condition's, if any ('cond')."""
+        """nets: parameters of the transformer ('gpt'), its first stage ('gen') and its condition's, if any ('cond')."""
         self.config, self.step, self.stage = config, step, stage
         self.mesh, self.painting = sharding.mesh_here(config.mesh), Painting(stage)
         nets = jax.device_put(nets, sharding.infer_shardings(nets, self.mesh))

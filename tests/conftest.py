@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from taming_jax.train import train
+from taming_jax.generator import Generator
+from taming_jax.loop import train
 from tests.tiny import annotate, draw_pictures, tiny_transformer, tiny_vq
 
 flags.FLAGS.mark_as_parsed()
@@ -48,8 +49,14 @@ def vq_run(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
-def prior_run(vq_run: Path) -> Path:
+def transformer_run(vq_run: Path) -> Path:
     """A finished second stage on top of `vq_run`."""
-    workdir = vq_run.parent / "prior"
+    workdir = vq_run.parent / "transformer"
     train(tiny_transformer(vq_run), workdir)
     return workdir
+
+
+@pytest.fixture(scope="session")
+def generator(transformer_run: Path) -> Generator:
+    """That second stage, loaded once."""
+    return Generator.load(transformer_run)

@@ -5,8 +5,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from taming_jax.animation import FRAME, PAPER, Animation, draw_frames, to_gif
-from taming_jax.sampling import painting_order
+from taming_jax.sampling.animation import FRAME, PAPER, Animation, draw_frames, to_gif
+from taming_jax.sampling.painter import painting_order
 
 
 def test_frames_show_what_is_painted_and_where_the_windows_are():

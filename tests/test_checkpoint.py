@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from taming_jax import checkpoint, sharding
-from taming_jax.sample import load_config
+from taming_jax.completion import load_config
+from taming_jax.loop import train
 from taming_jax.tasks import vqgan
-from taming_jax.train import train
 from tests.tiny import mesh_of, tiny_vq
 
 
@@ -27,21 +27,21 @@ def test_a_damaged_checkpoint_is_passed_over(lost, picture_folder, vq_run, tmp_p
     assert list((tmp_path / "run" / "damaged").glob("4-*"))  # moved, not lost
 
 
-def test_runs_that_were_moved_together_find_each_other(vq_run, prior_run, tmp_path):
-    for run_directory in (vq_run, prior_run):
+def test_runs_that_were_moved_together_find_each_other(vq_run, transformer_run, tmp_path):
+    for run_directory in (vq_run, transformer_run):
         shutil.copytree(run_directory, tmp_path / run_directory.name)
-    for stored in (tmp_path / "prior" / "checkpoints").glob("*/config/metadata"):
+    for stored in (tmp_path / "transformer" / "checkpoints").glob("*/config/metadata"):
         stored.write_text(stored.read_text().replace(str(vq_run), "/elsewhere/vq"))
-    config, _ = load_config(tmp_path / "prior")
+    config, _ = load_config(tmp_path / "transformer")
     assert config.first_stage.workdir == str(tmp_path / "vq")
     shutil.rmtree(tmp_path / "vq")
-    config, _ = load_config(tmp_path / "prior")
+    config, _ = load_config(tmp_path / "transformer")
     assert config.first_stage.workdir == "/elsewhere/vq"
 
 
 def test_a_checkpoint_moves_to_another_mesh(picture_folder, tmp_path):
     config = tiny_vq(picture_folder)
-    task = vqgan.make(config)
+    task = vqgan.make_task(config)
     stored = None
     for sizes, devices in ((mesh_of(data=2, fsdp=4), 8), (mesh_of(data=2, fsdp=2), 4), (mesh_of(), 1)):
         mesh = sharding.make_mesh(sizes, jax.devices()[:devices])

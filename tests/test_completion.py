@@ -5,20 +5,20 @@ import shutil
 import numpy as np
 import pytest
 
-from taming_jax import checkpoint
+from taming_jax import completion
 from taming_jax.errors import UserError
-from taming_jax.train import train
+from taming_jax.loop import train
 from tests.tiny import changed, records, tiny_transformer, tiny_vq
 
 
-def test_second_stage_takes_data_and_codes_from_the_first(vq_run, prior_run):
-    config, _ = checkpoint.load_config(prior_run)
-    first, step = checkpoint.load_config(vq_run)
+def test_second_stage_takes_data_and_codes_from_the_first(vq_run, transformer_run):
+    config, _ = completion.load_config(transformer_run)
+    first, step = completion.load_config(vq_run)
     assert config.first_stage.step == step and config.first_stage.config.quantizer == first.quantizer
     assert config.data.path == first.data.path and config.data.size == 16
-    (last,) = records(prior_run, "validation")
+    (last,) = records(transformer_run, "validation")
     assert 0 < last["code_entropy"] < np.log(32) and 0 < last["nll"] < 2 * np.log(32)
-    assert (prior_run / "samples.png").exists()
+    assert (transformer_run / "samples.png").exists()
 
 
 def test_a_changed_config_is_said(picture_folder, vq_run, tmp_path, capfd):
@@ -88,17 +88,17 @@ def test_another_image_size_than_the_first_stage_is_refused(vq_run, tmp_path):
         train(changed(tiny_transformer(vq_run), data__size=32), tmp_path / "run")
 
 
-def test_a_first_stage_that_is_not_there_is_refused(prior_run, tmp_path):
+def test_a_first_stage_that_is_not_there_is_refused(transformer_run, tmp_path):
     (tmp_path / "empty").mkdir()
     for workdir, message in (
         (tmp_path / "nothing", "nothing does not exist"),
         (tmp_path / "empty", "holds no checkpoint"),
-        (prior_run, "holds a 'prior' run; a first stage is a 'vqgan' run"),
+        (transformer_run, "holds a 'transformer' run; a first stage is a 'vqgan' run"),
     ):
         with pytest.raises(UserError, match=message):
             train(tiny_transformer(workdir), tmp_path / "run")
 
 
-def test_a_run_of_the_other_task_is_left_alone(vq_run, prior_run):
-    with pytest.raises(UserError, match="holds a 'vqgan' run, the config is for 'prior'"):
+def test_a_run_of_the_other_task_is_left_alone(vq_run, transformer_run):
+    with pytest.raises(UserError, match="holds a 'vqgan' run, the config is for 'transformer'"):
         train(tiny_transformer(vq_run), vq_run)

@@ -11,12 +11,12 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
-from taming_jax import checkpoint, conditions, data
-from taming_jax.conditions import fit
-from taming_jax.data import layouts
-from taming_jax.data.transforms import decode
-from taming_jax.tasks import prior, vqgan
-from taming_jax.train import train
+from taming_jax import completion, data, request
+from taming_jax.conditions import layout as layouts
+from taming_jax.data.transforms import decode, fit
+from taming_jax.loop import train
+from taming_jax.second_stage import make_second_stage
+from taming_jax.tasks import transformer
 from tests.tiny import changed, records, run, tiny_transformer
 
 VARIANTS = {
@@ -54,7 +54,7 @@ def check_followed(workdir: Path) -> None:
     """Scalars, grids, animation and config of a run are with Weights & Biases, and the animation in the events."""
     written = wandb_records(workdir)
     config = {update.key: json.loads(update.value_json) for r in written for update in r.run.config.update}
-    assert config["task"] == "prior" and config["gpt"]["num_layers"] == 2
+    assert config["task"] == "transformer" and config["gpt"]["num_layers"] == 2
     logged = {}
     for record in written:
         for item in record.history.item:
@@ -127,22 +127,23 @@ def test_another_picture_is_a_condition(vq_run, annotated_folder, tmp_path):
     (tmp_path / "of_others").symlink_to(vq_run)
 
     def load_as_of_others(workdir: Path, step: int | None):
-        found, step = checkpoint.load_config(workdir, step)
+        found, step = completion.load_config(workdir, step)
         return (changed(found, input="other") if workdir.name == "of_others" else found), step
 
     config = changed(tiny_transformer(vq_run), cond__name="image", cond__workdir=str(tmp_path / "of_others"))
     config.data.update(path=str(annotated_folder), flip=False)
-    config = prior.complete(config, None, load_as_of_others)
+    config = completion.complete(config, None, load_as_of_others)
     assert set(config.data.features) == {"image", "other"}
     source = data.open_source(config.data, "train")
-    batch = conditions.stack([data.augment(config.data).centered(source[i]) for i in range(4)])
-    frozen = prior.make(config).load_frozen()
-    c, codes = prior.read(config, frozen, batch)
-    stage, net = config.first_stage.config, frozen["gen"]
-    np.testing.assert_array_equal(codes, vqgan.encode(stage, net, vqgan.to_input(stage, batch)))
-    negative = vqgan.encode(stage, net, -vqgan.to_input(stage, batch))
+    records = [data.make_augment(config.data).centered(source[i]) for i in range(4)]
+    batch = {name: np.stack([record[name] for record in records]) for name in records[0]}
+    frozen, stage = transformer.make_task(config).load_frozen(), make_second_stage(config)
+    c, codes = stage.read(frozen, batch)
+    first, net = stage.first, frozen["gen"]
+    np.testing.assert_array_equal(codes, first.encode(net, batch))
+    negative = first.encode(net, {"image": -first.to_input(batch)})
     assert (c.reshape(codes.shape) == negative).mean() > 0.9 > (c.reshape(codes.shape) == codes).mean()
-    shown = conditions.pictures_of(config, batch, (16, 16))
+    shown = stage.cond.pictures(batch, (16, 16))
     np.testing.assert_allclose(shown, batch["other"] / 127.5 - 1, atol=1e-6)
 
 
@@ -150,17 +151,18 @@ def test_scenes_of_a_larger_picture_are_read_at_each_place_of_the_window(vq_run,
     """From a file and from held-out pictures: of 8x12 codes, the first of five windows of 8x8 sees the left."""
     config = changed(tiny_transformer(vq_run), cond__name="objects", data__path=str(annotated_folder))
     config.cond.layout.update(min_objects=1, max_objects=2, num_tokens=64, encode_crop=False)
-    config = prior.complete(config, None)
+    config = completion.complete(config)
     config.data.class_names = ("circle", "cross", "square")
     (tmp_path / "scene.json").write_text('[{"category": "cross", "box": [0.7, 0.1, 0.9, 0.5]}]')
-    asked = conditions.read_layouts(config, [str(tmp_path / "scene.json")], (16, 24))
+    stage, file = make_second_stage(config), str(tmp_path / "scene.json")
+    asked = request.make_rows(stage, config, (16, 24), {"layout": [file]})
     scene = layouts.read_scene(tmp_path / "scene.json", config.cond.layout, config.data.class_names)
     last = layouts.to_ids(scene, config.cond.layout, 3, crop=(1 / 3, 0, 2 / 3, 1))
     assert asked["windows"].shape == (1, 1, 5, 6) and (asked["windows"][0, 0, 0] == 63).all()
     np.testing.assert_array_equal(asked["windows"][0, 0, 4], last)
-    held_out = conditions.held_out(config, 2, (16, 24))
+    held_out = request.held_out(stage, config, 2, (16, 24))
     assert held_out["windows"].shape == (2, 1, 5, 6) and held_out["image"].shape == (2, 16, 24, 3)
-    assert "windows" not in conditions.held_out(config, 2, (16, 16))
+    assert "windows" not in request.held_out(stage, config, 2, (16, 16))
 
 
 def test_a_scene_s_transformer_begins_at_the_corners_of_boxes(vq_run, annotated_folder):
@@ -170,7 +172,7 @@ def test_a_scene_s_transformer_begins_at_the_corners_of_boxes(vq_run, annotated_
     )
     config.cond.layout.update(min_objects=1, max_objects=2, num_tokens=65, encode_crop=False)
     config.gpt.embed_dim = 128
-    params = prior.make(prior.complete(config, None)).init(jax.random.key(0)).params["gpt"]
+    params = transformer.make_task(completion.complete(config)).init(jax.random.key(0)).params["gpt"]
     ids, codes = params["token_embedding"][:65], params["position_embedding"][6:]
     assert codes.shape == (63, 128)
     assert (np.argmax(codes @ ids.T, 1) == np.arange(1, 64)).mean() > 0.8  # ids have chance in them, too

@@ -9,10 +9,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from configs import common
-from taming_jax import data, show_data
+from taming_jax import completion, data, show_data
 from taming_jax.data import folder, openmoji, tfds_source, transforms
 from taming_jax.errors import UserError
-from taming_jax.tasks import prior
 from tests.tiny import changed, run, tiny_transformer, tiny_vq
 
 
@@ -30,7 +29,7 @@ def config_for(folder_path, **fields):
 
 def first_batches(config, count, start=0):
     source = data.open_source(config.data, "train")
-    return list(itertools.islice(data.train_batches(source, config, start), count))
+    return list(itertools.islice(data.train_batches(source, config, start, data.make_augment(config.data)), count))
 
 
 def assert_batches_equal(a, b):
@@ -146,7 +145,10 @@ def test_training_and_evaluation_see_the_same_scale(picture_folder):
     config = config_for(picture_folder, random_crop=False, flip=False)
     source = data.open_source(config.data, "train")
     config.batch_size = len(source)
-    (trained,), evaluated = first_batches(config, 1), data.eval_batches(source, config)[0]
+    (trained,), evaluated = (
+        first_batches(config, 1),
+        data.eval_batches(source, config, data.make_augment(config.data))[0],
+    )
     assert {i.tobytes() for i in trained["image"]} == {i.tobytes() for i in evaluated["image"]}
 
 
@@ -222,7 +224,7 @@ def test_worker_processes_give_the_same_batches(picture_folder):
     whole = first_batches(config, 6)
     config.data.workers = 2
     source = data.open_source(config.data, "train")
-    batches = data.train_batches(source, config, 2)
+    batches = data.train_batches(source, config, 2, data.make_augment(config.data))
     assert_batches_equal([next(batches) for _ in range(4)], whole[2:])
     batches.close()
 
@@ -245,7 +247,7 @@ def test_every_epoch_has_every_image_once_and_another_order(picture_folder):
     config = config_for(picture_folder, random_crop=False, flip=False)
     source = data.open_source(config.data, "train")
     config.batch_size = len(source)
-    epochs = list(itertools.islice(data.train_batches(source, config, 0), 2))
+    epochs = list(itertools.islice(data.train_batches(source, config, 0, data.make_augment(config.data)), 2))
     keys = [[image.tobytes() for image in epoch["image"]] for epoch in epochs]
     assert sorted(keys[0]) == sorted(keys[1]) and len(set(keys[0])) == len(source)
     assert keys[0] != keys[1]
@@ -254,7 +256,7 @@ def test_every_epoch_has_every_image_once_and_another_order(picture_folder):
 def test_evaluation_sees_every_image_once(picture_folder):
     config = config_for(picture_folder)
     source = data.open_source(config.data, "validation")
-    batches = list(data.eval_batches(source, config))
+    batches = list(data.eval_batches(source, config, data.make_augment(config.data)))
     assert {len(b["image"]) for b in batches} == {config.batch_size}
     mask = np.concatenate([b["mask"] for b in batches])
     images = np.concatenate([b["image"] for b in batches])[mask > 0]
@@ -321,7 +323,7 @@ def test_what_belongs_to_a_picture(kind, annotated_folder):
     config.update(label_shift=1, num_labels=4)
     source = data.open_source(config, "train")
     record = source[0]
-    done = data.augment(config)(record, np.random.default_rng(0))
+    done = data.make_augment(config)(record, np.random.default_rng(0))
     assert source.class_names == ["circle", "cross", "square"]
     if kind == "segmentation":  # 255 is no label, and becomes 0; circles are 0, and become 1
         assert set(np.unique(record[kind])) == {0, 1} and done[kind].shape == (16, 16)
@@ -394,14 +396,14 @@ def test_a_folder_without_what_is_needed(fields, message, picture_folder):
 def test_show_data_draws_the_conditions_of_a_transformer(vq_run, annotated_folder):
     config = changed(tiny_transformer(vq_run), cond__name="objects", data__path=str(annotated_folder))
     config.cond.layout.update(min_objects=1, max_objects=2, num_tokens=64)
-    sheet = show_data.look(prior.complete(config, None), "validation")
+    sheet = show_data.look(completion.complete(config), "validation")
     assert sheet.images.shape[2:] == (16, 16, 3) and sheet.captions[0] == "validation"
     assert len(np.unique(sheet.images[:, 1::2])) > 2 and not np.array_equal(sheet.images[:, ::2], sheet.images[:, 1::2])
 
 
 @pytest.mark.parametrize("fields", [dict(cond__name="class"), dict(cond__name="coordinates", cond__down=2)])
 def test_show_data_draws_conditions_that_are_no_pictures(fields, vq_run):
-    sheet = show_data.look(prior.complete(changed(tiny_transformer(vq_run), **fields), None), "train")
+    sheet = show_data.look(completion.complete(changed(tiny_transformer(vq_run), **fields)), "train")
     beside = sheet.images[:, 1::2]
     assert sheet.images.shape[1] == 8 and (beside == beside[..., :1]).all()  # grey
     if fields["cond__name"] == "class":

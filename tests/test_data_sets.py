@@ -12,8 +12,8 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 from PIL import Image
 
-from taming_jax import checkpoint
-from taming_jax.train import train
+from taming_jax import checkpoint, completion
+from taming_jax.loop import train
 from tests.tiny import changed, run
 
 SMALL = dict(batch_size=8, steps=2, eval_every=2, log_every=1, data__workers=0)
@@ -97,7 +97,7 @@ def load(name: str, data_sets: Path, **small) -> ConfigDict:
     config = changed(importlib.import_module(f"configs.{name}").get_config(), **small)
     if config.data.path:
         config.data.path = str(data_sets.parent / config.data.path)
-    if config.task == "prior":
+    if config.task == "transformer":
         for stage in (config.first_stage, config.cond):
             stage.workdir = str(data_sets.parent / stage.workdir) if stage.workdir else ""
     return config
@@ -140,7 +140,7 @@ def test_both_stages_train_two_steps_and_sample(name, data_sets, tmp_path):
         assert 0 < train(config, tmp_path / "run")["nll"] < 20
     with Image.open(tmp_path / "run/samples.png") as sheet:
         assert np.asarray(sheet).std() > 0
-    stored, _ = checkpoint.load_config(tmp_path / "run")
+    stored, _ = completion.load_config(tmp_path / "run")
     if "scenes" in name:
         names = ("Tortoise", "Sea turtle") if "open" in name else ("person", "traffic light")  # the original's all
         assert stored.data.class_names[:2] == names

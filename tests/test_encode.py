@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from taming_jax import data, sharding
-from taming_jax.data import codes
-from taming_jax.encode import encode
+from taming_jax import completion, data, sharding
+from taming_jax.encoded import encode, open_codes
 from taming_jax.errors import UserError
-from taming_jax.tasks import prior
-from taming_jax.train import PREEMPTED, train
+from taming_jax.loop import PREEMPTED, train
+from taming_jax.second_stage import make_second_stage
+from taming_jax.tasks import transformer
 from tests.tiny import ROOT, changed, finish, free_port, records, run, state_of, tiny_transformer, tiny_vq
 
 VIEWS = 80  # of some 38 images: several files
@@ -42,7 +42,7 @@ def line_run(annotated_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     workdir = tmp_path_factory.mktemp("runs") / "line_vq"
     line = dict(input="line", model__out_ch=1, loss__perceptual_weight=0.0, disc__weight=0.0, steps=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("taming_jax.train.evaluate", lambda *_: {})
+        patch.setattr("taming_jax.loop.evaluate", lambda *_: {})
         train(changed(tiny_vq(annotated_folder), **line), workdir)
     return workdir
 
@@ -63,7 +63,7 @@ def many_codes(crops_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def write(config: ConfigDict, out: Path, views: int = 1) -> None:
-    encode(prior.complete(config, None), out, views, batch_size=16)
+    encode(completion.complete(config), out, views, batch_size=16)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -80,7 +80,7 @@ def test_a_run_on_codes_is_the_run_on_images(
     condition, vq_run, line_run, annotated_folder, class_codes, tmp_path, monkeypatch
 ):
     """Over more than an epoch, with everything that chance does after reading, and resumed in between: bit for bit."""
-    monkeypatch.setattr("taming_jax.train.evaluate", lambda *_: {})
+    monkeypatch.setattr("taming_jax.loop.evaluate", lambda *_: {})
     used = dict(first_stage__used=tuple(range(4, 30)), cond__drop=0.2, pkeep=0.9, gpt__num_layers=1)
     config, out = changed(tiny_transformer(vq_run), **used, steps=6, eval_every=6, checkpoint_every=6), class_codes
     if condition == "image":
@@ -100,17 +100,17 @@ def test_a_run_on_codes_is_the_run_on_images(
 
 
 def test_a_record_is_a_view_that_follows_from_seed_image_and_number(crops_run, many_codes):
-    config = prior.complete(tiny_transformer(crops_run), None)
+    config = completion.complete(tiny_transformer(crops_run))
     source = data.open_source(config.data, "train")
     config.data.class_names, config.codes = tuple(source.class_names), str(many_codes)
-    records, augment = codes.open_codes(config), data.augment(config.data)
+    records, augment = open_codes(config), data.make_augment(config.data)
     assert len(records) == VIEWS * len(source) and records.views == VIEWS
     chosen = [(image, view) for image in (0, 30) for view in (0, 1, 2, 79)]
     pictures = [augment(source[i], np.random.default_rng((config.seed, i, v))) for i, v in chosen]
     batch = {name: np.stack([picture[name] for picture in pictures]) for name in pictures[0]}
-    frozen = jax.device_put(prior.make(config).load_frozen())
+    frozen = jax.device_put(transformer.make_task(config).load_frozen())
     with jax.set_mesh(sharding.make_mesh(config.mesh)):
-        cond, grid = jax.jit(lambda *args: prior.read(config, *args))(frozen, batch)
+        cond, grid = jax.jit(make_second_stage(config).read)(frozen, batch)
     found = [records[i * VIEWS + v] for i, v in chosen]
     np.testing.assert_array_equal(np.stack([record["codes"] for record in found]), grid)
     np.testing.assert_array_equal(np.stack([record["cond"] for record in found]), cond)

@@ -32,7 +32,7 @@ from taming_jax.models.discriminator import ActNorm, NLayerDiscriminator
 from taming_jax.models.gpt import GPT, stack, unstack
 from taming_jax.models.vqgan import VQModel
 from taming_jax.state import TrainState
-from taming_jax.tasks import conditioners, prior, vqgan
+from taming_jax.tasks import vqgan
 from tests.tiny import sample_plainly
 
 DEVIATIONS: dict[str, float] = {}
@@ -345,7 +345,7 @@ def training():
 def start(config, training, step: int) -> tuple:
     """Our task, and its state at a step with the file's weights."""
     _, params, stats, vgg = training
-    task = vqgan.make(config)
+    task = vqgan.make_task(config)
     state = task.init(jax.random.key(0))
     opt = {name: optimizer for name, optimizer in state.opt.items()}
     extra = {"gen": state.extra["gen"], "disc": {"batch_stats": stats}}

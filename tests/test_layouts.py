@@ -9,7 +9,9 @@ from PIL import Image
 
 from configs import common
 from taming_jax import data
-from taming_jax.data import annotations, layouts, scenes
+from taming_jax.conditions import layout as layouts
+from taming_jax.conditions.layout import Layout
+from taming_jax.data import annotations, scenes
 from taming_jax.errors import UserError
 
 
@@ -151,9 +153,11 @@ def test_a_folder_in_cocos_layout(coco):
     assert record["categories"].tolist() == [0, 1]
     np.testing.assert_allclose(record["boxes"], [[0.5, 0.5, 0.5, 0.5], [0, 0, 0.5, 0.5]])
     config.class_names = tuple(train.class_names)
-    centered = data.augment(config).centered(record)  # 30 of 40 columns, from the fifth on
+    scene = Layout(length=9, vocab_size=16, layout=config.layout, class_names=config.class_names)
+    augment = data.make_augment(config, scene)
+    centered = augment.centered(record)  # 30 of 40 columns, from the fifth on
     assert centered["objects"].tolist() == [0, 10, 15, 1, 0, 10, 15, 15, 15] and "boxes" not in centered
-    orders = {tuple(data.augment(config)(record, np.random.default_rng(i))["objects"][::3]) for i in range(20)}
+    orders = {tuple(augment(record, np.random.default_rng(i))["objects"][::3]) for i in range(20)}
     assert orders == {(1, 0, 15), (0, 1, 15)}  # objects come in any order, so that none is learned
 
 

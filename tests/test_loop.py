@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from taming_jax import checkpoint
+from taming_jax import checkpoint, completion
 from taming_jax.errors import UserError
-from taming_jax.train import train
+from taming_jax.loop import train
 from tests.tiny import ROOT, records, state_of, tiny_vq
 
 
 def test_first_stage_leaves_a_directory_that_explains_itself(vq_run):
-    config, step = checkpoint.load_config(vq_run)
+    config, step = completion.load_config(vq_run)
     assert step == 4 and config.data.class_names == ("circle", "cross", "square")
     assert config.model.ch_mult == (1, 1)
     (last,) = records(vq_run, "validation")

@@ -13,12 +13,12 @@ from tests.tiny import ROOT
 
 
 @pytest.mark.slow
-def test_notebook(prior_run, tmp_path):
+def test_notebook(transformer_run, tmp_path):
     notebook = nbformat.read(ROOT / "launch" / "colab.ipynb", as_version=4)
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     values = dict(
         REPOSITORY="",
-        WORKDIR=str(prior_run),
+        WORKDIR=str(transformer_run),
         CKPT="",
         CKPT_CONFIG="",
         OUT=str(tmp_path),

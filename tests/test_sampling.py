@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taming_jax import sampling
+from taming_jax.sampling import draw
+from taming_jax.sampling.draw import Sampling
+from taming_jax.sampling.sequence import sample_full
 from tests.tiny import sample_plainly
 
 LOGITS = jnp.log(jnp.array([0.4, 0.1, 0.3, 0.15, 0.05]))
@@ -24,19 +26,19 @@ LOGITS = jnp.log(jnp.array([0.4, 0.1, 0.3, 0.15, 0.05]))
     ],
 )
 def test_filters_keep_exactly(top_k, top_p, kept):
-    filtered = jax.jit(sampling.filter_logits)(LOGITS[None], top_k, top_p)[0]
+    filtered = jax.jit(draw.filter_logits)(LOGITS[None], top_k, top_p)[0]
     np.testing.assert_array_equal(np.flatnonzero(np.isfinite(filtered)), kept)
     np.testing.assert_array_equal(filtered[np.array(kept)], LOGITS[np.array(kept)])
 
 
 def test_ties_at_the_kth_value_all_stay():
-    filtered = sampling.filter_logits(jnp.array([1.0, 2.0, 2.0, 0.0]), 1, 1.0)
+    filtered = draw.filter_logits(jnp.array([1.0, 2.0, 2.0, 0.0]), 1, 1.0)
     np.testing.assert_array_equal(np.isfinite(filtered), [False, True, True, False])
 
 
 def test_top_p_of_one_keeps_all_of_a_peaked_distribution():
     logits = jnp.array([30.0] + [0.0] * 1000)
-    assert np.isfinite(sampling.filter_logits(logits, 1001, 1.0)).all()
+    assert np.isfinite(draw.filter_logits(logits, 1001, 1.0)).all()
 
 
 def counting_decode(ids, position, cache):
@@ -62,9 +64,9 @@ def uniform_decode(ids, position, cache):
 
 def test_a_row_depends_on_its_key_alone():
     keys = jax.random.split(jax.random.key(0), 4)
-    draw = lambda keys: sample_plainly(uniform_decode, (), np.zeros((len(keys), 1), int), 16, keys, 50)  # noqa: E731
-    together = draw(keys)
-    np.testing.assert_array_equal(draw(keys[2:3])[0], together[2])
+    drawn = lambda keys: sample_plainly(uniform_decode, (), np.zeros((len(keys), 1), int), 16, keys, 50)  # noqa: E731
+    together = drawn(keys)
+    np.testing.assert_array_equal(drawn(keys[2:3])[0], together[2])
     assert len({tuple(row) for row in np.asarray(together).tolist()}) == 4
     assert len(np.unique(together[0])) > 5  # positions differ too
 
@@ -86,8 +88,8 @@ def test_codes_that_are_known_stay_and_are_seen():
     """Given 5 at places 0 and 2: what follows counts on from there."""
     codes, known = jnp.full((1, 5), 5), jnp.array([True, False, True, False, False])
     keys, places = jax.random.split(jax.random.key(0), 1), jnp.arange(5)
-    run = lambda: sampling.sample_full(  # noqa: E731
-        counting_decode, jnp.zeros(1, jnp.int32), jnp.array([[2]]), codes, known, places, keys, 1.0, 7, 1.0
+    run = lambda: sample_full(  # noqa: E731
+        counting_decode, jnp.zeros(1, jnp.int32), jnp.array([[2]]), codes, known, places, keys, Sampling(1.0, 7, 1.0)
     )
     np.testing.assert_array_equal(
         run(), [[5, (2 + 5 + 1) % 7, 5, (2 + 5 + 1 + 5 + 1) % 7, (2 + 5 + 1 + 5 + 0 + 1) % 7]]
@@ -102,7 +104,7 @@ def test_guidance_weighs_the_condition():
         logits = params * jax.nn.one_hot(seen % 5, 5)
         return (logits if at is None else jnp.take_along_axis(logits, at[:, None, None], 1)), seen[:, -1]
 
-    guided, init_cache = sampling.guide(decode, lambda b: jnp.zeros(b, jnp.int32), length=2, null=9)
+    guided, init_cache = draw.guide(decode, lambda b: jnp.zeros(b, jnp.int32), length=2, null=9)
     ids, dropped = jnp.array([[1, 2, 3], [4, 0, 2]]), jnp.array([[9, 9, 3], [9, 9, 2]])
     at = jnp.array([2, 2])
     plain, without = (decode(2.0, x, 0, jnp.zeros(2, jnp.int32), at)[0] for x in (ids, dropped))

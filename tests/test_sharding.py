@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from taming_jax import data, sharding
+from taming_jax import completion, data, sharding
 from taming_jax.errors import UserError
-from taming_jax.tasks import prior, vqgan
+from taming_jax.tasks import transformer, vqgan
 from tests.tiny import changed, mesh_of, tiny_transformer, tiny_vq
 
 
@@ -43,9 +43,9 @@ def test_every_rule_is_used_and_every_large_leaf_is_sharded(picture_folder, vq_r
     mesh = sharding.make_mesh(mesh_of(data=2, fsdp=2, tensor=2))
     vq_config = tiny_vq(picture_folder)
     vq_config.data.class_names = ()
-    config = prior.complete(tiny_transformer(vq_run), None)
+    config = completion.complete(tiny_transformer(vq_run))
     used = set()
-    for task in (vqgan.make(vq_config), prior.make(config)):
+    for task in (vqgan.make_task(vq_config), transformer.make_task(config)):
         shapes, shardings = states(task, mesh)
         leaves = jax.tree_util.tree_leaves_with_path(shapes)
         for (path, leaf), where in zip(leaves, jax.tree.leaves(shardings), strict=True):
@@ -59,7 +59,7 @@ def losses_on(task, config, mesh_sizes, devices, steps=3):
     """The loss of each step on a mesh, from the same start and batches."""
     mesh = sharding.make_mesh(mesh_sizes, devices)
     source = data.open_source(config.data, "train")
-    batches = itertools.islice(data.train_batches(source, config, 0), steps)
+    batches = itertools.islice(data.train_batches(source, config, 0, data.make_augment(config.data)), steps)
     with jax.set_mesh(mesh):
         _, shardings = states(task, mesh)
         state = jax.jit(task.init, out_shardings=shardings)(jax.random.key(0))
@@ -79,18 +79,18 @@ def losses_on(task, config, mesh_sizes, devices, steps=3):
 def test_eight_devices_train_like_one(stage, picture_folder, vq_run):
     if stage == "vqgan":
         config = tiny_vq(picture_folder)
-        task = vqgan.make(config)
+        task = vqgan.make_task(config)
     elif stage in ("ema", "gumbel"):
         config = tiny_vq(picture_folder)
         config.quantizer = importlib.import_module(f"configs.openmoji_{stage}_vq").get_config().quantizer
         config.quantizer.update(codebook_size=32, embed_dim=8)
         config.restart_codes_after = 1 if stage == "ema" else 0
         config.loss.perceptual_weight = config.disc.weight = 0.0
-        task = vqgan.make(config)
+        task = vqgan.make_task(config)
     else:
-        config = prior.complete(tiny_transformer(vq_run), None)
+        config = completion.complete(tiny_transformer(vq_run))
         config.data.class_names = ("circle", "cross", "square")
-        task = prior.make(config)
+        task = transformer.make_task(config)
     alone = losses_on(task, config, mesh_of(), jax.devices()[:1])
     many = losses_on(task, config, mesh_of(data=2, fsdp=2, tensor=2), jax.devices())
     for a, b in zip(alone, many, strict=True):
@@ -113,11 +113,15 @@ def test_saving_memory_changes_nothing(stage, saver, picture_folder, vq_run):
     """Parts of a batch one after another, or activations computed twice: the same weights after three steps."""
     if stage == "vqgan":  # BatchNorm and the adaptive weight are those of each part
         plain = changed(tiny_vq(picture_folder), loss__perceptual_weight=0.0, disc__weight=0.0)
-        tasks_of = [vqgan.make(config) for config in (plain, changed(plain.copy_and_resolve_references(), **saver))]
+        tasks_of = [
+            vqgan.make_task(config) for config in (plain, changed(plain.copy_and_resolve_references(), **saver))
+        ]
     else:
-        plain = changed(prior.complete(tiny_transformer(vq_run), None), gpt__embd_pdrop=0.0, gpt__attn_pdrop=0.0)
+        plain = changed(completion.complete(tiny_transformer(vq_run)), gpt__embd_pdrop=0.0, gpt__attn_pdrop=0.0)
         plain = changed(plain, gpt__resid_pdrop=0.0, data__class_names=("circle", "cross", "square"))
-        tasks_of = [prior.make(config) for config in (plain, changed(plain.copy_and_resolve_references(), **saver))]
+        tasks_of = [
+            transformer.make_task(config) for config in (plain, changed(plain.copy_and_resolve_references(), **saver))
+        ]
     a, b = (losses_on(task, plain, mesh_of(data=2, fsdp=2), jax.devices()[:4]) for task in tasks_of)
     for x, y in zip(a, b, strict=True):
         for name in x:
@@ -127,7 +131,7 @@ def test_saving_memory_changes_nothing(stage, saver, picture_folder, vq_run):
 def test_gathered_parameters_leave_no_gathered_activations(picture_folder):
     """With sharded kernels and nothing said, the partitioner moves activations instead."""
     config = tiny_vq(picture_folder)
-    task, mesh = vqgan.make(config), sharding.make_mesh(mesh_of(data=2, fsdp=4))
+    task, mesh = vqgan.make_task(config), sharding.make_mesh(mesh_of(data=2, fsdp=4))
     with jax.set_mesh(mesh):
         shapes, shardings = states(task, mesh)
         as_arrays = lambda tree, where: jax.tree.map(  # noqa: E731

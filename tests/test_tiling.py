@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taming_jax.tiling import decode_tiled, starts
+from taming_jax.sampling.tiling import decode_tiled, starts
 
 
 def decode(grid):

@@ -8,6 +8,7 @@ import pytest
 
 from taming_jax import optim, sharding
 from taming_jax.models.perceptual import load_weights
+from taming_jax.models.quantize import Learned, make_quantizer
 from taming_jax.tasks import vqgan
 from tests.tiny import tiny_vq
 
@@ -23,7 +24,7 @@ def one_step(config, vgg, step, monkeypatch):
     monkeypatch.setattr(optim, "make_optimizer", lambda *_: optax.trace(decay=0.0))
     batch = {"image": jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8))}
     with jax.set_mesh(sharding.make_mesh(config.mesh, jax.devices()[:1])):
-        task = vqgan.make(config)
+        task = vqgan.make_task(config)
         before = jax.jit(task.init)(jax.random.key(0)).replace(step=jnp.int32(step), frozen={"lpips": vgg})
         train_step = jax.jit(task.train_step, static_argnums=3)
         after, logged = train_step(before, batch, jax.random.key(1), task.phase(step))
@@ -70,17 +71,17 @@ def test_dead_codes_restart_where_the_error_is(name, picture_folder):
     if name == "ema":
         with config.unlocked():
             config.quantizer = dict(name="ema", codebook_size=32, embed_dim=8, commitment_weight=0.25, decay=0.99)
-    state = vqgan.make(config).init(jax.random.key(0))
-    embedding = state.params["gen"]["quantize"]["embedding"]
+    state, quantizer = vqgan.make_task(config).init(jax.random.key(0)), make_quantizer(config.quantizer)
+    gen, extra = state.params["gen"], dict(state.extra["gen"])
+    embedding = gen["quantize"]["embedding"]
     ids = jnp.arange(12).reshape(2, 2, 3) % 4
     latents = embedding[ids].at[1, 0, 2].add(1.0)
-    counts = jnp.zeros(32).at[:4].set(3.0)
-    new = vqgan.restart_codes(state, counts, {"latents": latents, "ids": ids}, 1, jax.random.key(1))
-    extra = new.extra["gen"]
-    moved = [new.params["gen"]["quantize"]["embedding"], extra["ema"]["quantize"]["embedding"]]
+    learned = Learned(gen["quantize"], extra.pop("ema")["quantize"], extra)
+    new = quantizer.restart(learned, {"latents": latents, "ids": ids}, 1, jax.random.key(1), lambda x: x)
+    moved = [new.params["embedding"], new.average["embedding"]]
     if name == "ema":
-        moved.append(extra["codebook"]["embed_avg"])
-        np.testing.assert_array_equal(extra["codebook"]["cluster_size"], 1)
+        moved.append(new.stats["codebook"]["embed_avg"])
+        np.testing.assert_array_equal(new.stats["codebook"]["cluster_size"], 1)
     for codebook in moved:
         np.testing.assert_array_equal(codebook[:4], embedding[:4])
         np.testing.assert_array_equal(codebook[4:], np.repeat(latents[1, 0, 2][None], 28, 0))

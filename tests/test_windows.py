@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from taming_jax import sampling
 from taming_jax.models.gpt import GPT
+from taming_jax.sampling import painter
+from taming_jax.sampling.draw import Sampling, filter_logits
+from taming_jax.sampling.wavefront import paint_wavefront
+from taming_jax.sampling.window import Grid, Sampler, column_groups, window_start
 
 WINDOW, VOCAB = 4, 13
 
@@ -28,10 +31,10 @@ def plain(model, params, cond, codes, known, keys, stride, temperature, top_k, t
     """The whole window through the whole transformer for each code, as the original does it."""
     codes, (b, h, w) = np.where(known, codes, 0), codes.shape
     forward = jax.jit(lambda ids: model.apply({"params": params}, ids))
-    groups = sampling.column_groups(w, WINDOW, stride)
+    groups = column_groups(w, WINDOW, stride)
     lefts = {j: left for left, first, count in groups for j in range(first, first + count)}
     for i, j in np.ndindex(h, w):
-        top, left = int(sampling.window_start(np.int64(i), WINDOW, h)), lefts[j]
+        top, left = int(window_start(np.int64(i), WINDOW, h)), lefts[j]
         prefix = cond
         if cond.ndim == 3:
             finer = cond.shape[1] // h
@@ -41,7 +44,7 @@ def plain(model, params, cond, codes, known, keys, stride, temperature, top_k, t
             prefix = cond[:, top, left]
         ids = np.concatenate([prefix, codes[:, top : top + WINDOW, left : left + WINDOW].reshape(b, -1)], 1)[:, :-1]
         logits = forward(ids)[:, prefix.shape[1] - 1 + (i - top) * WINDOW + j - left]
-        logits = sampling.filter_logits(logits / temperature, top_k, top_p)
+        logits = filter_logits(logits / temperature, top_k, top_p)
         for n in range(b if not known[i, j] else 0):
             codes[n, i, j] = jax.random.categorical(jax.random.fold_in(keys[n], i * w + j), logits[n])
     return codes
@@ -60,7 +63,7 @@ def test_the_same_codes_as_the_plain_loop(method, case, monkeypatch):
     """With some codes given, by chance; for grids that rest, that move, and that do both, under any condition."""
     h, w, finer, stride, kept = case
     if not kept:
-        monkeypatch.setattr(sampling, "KEPT_BYTES", 0)
+        monkeypatch.setattr(painter, "KEPT_BYTES", 0)
     rng = np.random.default_rng(h * w)
     shapes = {0: (2, 1), -1: (2, h - WINDOW + 1, w - WINDOW + 1, 2)}
     cond = rng.integers(0, VOCAB, shapes.get(finer, (2, h * finer, w * finer)))
@@ -70,8 +73,10 @@ def test_the_same_codes_as_the_plain_loop(method, case, monkeypatch):
     decode = lambda params, ids, position, cache, at: model.apply(  # noqa: E731
         {"params": params}, ids, position, cache, at=at, method="decode"
     )
-    paint = sampling.make_painter(decode, model.init_cache, WINDOW, method, stride)
-    *_, (grid, done) = paint(params, jnp.asarray(cond), jnp.asarray(codes), jnp.asarray(known), keys, *options)
+    paint = painter.make_painter(decode, model.init_cache, WINDOW, method, stride)
+    *_, (grid, done) = paint(
+        params, jnp.asarray(cond), jnp.asarray(codes), jnp.asarray(known), keys, Sampling(*options)
+    )
     np.testing.assert_array_equal(grid, plain(model, params, cond, codes, known, keys, stride, *options))
     assert done == h * w
     np.testing.assert_array_equal(np.asarray(grid)[:, known], codes[:, known])
@@ -88,8 +93,8 @@ def test_a_wavefront_of_a_batch_on_two_devices_moves_nothing_between_them():
     codes, known = jnp.zeros((2, 6, 9), jnp.int32), jnp.zeros((6, 9), bool)
 
     def step(params, cond, codes, keys):
-        sampler = sampling.Sampler(functools.partial(decode, params), model.init_cache, WINDOW, keys, (1.0, 9, 0.9))
-        return sampling.paint_wavefront(sampler, cond, sampling.Grid(codes, known), 7).codes
+        sampler = Sampler(functools.partial(decode, params), model.init_cache, WINDOW, keys, Sampling(1.0, 9, 0.9))
+        return paint_wavefront(sampler, cond, Grid(codes, known), 7).codes
 
     batch = [jax.device_put(x, split) for x in (cond, codes, keys)]
     compiled = jax.jit(step).lower(params, *batch).compile()
@@ -98,9 +103,9 @@ def test_a_wavefront_of_a_batch_on_two_devices_moves_nothing_between_them():
 
 
 def test_groups_of_columns():
-    assert sampling.column_groups(7, 4, 1) == [(0, 0, 3), (1, 3, 1), (2, 4, 1), (3, 5, 2)]
+    assert column_groups(7, 4, 1) == [(0, 0, 3), (1, 3, 1), (2, 4, 1), (3, 5, 2)]
     for size, window, stride in ((64, 16, 1), (64, 16, 8), (33, 16, 3), (16, 16, 4), (40, 16, 2)):
-        groups = sampling.column_groups(size, window, stride)
+        groups = column_groups(size, window, stride)
         assert [j for _, start, count in groups for j in range(start, start + count)] == list(range(size))
         for left, start, count in groups:
             assert 0 <= left <= size - window and left <= start and start + count <= left + window
@@ -115,14 +120,11 @@ def test_another_seed_or_temperature_compiles_nothing(method):
         traces.append(1)
         return model.apply({"params": params}, ids, position, cache, at=at, method="decode")
 
-    paint = sampling.make_painter(decode, model.init_cache, WINDOW, method)
+    paint = painter.make_painter(decode, model.init_cache, WINDOW, method)
     for seed in range(2):
         keys = jax.random.split(jax.random.key(seed), 1)
-        list(
-            paint(
-                params, jnp.full((1, 1), seed), jnp.zeros((1, 6, 6)), jnp.zeros((6, 6), bool), keys, 1.0 + seed, 9, 1.0
-            )
-        )
+        codes, known = jnp.zeros((1, 6, 6)), jnp.zeros((6, 6), bool)
+        list(paint(params, jnp.full((1, 1), seed), codes, known, keys, Sampling(1.0 + seed, 9, 1.0)))
         if method == "wavefront":
             assert len(traces) == (1 if seed == 0 else 0)
         seen, traces = len(traces), []
@@ -138,12 +140,12 @@ def test_another_seed_or_temperature_compiles_nothing(method):
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(cond, codes, known, message):
-    paint = sampling.make_painter(None, None, WINDOW)
+    paint = painter.make_painter(None, None, WINDOW)
     with pytest.raises(ValueError, match=message):
-        list(paint({}, jnp.zeros(cond), jnp.zeros(codes), jnp.zeros(known, bool), None, 1.0, 1, 1.0))
+        list(paint({}, jnp.zeros(cond), jnp.zeros(codes), jnp.zeros(known, bool), None, Sampling()))
 
 
 @pytest.mark.parametrize(("method", "stride"), [("cached", 0), ("cached", 3), ("wavefront", 2), ("other", 1)])
 def test_ways_that_do_not_exist_are_refused(method, stride):
     with pytest.raises(ValueError, match=r"stride=|method="):
-        sampling.make_painter(None, None, WINDOW, method, stride)
+        painter.make_painter(None, None, WINDOW, method, stride)

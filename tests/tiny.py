@@ -13,8 +13,10 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageOps
 
 from configs import openmoji_transformer, openmoji_vq
-from taming_jax import checkpoint, sampling
-from taming_jax.sample import sample
+from taming_jax import checkpoint
+from taming_jax.generator import Generator
+from taming_jax.sampling.draw import Sampling
+from taming_jax.sampling.sequence import sample_full
 
 ROOT = Path(__file__).parents[1]
 
@@ -140,17 +142,15 @@ def state_of(workdir: Path) -> dict[str, np.ndarray]:
 def sample_plainly(decode, cache, prefix, length: int, keys, top_k: int, temperature=1.0, top_p=1.0) -> jax.Array:
     """`sample_full` row by row of nothing that is known."""
     codes, known = jnp.zeros((len(prefix), length), jnp.int32), jnp.zeros(length, bool)
-    options = (jnp.arange(length), keys, temperature, top_k, top_p)
-    return jax.jit(sampling.sample_full, static_argnums=0)(decode, cache, jnp.asarray(prefix), codes, known, *options)
+    options = (jnp.arange(length), keys, Sampling(temperature, top_k, top_p))
+    return jax.jit(sample_full, static_argnums=0)(decode, cache, jnp.asarray(prefix), codes, known, *options)
 
 
-def paint(
-    config, workdir: Path, step: int, labels: list[int], columns: int, seed=0, batch_size=8, **options
-) -> np.ndarray:
-    """Images [labels,columns,H,W,3] of classes."""
+def paint(generator: Generator, labels: list[int], columns: int, batch_size: int = 8, **asked) -> np.ndarray:
+    """Images [labels,columns,H,W,3] of classes. asked: of `Generator.plan`."""
     rows = {
         "label": np.repeat(np.int32(labels), columns),
         "index": np.tile(np.arange(columns, dtype=np.int32), len(labels)),
     }
-    batches = list(sample(config, workdir, step, rows, (16, 16), seed, batch_size, **options))
-    return np.concatenate(batches).reshape(len(labels), columns, 16, 16, 3)
+    painted = np.concatenate(list(generator.paint(rows, generator.plan(**asked), batch_size, progress=False)))
+    return painted.reshape(len(labels), columns, *painted.shape[1:])

@@ -17,12 +17,14 @@ import torch
 import yaml
 from PIL import Image
 
-from taming_jax import checkpoint, sharding
+from taming_jax import checkpoint, completion, sharding
 from taming_jax.convert import tensors
 from taming_jax.convert.checkpoints import from_checkpoint, to_checkpoint
 from taming_jax.convert.diffusers import to_diffusers
 from taming_jax.errors import UserError
-from taming_jax.tasks import conditioners, prior, vqgan
+from taming_jax.first_stage import make_first_stage
+from taming_jax.second_stage import make_second_stage
+from taming_jax.tasks.transformer import load_first_stages
 from tests.parity import conftest, models
 
 
@@ -80,10 +82,9 @@ def picture(channels: int) -> np.ndarray:
 
 def ours(workdir: Path, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Codes and reconstruction [B,C,H,W] by the run directory."""
-    config, step = checkpoint.load_config(workdir)
-    model = vqgan.make_model(config)
-    like = jax.eval_shape(vqgan.make(config).init, jax.random.key(0)).params["gen"]
-    params = checkpoint.load_net(workdir, step, "gen", like)
+    config, step = completion.load_config(workdir)
+    stage = make_first_stage(config)
+    model, params = stage.model, checkpoint.load_net(workdir, step, "gen", stage.parameter_shapes())
     recon, codes = jax.jit(model.apply)({"params": params}, np.moveaxis(x, 1, -1))
     return np.asarray(codes["ids"]), np.moveaxis(np.asarray(recon), -1, 1)
 
@@ -143,11 +144,10 @@ def test_transformer(name, tmp_path):
     model = build(config)
     workdir = tmp_path / "run"
     from_checkpoint(*save(model, config, tmp_path), workdir)
-    ours_config, step = checkpoint.load_config(workdir)
-    gpt = prior.make_model(ours_config)
-    task = prior.make(ours_config)
-    params = checkpoint.load_net(workdir, step, "gpt", jax.eval_shape(task.init, jax.random.key(0)).params["gpt"])
-    cond = conditioners.make(ours_config)
+    ours_config, step = completion.load_config(workdir)
+    stage = make_second_stage(ours_config)
+    gpt, cond = stage.gpt, stage.cond
+    params = checkpoint.load_net(workdir, step, "gpt", jax.eval_shape(stage.init, jax.random.key(0)))
     rng = np.random.default_rng(0)
     batch = {"label": jnp.array([3, 5])}
     kind = ours_config.cond.name
@@ -156,12 +156,12 @@ def test_transformer(name, tmp_path):
         batch["coord"] = jnp.asarray(coord)
         _, c = model.encode_to_c(torch.from_numpy(coord[:, None].copy()))
     elif kind == "image":
-        labels = ours_config.cond.config.model.out_ch
-        if ours_config.cond.config.input == "segmentation":
+        labels = cond.stage.model.out_ch
+        if cond.stage.input == "segmentation":
             batch["segmentation"] = jnp.asarray(np.kron(rng.integers(0, labels, (2, 16, 16)), np.ones((16, 16), int)))
         else:
             batch["depth"] = jnp.asarray(rng.uniform(-1, 1, (2, 256, 256, 1)).astype(np.float32))
-        x = np.moveaxis(np.asarray(vqgan.to_input(ours_config.cond.config, batch)), -1, 1)
+        x = np.moveaxis(np.asarray(cond.stage.to_input(batch)), -1, 1)
         model.cond_stage_model.quantize.sane_index_shape = True  # else the original cannot use it
         _, c = model.encode_to_c(torch.from_numpy(x.copy()))
     elif kind == "objects":
@@ -172,9 +172,9 @@ def test_transformer(name, tmp_path):
     else:
         _, c = model.encode_to_c(torch.zeros(2, 3, 8, 8))
     with jax.set_mesh(sharding.make_mesh(ours_config.mesh)):
-        tokens = np.asarray(jax.jit(cond.tokens)(task.load_frozen(), batch))
+        tokens = np.asarray(jax.jit(cond.ids)(load_first_stages(ours_config, stage), batch))
     np.testing.assert_array_equal(tokens, c.numpy())
-    codes = rng.integers(0, ours_config.first_stage.config.quantizer.codebook_size, (2, 64))
+    codes = rng.integers(0, stage.first.codebook_size, (2, 64))
     inputs = np.concatenate([tokens, codes], 1)[:, : gpt.block_size]
     with torch.no_grad():
         logits = model.transformer(torch.from_numpy(inputs.astype(np.int64)))[0].numpy()
@@ -217,9 +217,9 @@ def test_orders_and_unmasked_prefixes(tmp_path):
     model = build(config)
     from_checkpoint(*save(model, config, tmp_path), tmp_path / "run")
     check_way_back(model, config, tmp_path / "run", tmp_path)
-    stored, step = checkpoint.load_config(tmp_path / "run")
-    gpt = prior.make_model(stored)
-    like = jax.eval_shape(prior.make(stored).init, jax.random.key(0)).params["gpt"]
+    stored, step = completion.load_config(tmp_path / "run")
+    stage = make_second_stage(stored)
+    gpt, like = stage.gpt, jax.eval_shape(stage.init, jax.random.key(0))
     inputs = np.random.default_rng(0).integers(0, 64, (2, 300))
     params = checkpoint.load_net(tmp_path / "run", step, "gpt", like)
     with torch.no_grad():
