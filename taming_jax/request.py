@@ -28,7 +28,7 @@ def parse_size(asked: str | tuple[int, int] | None, stage: SecondStage, config: 
     if asked is None:
         factor, least = stage.first.patch, stage.first.size
         whole = round(least * config.data.resize_factor) // factor * factor
-        return (whole, whole) if config.cond.name == "coordinates" else (least, least)
+        return (whole, whole) if stage.cond.WHOLE else (least, least)
     parts = asked.lower().split("x") if isinstance(asked, str) else [str(side) for side in np.atleast_1d(asked)]
     if len(parts) != 2 or not all(part.isdecimal() for part in parts):
         raise ArgumentError(f"size={asked!r}: height x width in pixels, such as 512x1024")

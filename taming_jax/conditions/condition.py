@@ -30,6 +30,7 @@ class Condition:
     FINITE: ClassVar[bool] = False  # whether `rows`, asked for nothing, are all that there is to choose from
     COUNTS_CLASSES: ClassVar[bool] = False  # whether its ids number the classes of the data
     HAS_STAGE: ClassVar[bool] = False  # whether it has a first stage of its own, `config.cond.workdir`
+    WHOLE: ClassVar[bool] = False  # whether, unless a size is asked for, whole pictures are painted and no crops
     SHOWS: ClassVar[bool] = True  # whether its pictures tell people what a sample was asked for
 
     length: int

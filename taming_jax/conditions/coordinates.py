@@ -21,6 +21,7 @@ class Coordinates(Condition):
     FEATURES = ("coord",)
     FIELDS = ("levels", "down")
     NEEDS_DATA = False
+    WHOLE = True
     SHOWS = False
 
     levels: int
