@@ -46,8 +46,11 @@ def to_diffusers(workdir: Path, out: Path) -> None:
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise ArgumentError(f"to-diffusers={out} is not empty; name another folder")
     config, step = completion.load_config(workdir)
-    if config.task != "vqgan" or config.quantizer.name == "gumbel":
-        raise UserError(f"{workdir}: diffusers has a VQModel, and neither transformers nor Gumbel quantizers")
+    if config.task != "vqgan" or config.quantizer.name not in ("vq", "ema"):
+        raise UserError(
+            f"{workdir}: diffusers has a VQModel with a nearest-code quantizer, and neither transformers nor Gumbel"
+            " quantizers"
+        )
     model = config.model
     levels = len(model.ch_mult)
     attends = [(config.data.size >> level) in model.attn_resolutions for level in range(levels)]

@@ -4,6 +4,7 @@ import re
 
 from ml_collections import ConfigDict
 
+from taming_jax.errors import UserError
 from taming_jax.models.perceptual import VGG16_DEPTHS
 
 Rules = tuple[tuple[str, str], ...]
@@ -25,6 +26,7 @@ TRANSFORMER: Rules = (
     (r"/mlp_in/", r"/mlp/0/"),
     (r"/mlp_out/", r"/mlp/2/"),
 )
+QUANTIZERS = ("vq", "ema", "gumbel")  # ours that the original has
 ORDERS = {
     "Identity": "row_major",
     "Subsample": "subsample",
@@ -38,7 +40,9 @@ LAYOUTS = {"objects_bbox": "bbox", "objects_center_points": "center"}
 
 
 def generator_rules(config: ConfigDict) -> Rules:
-    """For the generator of a first stage's config."""
+    """For the generator of a first stage's config; raises UserError for a quantizer that the original does not have."""
+    if config.quantizer.name not in QUANTIZERS:
+        raise UserError(f"the original has no quantizer {config.quantizer.name!r}, only {', '.join(QUANTIZERS)}")
     return GUMBEL if config.quantizer.name == "gumbel" else GENERATOR
 
 

@@ -43,6 +43,10 @@ class Quantizer(nn.Module):
 
     restarts: ClassVar[bool] = False  # whether `after_step` moves codes that nothing chooses
 
+    @nn.nowrap
+    def check(self) -> None:
+        """Raises UserError for fields out of range."""
+
     def __call__(
         self, z: jax.Array, step: jax.Array | int = 0, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:

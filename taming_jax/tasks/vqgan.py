@@ -70,6 +70,7 @@ def check(config: ConfigDict) -> None:
             f"quantizer.name={config.quantizer.name!r} has the fields {', '.join(sorted(fields))},"
             f" the config {', '.join(sorted(given))}; begin from a config with that quantizer"
         )
+    make_quantizer(config.quantizer).check()
 
 
 def perceives(config: ConfigDict) -> bool:
