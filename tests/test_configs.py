@@ -44,6 +44,7 @@ PARAMETERS = {
     "openmoji_coordinates_transformer": {"gpt": 3_716_352},
     "openmoji_crops_vq": {"gen": 818_035, "disc": 167_841},
     "openmoji_ema_vq": {"gen": 818_035, "disc": 167_841},
+    "openmoji_fsq_vq": {"gen": 800_103, "disc": 167_841},
     "openmoji_gumbel_vq": {"gen": 818_547, "disc": 167_841},
     "openmoji_l2_vq": {"gen": 818_035},
     "openmoji_line_transformer": {"gpt": 3_716_352},
@@ -135,11 +136,19 @@ def test_first_stages_run_small(name, picture_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["openmoji_l2_vq", *(pytest.param(f"openmoji_{n}_vq", marks=pytest.mark.slow) for n in ("ema", "gumbel"))]
+    "name",
+    [
+        "openmoji_l2_vq",
+        "openmoji_fsq_vq",
+        *(pytest.param(f"openmoji_{n}_vq", marks=pytest.mark.slow) for n in ("ema", "gumbel")),
+    ],
 )
 def test_relatives_of_the_vqgan_run_small(name, picture_folder, tmp_path):
     """With the plain loss alone; what else they have is in the others."""
-    config = changed(load(name), **SMALL_VQ, loss__perceptual_weight=0.0, disc__weight=0.0)
+    config, small = load(name), SMALL_VQ | dict(loss__perceptual_weight=0.0, disc__weight=0.0)
+    if "codebook_size" not in config.quantizer:
+        del small["quantizer__codebook_size"]
+    config = changed(config, **small)
     config = changed(config, data__name="folder", data__path=str(picture_folder), data__validation_share=0.2)
     assert train(config, tmp_path)["psnr"] > 0
 
@@ -151,6 +160,7 @@ BEATS = {
     "openmoji_l2_vq": ("l1", 0.2),
     "openmoji_ema_vq": ("l1", 0.2),
     "openmoji_gumbel_vq": ("l1", 0.24),
+    "openmoji_fsq_vq": ("l1", 0.2),
     "openmoji_segmentation_vq": ("bce", 0.16),
 }
 

@@ -9,9 +9,10 @@ import pytest
 from lpips_j import lpips as lpips_j
 
 from taming_jax import losses
+from taming_jax.errors import UserError
 from taming_jax.models import perceptual
 from taming_jax.models.gpt import BLOCK, GPT, align, attend_all, bfloat16_product
-from taming_jax.models.quantize import restart_dead_codes
+from taming_jax.models.quantize import FiniteScalarQuantizer, restart_dead_codes
 from taming_jax.models.vqgan import VQModel
 
 
@@ -68,6 +69,32 @@ def test_only_codes_idle_for_long_move_onto_latents_that_are_badly_served():
     rows, counts = np.unique((goal[:, 0] - 100) / 2, return_counts=True)
     np.testing.assert_array_equal(rows, [2, 4])  # those with an error
     np.testing.assert_allclose(counts / 4000, [1 / 4, 3 / 4], atol=0.03)
+
+
+def test_finite_scalars_by_hand():
+    """Every id has its code, codes are quantized to themselves, and nothing leaves the outermost levels."""
+    fsq = FiniteScalarQuantizer((5, 4), eps=1e-3)
+    codes = fsq.apply({}, jnp.arange(20), method="lookup")
+    np.testing.assert_array_equal(codes[:6], [[-1, -1], [-0.5, -1], [0, -1], [0.5, -1], [1, -1], [-1, -0.5]])
+    np.testing.assert_array_equal(np.unique(codes[:, 1]), [-1, -0.5, 0, 0.5])  # of an even number, one more below 0
+    z = 1.5 * jax.random.normal(jax.random.key(0), (40, 9, 2))
+    z_q, found = fsq.apply({}, z)
+    assert set(np.unique(found["ids"])) == set(range(20)) and found["ids"].shape == (40, 9)
+    np.testing.assert_array_equal(fsq.apply({}, found["ids"], method="lookup"), z_q)
+    far, extreme = fsq.apply({}, jnp.array([[1e6, 1e6], [-1e6, -1e6], [0.0, 0.0]]))
+    np.testing.assert_allclose(far, [[1, 0.5], [-1, -1], [0, 0]], atol=1e-6)
+    assert extreme["ids"].tolist() == [19, 0, 12] and extreme["loss"] == 0
+
+
+def test_finite_scalars_pass_the_gradient_of_their_bound():
+    fsq = FiniteScalarQuantizer((5, 4), eps=1e-3)
+    z = jax.random.normal(jax.random.key(0), (6, 2))
+    through = jax.grad(lambda z: jnp.sum(fsq.apply({}, z)[0] * jnp.arange(12.0).reshape(6, 2)))(z)
+    bound = jax.grad(lambda z: jnp.sum(fsq.bound(z) / 2 * jnp.arange(12.0).reshape(6, 2)))(z)
+    np.testing.assert_allclose(through, bound, rtol=1e-6)
+    for levels, eps, message in (((5, 1), 1e-3, r"levels=\(5, 1\)"), ((5, 4), 1.0, "eps=1: it must be in")):
+        with pytest.raises(UserError, match=message):
+            FiniteScalarQuantizer(levels, eps).check()
 
 
 def test_psnr_by_hand():

@@ -4,15 +4,18 @@ The contract is `Quantizer`'s; nothing outside of this file knows what a quantiz
 a class below and a line in `QUANTIZERS`.
 """
 
+import math
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from taming_jax import losses
+from taming_jax.errors import UserError
 
 Stats = dict[str, jax.Array]
 
@@ -260,7 +263,66 @@ class GumbelQuantizer(CodebookQuantizer):
         return z_q, {"ids": jnp.argmax(draw, -1).astype(jnp.int32), "loss": loss, "latents": logits}
 
 
-QUANTIZERS = {"vq": VectorQuantizer, "ema": EMAVectorQuantizer, "gumbel": GumbelQuantizer}
+class FiniteScalarQuantizer(Quantizer):
+    """Each of a few latent channels is rounded to one of a few levels (Mentzer et al. 2023, FSQ): no codebook to learn.
+
+    levels: of each channel, 2 or more; an id is the number that they write, the first channel's digit being the lowest.
+    (8, 5, 5, 5) are 1000 ids, about as many as 1024 codes; the paper's table 1 has others. eps: by this share the bound
+    of a channel stays within its outermost levels, so that rounding never leaves them.
+    Departs from the paper's listing in one thing: what shifts channels with an even number of levels is the inverse of
+    tanh, so that a latent of 0 becomes exactly one of the middle levels; the listing has tan, which is close to it.
+    """
+
+    levels: tuple[int, ...]
+    eps: float
+
+    @property
+    def codebook_size(self) -> int:
+        return math.prod(self.levels)
+
+    @property
+    def embed_dim(self) -> int:
+        return len(self.levels)
+
+    @nn.nowrap
+    def check(self) -> None:
+        if not self.levels or min(self.levels) < 2:
+            raise UserError(f"quantizer.levels={tuple(self.levels)}: one number for each channel, 2 or more")
+        if not 0 < self.eps < 1:
+            raise UserError(f"quantizer.eps={self.eps:g}: it must be in (0, 1)")
+
+    @nn.nowrap
+    def bound(self, z: jax.Array) -> jax.Array:
+        """Latents [...,D] -> within each channel's levels, which are whole numbers; level 0 is in the middle."""
+        levels = np.array(self.levels)
+        half = (levels - 1) * (1 - self.eps) / 2
+        offset = np.where(levels % 2 == 1, 0.0, 0.5)
+        return jnp.tanh(z + np.arctanh(offset / half)) * half - offset
+
+    @nn.nowrap
+    def lookup(self, ids: jax.Array) -> jax.Array:
+        levels = np.array(self.levels)
+        digits = ids[..., None] // np.cumprod([1, *levels[:-1]]) % levels
+        return (digits - levels // 2) / (levels // 2).astype(np.float32)
+
+    def __call__(
+        self, z: jax.Array, step: jax.Array | int = 0, train: bool = False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """There is no loss: nothing pulls latents to codes, or codes to latents."""
+        levels = np.array(self.levels)
+        bounded = self.bound(z.astype(jnp.float32))
+        rounded = bounded + jax.lax.stop_gradient(jnp.round(bounded) - bounded)
+        digits = jnp.round(bounded).astype(jnp.int32) + levels // 2
+        ids = jnp.sum(digits * np.cumprod([1, *levels[:-1]]), -1).astype(jnp.int32)
+        return rounded / (levels // 2).astype(np.float32), {"ids": ids, "loss": jnp.zeros(())}
+
+
+QUANTIZERS = {
+    "vq": VectorQuantizer,
+    "ema": EMAVectorQuantizer,
+    "gumbel": GumbelQuantizer,
+    "fsq": FiniteScalarQuantizer,
+}
 
 
 def make_quantizer(fields: dict) -> Quantizer:

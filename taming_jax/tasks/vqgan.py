@@ -251,14 +251,18 @@ def update_codes(
 ) -> states.TrainState:
     """The state after what the quantizer learns without gradients, in its parameters and in their average."""
     gen, extra = state.params["gen"], state.extra["gen"]
-    if "quantize" not in gen:  # it has no parameters
-        return state
     average, stats = extra.get("ema"), {name: value for name, value in extra.items() if name != "ema"}
-    learned = Learned(gen["quantize"], average["quantize"] if average else None, stats)
+
+    def own(net: dict) -> dict:  # a quantizer without parameters is not in the net
+        return net.get("quantize", {})
+
+    def put(net: dict, params: dict) -> dict:
+        return {**net, "quantize": params} if params else net
+
+    learned = Learned(own(gen), own(average) if average else None, stats)
     learned = quantizer.after_step(learned, codes, restart_after, key, sharding.gather)
-    gen, extra = {**gen, "quantize": learned.params}, learned.stats
-    if average:
-        extra = {**extra, "ema": {**average, "quantize": learned.average}}
+    extra = {**learned.stats, **({"ema": put(average, learned.average)} if average else {})}
+    gen = put(gen, learned.params)
     return state.replace(params={**state.params, "gen": gen}, extra={**state.extra, "gen": extra})
 
 

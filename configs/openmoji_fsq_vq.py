@@ -1,0 +1,17 @@
+"""openmoji_vq with finite scalar quantization (Mentzer et al. 2023): four channels of 8, 5, 5 and 5 levels, 1000 ids.
+
+python -m taming_jax.train --config=configs/openmoji_fsq_vq.py --workdir=runs/openmoji_fsq_vq
+
+There is no codebook: nothing to learn, nothing that dies, and no loss of the quantizer.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import openmoji_vq
+
+
+def get_config() -> ConfigDict:
+    c = openmoji_vq.get_config()
+    c.quantizer = ConfigDict(dict(name="fsq", levels=(8, 5, 5, 5), eps=1e-3))
+    c.restart_codes_after = 0
+    return c
