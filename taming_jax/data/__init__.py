@@ -1,13 +1,14 @@
 """Data: a random-access source, transforms on its records, and batches for this process.
 
-A source is any object with `__len__`, `__getitem__(i) -> {'image': uint8 [H,W,3], 'label': int, ...}`, `class_names`
-and `describe(i)`, the words that name record i in a message. `config.data.name` picks it: 'openmoji/px64', 'folder',
+A source is any object with `__len__`, `__getitem__(i) -> {'image': uint8 [H,W,3], 'label': int, ...}` with features of
+`features.FEATURES`, `class_names`, `describe(i)`, the words that name record i in a message, and where it has texts,
+`texts(kind)`, all of them. `config.data.name` picks it: 'openmoji/px64', 'folder',
 or the name of a TFDS data set.
 """
 
 import dataclasses
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import grain
@@ -68,6 +69,13 @@ class Readable:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def texts(self, kind: str) -> Iterator[str]:
+        """A feature of texts of every record; raises UserError for one that cannot be read."""
+        try:
+            yield from self.source.texts(kind)
+        except UNREADABLE as e:
+            raise UserError(f"data.features: {kind!r} cannot be read: {' '.join(str(e).split())}") from e
 
     def __repr__(self) -> str:  # grain compares sources by this when it restores
         return f"Readable({self.source!r})"

@@ -1,6 +1,7 @@
 """Folders of files: pictures alone, found recursively, or pictures with what belongs to each."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -43,13 +44,22 @@ class FolderSource:
         elif self.class_names:
             record["label"] = self.class_names.index(relative.parts[self.depth])
         for kind in self.kinds:
-            beside = self.root.parent / FEATURES[kind].folder / relative.with_suffix(FEATURES[kind].ending)
+            beside = self.beside(relative, kind)
             record[kind] = read(beside, kind, self.label_shift)
             if kind == "segmentation":
                 check_labels(record[kind], beside, self.num_labels, self.label_shift)
             if kind in PICTURES and record[kind].shape[:2] != record["image"].shape[:2]:
                 raise ValueError(f"{beside} is {record[kind].shape[:2]}, its image {record['image'].shape[:2]}")
         return record
+
+    def texts(self, kind: str) -> Iterator[str]:
+        """That feature of every record, without its picture."""
+        for file in self.files:
+            yield read(self.beside(file.relative_to(self.root), kind), kind)
+
+    def beside(self, relative: Path, kind: str) -> Path:
+        """Where a picture's feature lies."""
+        return self.root.parent / FEATURES[kind].folder / relative.with_suffix(FEATURES[kind].ending)
 
     def describe(self, index: int) -> str:
         return str(self.files[index])

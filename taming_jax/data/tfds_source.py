@@ -1,11 +1,13 @@
 """TFDS data sets by random access, without TensorFlow."""
 
+from collections.abc import Iterator
+
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from taming_jax.data.features import DERIVED
 from taming_jax.data.files import check_labels
-from taming_jax.data.openmoji import Openmoji
+from taming_jax.data.openmoji import Openmoji, name_of
 from taming_jax.errors import UserError, nearest, not_among
 
 
@@ -34,7 +36,13 @@ class TfdsSource:
         if "segmentation" in self.features:
             found["segmentation"] = record["segmentation"][..., 0]
             check_labels(found["segmentation"], self.describe(index), self.num_labels, 0)
+        if "caption" in self.features:
+            found["caption"] = name_of(record["hexcode"].decode())
         return found
+
+    def texts(self, kind: str) -> Iterator[str]:
+        """The captions of all records."""
+        return (name_of(record["hexcode"].decode()) for record in self.records)
 
     def describe(self, index: int) -> str:
         return f"record {index} of {self.name} {self.split}"
@@ -70,7 +78,8 @@ def source(data: ConfigDict, split: str, name: str, features: tuple[str, ...]) -
         raise UserError(
             f"data.splits.{split}={part!r} is no split of {name}; it has {', '.join(builder.info.splits)}"
         ) from e
-    had = {"image", "line", "segmentation"} if "line" in builder.info.features else {"image"}
+    drawings = isinstance(builder, Openmoji)
+    had = {"image", "line", "segmentation", "caption"} if drawings else {"image"}
     if missing := set(features) - had - DERIVED:
         raise UserError(f"data.features: {name} has {', '.join(sorted(had))}, no {', '.join(sorted(missing))}")
     label = builder.info.features["label"] if "label" in builder.info.features else None
