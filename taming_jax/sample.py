@@ -117,7 +117,7 @@ def main() -> None:
                 images.write_whole(record, lambda part: part.write_text(json.dumps(made_by)))
             row, index = divmod(int(number), columns)
             drawn = captions[row] | dict(label=int(rows["label"][row]), index=index)
-            images.save_png(Image.fromarray(image), files[number], **made_by, **drawn)
+            images.save_png(Image.fromarray(image), files[number], **(made_by | drawn))
     for png, file in zip(files[::columns], firsts, strict=bool(firsts)):
         if not file.exists():
             animate(generator, png, plan, file)
