@@ -89,7 +89,7 @@ def get_cond(name: str) -> ConfigDict:
     """What stands before the codes; each field is for the kind of condition behind it."""
     return ConfigDict(
         dict(
-            name=name,  # none, class, coordinates, image, objects
+            name=name,  # none, class, coordinates, image, objects, caption
             drop=0.0,  # share of training examples without their condition, for guidance in sampling
             aligned=False,  # but for none and class: attention begins at a code's own place, see models/gpt.py
             sos=0,  # none: the start id
@@ -97,6 +97,9 @@ def get_cond(name: str) -> ConfigDict:
             down=16,  # coordinates: pixels a side for each id
             workdir="",  # image: run directory of its first stage
             step=placeholder(int),  # image
+            max_words=16,  # caption: words of it that are read
+            max_vocabulary=8192,  # caption: words that are told apart
+            vocabulary=(),  # caption: filled in from the data
             layout=dict(  # objects: how a scene becomes ids, see data/layouts.py
                 kind="bbox",  # or center
                 min_objects=2,  # of a picture; others are left out
@@ -132,7 +135,7 @@ def get_data(name: str, size: int) -> ConfigDict:
             num_labels=0,  # of segmentation maps, filled in from the model that sees them
             label_shift=0,  # added to the labels of a folder's segmentation maps; 255 then becomes 0
             splits=dict(train="train", validation="validation"),  # of TFDS, or sub-folders of a folder's images/
-            # What records hold beside the label: image, other, line, depth, segmentation, objects, low, coord.
+            # What records hold beside the label, see taming_jax/data/features.py.
             features=("image",),
             downscale=4,  # of 'low', the picture with so many times fewer pixels a side, enlarged again
             size=size,

@@ -37,6 +37,9 @@ LATER_OF = {
         "cond.drop": 0.0,
         "cond.aligned": False,
         "cond.layout.categories": "",
+        "cond.max_words": 16,
+        "cond.max_vocabulary": 8192,
+        "cond.vocabulary": (),
         "sample.guidance": 1.0,
     },
 }

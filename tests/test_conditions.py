@@ -7,13 +7,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
+from configs import common
 from taming_jax import completion, data, request
 from taming_jax.conditions import layout as layouts
+from taming_jax.conditions.caption import Caption
 from taming_jax.data.transforms import decode, fit
+from taming_jax.errors import UserError
 from taming_jax.loop import train
 from taming_jax.second_stage import make_second_stage
 from taming_jax.tasks import transformer
@@ -24,6 +28,7 @@ VARIANTS = {
         cond__name="none", order="spiral_out", pkeep=0.9, first_stage__used=tuple(range(4, 30)), cond__sos=3
     ),
     "on another picture's codes": dict(cond__name="image", gpt__n_unmasked=64),
+    "on captions, guided": dict(cond__name="caption", cond__max_words=5, cond__drop=0.2, sample__guidance=2.0),
     "on objects": dict(
         cond__name="objects", cond__layout__min_objects=1, cond__layout__max_objects=2, cond__layout__num_tokens=64
     ),
@@ -77,7 +82,7 @@ def check_followed(workdir: Path) -> None:
 )
 def test_every_condition_trains_and_samples(variant, vq_run, picture_folder, annotated_folder, tmp_path, monkeypatch):
     config = changed(tiny_transformer(vq_run), **VARIANTS[variant])
-    if config.cond.name == "objects":
+    if config.cond.name in ("objects", "caption"):
         config.data.path = str(annotated_folder)
     if config.cond.name == "image":
         config.cond.workdir = str(vq_run)
@@ -92,8 +97,8 @@ def test_every_condition_trains_and_samples(variant, vq_run, picture_folder, ann
     args = f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}", "--num_samples=2", "--batch_size=8"
     done = run("sample", *args)
     assert done.returncode == 0, done.stderr
-    rows = 8 if config.cond.name in ("image", "objects") else 1
-    pictures = sorted((tmp_path / "out").glob("condition_*/0*.png"))
+    rows = 8 if config.cond.name in ("image", "objects", "caption") else 1
+    pictures = sorted((tmp_path / "out").glob("c*_*/0*.png"))
     assert len(pictures) == 2 * rows
     with Image.open(pictures[-1]) as picture:  # coordinates are those of a whole picture
         assert picture.size == ((18, 18) if config.cond.name == "coordinates" else (16, 16))
@@ -106,6 +111,16 @@ def test_every_condition_trains_and_samples(variant, vq_run, picture_folder, ann
             file = Image.fromarray(fit({"image": decode(file), "label": 0}, (16, 24))["image"])
             assert seen.size == (24, 16) and seen.tobytes() == file.tobytes()
         assert len(list((tmp_path / "asked").glob("condition_*/0*.png"))) == 4
+    if config.cond.name == "caption":
+        stored, _ = completion.load_config(tmp_path / "run")
+        assert set(stored.cond.vocabulary) == {"a", "one", "nr", ",", ".", *"0123", "circle", "cross", "square"}
+        asked = f"--out={tmp_path / 'asked'}", '--caption=one Cross,"a circle, nr. 9"'
+        done = run("sample", args[0], *args[2:], *asked)
+        assert done.returncode == 0, done.stderr
+        with Image.open(tmp_path / "asked/caption_001/00000.png") as picture:
+            assert picture.text["caption"] == "a circle , nr ."  # as much as it reads
+        refused = run("sample", args[0], f"--out={tmp_path / 'none'}", "--caption=triangles")
+        assert refused.returncode == 2 and "--caption='triangles': the transformer has learned none" in refused.stderr
     if config.cond.name == "objects":
         scene = [{"category": "circle", "box": [0, 0.2, 0.5, 1]}, {"category": 1, "box": [0.5, 0, 1, 1]}]
         (tmp_path / "scene.json").write_text(json.dumps(scene))
@@ -176,3 +191,39 @@ def test_a_scene_s_transformer_begins_at_the_corners_of_boxes(vq_run, annotated_
     ids, codes = params["token_embedding"][:65], params["position_embedding"][6:]
     assert codes.shape == (63, 128)
     assert (np.argmax(codes @ ids.T, 1) == np.arange(1, 64)).mean() > 0.8  # ids have chance in them, too
+
+
+def caption_of(**fields) -> Caption:
+    return Caption(**(dict(length=4, vocab_size=6, vocabulary=("red", "heart", ",", "cat")) | fields))
+
+
+def test_captions_by_hand():
+    caption = caption_of()
+    assert caption.to_ids("Red,HEART").tolist() == [2, 4, 3, 0]
+    assert caption.to_ids("a red cat in a heart").tolist() == [1, 2, 5, 1]  # what is more than it reads is left out
+    assert caption.to_ids("").tolist() == [0] * 4
+    record = {"caption": "red cat\nheart\n"}
+    assert caption.see(record, (0, 0, 1, 1), False)["caption"].tolist() == [2, 5, 0, 0]
+    drawn = {caption.shuffle(record, np.random.default_rng(i))["caption"] for i in range(20)}
+    assert drawn == {"red cat", "heart"}
+    rows = caption.rows((16, 16), caption=["red heart", "a cat"])
+    assert caption.names(rows) == ("red heart", "? cat") and rows["label"].tolist() == [0, 1]
+    np.testing.assert_array_equal(caption.ids({}, rows), [[2, 3, 0, 0], [1, 5, 0, 0]])
+    with pytest.raises(UserError, match=r"caption='hart': .* none of its words \(did you mean 'heart'\?\)"):
+        caption.rows((16, 16), caption="hart")
+
+
+def test_the_commonest_words_are_learned(annotated_folder):
+    config = ConfigDict(dict(cond=dict(max_vocabulary=5, vocabulary=())))
+    data_config = common.get_data("folder", size=16)
+    data_config.update(path=str(annotated_folder), features=("image", "caption"), validation_share=0.2)
+    Caption.learn(config, data.open_source(data_config, "train"))
+    assert set(config.cond.vocabulary) == {"a", "one", "nr", ",", "."}
+    lost = annotated_folder / "captions" / "cross" / "3.txt"
+    text = lost.read_text()
+    lost.unlink()
+    try:
+        with pytest.raises(UserError, match=r"'caption' cannot be read: .*cross/3\.txt"):
+            Caption.learn(config, data.open_source(data_config, "train"))
+    finally:
+        lost.write_text(text)

@@ -41,6 +41,7 @@ PARAMETERS = {
     "lsun_vq": {"gen": 72_141_699, "disc": 2_765_633},
     "open_images_scenes_transformer": {"gpt": 1_045_638_144},
     "open_images_vq": {"gen": 73_976_707, "disc": 2_765_633},
+    "openmoji_captions_transformer": {"gpt": 3_702_016},
     "openmoji_coordinates_transformer": {"gpt": 3_716_352},
     "openmoji_crops_vq": {"gen": 818_035, "disc": 167_841},
     "openmoji_ema_vq": {"gen": 818_035, "disc": 167_841},

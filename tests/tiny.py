@@ -57,6 +57,9 @@ def annotate(folder: Path, root: Path) -> None:
         for kind, content in kinds.items():
             (root / kind / relative).parent.mkdir(parents=True, exist_ok=True)
             content.save(root / kind / relative)
+        (root / "captions" / relative.parent).mkdir(parents=True, exist_ok=True)
+        name = relative.parts[0]
+        (root / "captions" / relative).with_suffix(".txt").write_text(f"A {name}, Nr. {number % 4}\none {name}\n")
         described.append(dict(id=number, file_name=relative.as_posix(), width=w, height=h))
         category = names.index(relative.parts[0])
         objects.append(dict(image_id=number, category_id=category, bbox=[4, 4, w - 8, h - 8], iscrowd=0))

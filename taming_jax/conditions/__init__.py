@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from taming_jax.conditions.caption import Caption
 from taming_jax.conditions.condition import Condition, Unconditional
 from taming_jax.conditions.coordinates import Coordinates
 from taming_jax.conditions.label import Label
@@ -16,6 +17,7 @@ CONDITIONS: dict[str, type[Condition]] = {
     "coordinates": Coordinates,
     "image": Picture,
     "objects": Layout,
+    "caption": Caption,
 }
 ARGUMENTS = {name: text for kind in CONDITIONS.values() for name, text in kind.ARGUMENTS.items()}
 

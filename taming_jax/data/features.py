@@ -33,6 +33,7 @@ FEATURES = {
     "low": Feature(3, np.uint8),  # the picture with fewer pixels a side, enlarged again
     "coord": Feature(0, np.float32, learnable=False),  # where each pixel lies in its picture, see `coordinates`
     "objects": Feature(None, np.int32, folder="objects", ending="", learnable=False),  # boxes and categories
+    "caption": Feature(None, np.int32, folder="captions", ending=".txt", learnable=False),  # lines, a caption each
 }
 PICTURES = tuple(name for name, feature in FEATURES.items() if feature.resampling is not None)
 LEARNABLE = tuple(name for name, feature in FEATURES.items() if feature.learnable)

@@ -1,0 +1,94 @@
+"""A condition on a caption: its words as ids, from a vocabulary that is learned from the data."""
+
+import collections
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm.auto import tqdm
+
+from taming_jax.conditions.condition import Condition
+from taming_jax.errors import ArgumentError, UserError, nearest
+from taming_jax.first_stage import FirstStage
+
+NOTHING, UNKNOWN = 0, 1  # ids: behind a caption's end, and a word outside of the vocabulary; the others follow
+WORDS = re.compile(r"\w+|[^\w\s]")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Caption(Condition):
+    """batch['caption'] [B,length] int32: the first words of a caption, in lower case.
+
+    A record's text may have several captions, one a line: training draws one of them, evaluation takes the first.
+    """
+
+    FEATURES = ("caption",)
+    FIELDS = ("vocabulary", "max_words")
+    LEARNED = ("vocabulary",)
+    ARGUMENTS: ClassVar = {
+        "caption": "Captions to be conditioned on, with commas between; in quotes where one has some."
+    }
+    WORD = "caption"
+    ANNOTATES = True
+
+    vocabulary: tuple[str, ...]
+
+    @staticmethod
+    def check(config: ConfigDict) -> None:
+        for name in ("max_words", "max_vocabulary"):
+            if config.cond[name] < 1:
+                raise UserError(f"cond.{name}={config.cond[name]}: it must be at least 1")
+
+    @staticmethod
+    def learn(config: ConfigDict, source) -> None:
+        """The commonest words of the data, `max_vocabulary` at most."""
+        counts, texts = collections.Counter(), source.texts("caption")
+        for text in tqdm(texts, "reading captions", len(source), unit="caption", mininterval=1, leave=False):
+            counts.update(WORDS.findall(text.lower()))
+        if not counts:
+            raise UserError("cond.name='caption': the captions of the data hold no word")
+        ranked = sorted(counts, key=lambda word: (-counts[word], word))
+        config.cond.vocabulary = tuple(ranked[: config.cond.max_vocabulary])
+
+    @classmethod
+    def make(cls, config: ConfigDict, stage: FirstStage | None) -> "Caption":
+        words = tuple(config.cond.vocabulary)
+        return cls(length=config.cond.max_words, vocab_size=2 + len(words), vocabulary=words)
+
+    def ids(self, frozen: dict, batch: dict) -> jax.Array:
+        return batch["caption"]
+
+    def shuffle(self, record: dict, rng: np.random.Generator) -> dict:
+        lines = record["caption"].splitlines() or [""]
+        return {**record, "caption": lines[rng.integers(len(lines))]}
+
+    def see(self, record: dict, crop: tuple[float, ...], flip: bool) -> dict[str, np.ndarray]:
+        first, *_ = record["caption"].splitlines() or [""]
+        return {"caption": self.to_ids(first)}
+
+    def to_ids(self, caption: str) -> np.ndarray:
+        """int32 [length]; words beyond are left out."""
+        number = {word: 2 + i for i, word in enumerate(self.vocabulary)}
+        found = [number.get(word, UNKNOWN) for word in WORDS.findall(caption.lower())][: self.length]
+        return np.int32(found + [NOTHING] * (self.length - len(found)))
+
+    def rows(self, size: tuple[int, int], caption: str | Sequence[str]) -> dict[str, np.ndarray]:
+        """Captions of words that were learned; one of others alone is refused, or it would ask for nothing."""
+        asked = [caption] if isinstance(caption, str) else list(caption)
+        for text in asked:
+            words = WORDS.findall(text.lower())
+            if not set(words) & set(self.vocabulary):
+                hint = nearest(words[0], self.vocabulary) if words else ""
+                raise ArgumentError(f"caption={text!r}: the transformer has learned none of its words{hint}")
+        if not asked:
+            raise ArgumentError("caption is empty: say what to paint")
+        ids = np.stack([self.to_ids(text) for text in asked])
+        return {"caption": ids, "label": np.arange(len(asked), dtype=np.int32)}
+
+    def names(self, rows: dict[str, np.ndarray]) -> tuple[str, ...]:
+        words = ("", "?", *self.vocabulary)
+        return tuple(" ".join(filter(None, (words[number] for number in ids))) for ids in rows["caption"])
