@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from taming_jax import checkpoint, completion, losses, request, sharding
 from taming_jax.errors import ArgumentError, UserError
 from taming_jax.painting import Painting, Plan
+from taming_jax.sampling.animation import Animation, draw_frames
 from taming_jax.sampling.draw import make_sampling
 from taming_jax.sampling.painter import METHODS
 from taming_jax.sampling.tiling import TILE
@@ -164,6 +165,15 @@ class Generator:
                     batch = sharding.shard_batch({name: value[chosen] for name, value in rows.items()}, self.mesh)
                     painted = self.painting.paint(self.nets, batch, plan, tell)
                 yield painted[:count]
+
+    def frames(self, image: np.ndarray, plan: Plan) -> list[np.ndarray]:
+        """An image uint8 [H,W,3] that was painted by a plan, as it came to be: frames for `sampling.animation`."""
+        when = self.stage.painting_order(plan.grid(self.stage.first.patch), plan.method)
+        if plan.kept is not None:
+            when = np.where(plan.kept.codes, -1, when)
+        fill = [(0, whole - part) for whole, part in zip(plan.size, image.shape, strict=False)]
+        image = np.pad(image, [*fill, (0, 0)], mode="edge")
+        return draw_frames(Animation(image, when, self.stage.first.side, plan.stride))
 
     def score(self, images: Any, batch_size: int = BATCH_SIZE, progress: bool = False, **asked: Any) -> np.ndarray:
         """How likely the transformer finds pictures: nats of all codes of each, [N] float32; less is likelier.

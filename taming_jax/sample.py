@@ -66,13 +66,7 @@ def check_out(out: Path, record: Path, made_by: dict) -> None:
 
 def animate(generator: Generator, png: Path, plan: Plan, file: Path) -> None:
     """Writes the painting of an image as a GIF or MP4."""
-    stage, image = generator.stage, np.asarray(Image.open(png))
-    when = stage.painting_order(plan.grid(stage.first.patch), plan.method)
-    if plan.kept is not None:
-        when = np.where(plan.kept.codes, -1, when)
-        fill = [(0, whole - part) for whole, part in zip(plan.size, image.shape, strict=False)]
-        image = np.pad(image, [*fill, (0, 0)], mode="edge")
-    frames = animation.draw_frames(animation.Animation(image, when, stage.first.side, plan.stride))
+    frames = generator.frames(np.asarray(Image.open(png)), plan)
     if file.suffix == ".gif":
         images.write_whole(file, lambda part: part.write_bytes(animation.to_gif(frames)))
     else:
