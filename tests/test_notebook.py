@@ -41,6 +41,7 @@ def test_notebook(transformer_run, tmp_path):
     assert shown == {
         "where": [],
         "install": [],
+        "import": [],
         "convert": [],
         "classes": ["image/png"],
         "half": ["image/png"] * 2,
