@@ -3,7 +3,7 @@
     tokenizer = taming_jax.Tokenizer.load("runs/openmoji_vq")
     generator = taming_jax.Generator.load("runs/openmoji_transformer")
 
-Mistakes that one can mend raise `taming_jax.UserError`, with one line that says what to do.
+A mistake that the user can correct raises `taming_jax.UserError`, whose message is one line that says what to do.
 """
 
 import importlib
@@ -16,7 +16,7 @@ HOMES = {"Tokenizer": "tokenizer", "Generator": "generator", "UserError": "error
 
 
 def __getattr__(name: str) -> Any:
-    """Imports at first use: commands that need no jax should not wait for it."""
+    """Imports a name at its first use: commands that need no jax should not wait for it."""
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{HOMES[name]}"), name)

@@ -12,7 +12,7 @@ COMMANDS = ("train", "sample", "evaluate", "encode", "convert", "show_data", "co
 
 
 def summary(command: str) -> str:
-    """The first line of a command's docstring; read, not imported, since its imports take seconds."""
+    """The first line of a command's docstring. The file is parsed, not imported, since its imports take seconds."""
     source = Path(importlib.util.find_spec(f"taming_jax.{command}").origin)
     return ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))).splitlines()[0]
 

@@ -1,4 +1,4 @@
-"""Run directories: `workdir/checkpoints/<step>/` holds the train state, the place in the data and the config."""
+"""Run directories: `workdir/checkpoints/<step>/` holds the train state, the next batch's number and the config."""
 
 import time
 from pathlib import Path
@@ -16,7 +16,7 @@ from taming_jax.state import Task, TrainState
 
 
 def open_manager(workdir: Path, keep: int = 3) -> ocp.CheckpointManager:
-    """Saves asynchronously and keeps the newest `keep`. Close it (or use `with`): that waits for the last save."""
+    """Saves asynchronously and keeps the newest `keep`. Close it, or use `with`, which waits for the last save."""
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
     return ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options)
 
@@ -40,7 +40,7 @@ def save(manager: ocp.CheckpointManager, state: TrainState, next_batch: int, con
 def init_or_restore(manager: ocp.CheckpointManager, task: Task, key: jax.Array, mesh: Mesh) -> tuple[TrainState, int]:
     """The newest checkpoint, or a fresh state where there is none, with the frozen nets; -> (state, next_batch).
 
-    Created or read in shards by `sharding.RULES`: no device ever holds the whole.
+    The state is created or read in shards by `sharding.RULES`: no device ever holds all of it.
     """
     shapes = jax.eval_shape(task.init, key)
     shardings = sharding.infer_shardings(shapes, mesh)
@@ -57,7 +57,7 @@ def init_or_restore(manager: ocp.CheckpointManager, task: Task, key: jax.Array, 
 def restore(manager: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, int]:
     """The newest checkpoint that can be read -> (state, next_batch). `like`: shapes with shardings, of any mesh.
 
-    Damaged ones are named and moved out of the way, into `damaged/` beside them; raises UserError where all are.
+    Damaged checkpoints are named and moved to `damaged/` beside `checkpoints/`. Raises UserError where all are damaged.
     """
     damaged = []
     for step in sorted(manager.all_steps(), reverse=True):
@@ -65,7 +65,7 @@ def restore(manager: ocp.CheckpointManager, like: TrainState) -> tuple[TrainStat
             place = manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))["data"]
             saved = like.replace(frozen={}, opt=like.opt if place["optimizers"] else {})
             state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(saved)))["state"]
-        except Exception as e:  # Orbax raises whatever its storage did
+        except Exception as e:  # Orbax passes on any error of its storage
             print(f"checkpoint {step} cannot be read and is passed over: {str(e).splitlines()[0]}", flush=True)
             damaged.append(step)
             continue
@@ -102,14 +102,14 @@ def read_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int
         for candidate in reversed(found) if step is None else [step]:
             try:
                 stored = manager.restore(candidate, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
-            except Exception:  # cut off while it was written, say: Orbax raises whatever its storage did
+            except Exception:  # cut off while it was written, say: Orbax passes on any error of its storage
                 continue
             return ConfigDict(to_tuples(stored)), candidate
     raise UserError(f"run directory {workdir}: no config can be read in its checkpoints {found}")
 
 
 def to_tuples(tree: Any) -> Any:
-    """JSON's lists as the tuples they were."""
+    """Turns JSON's lists back into tuples."""
     if isinstance(tree, dict):
         return {key: to_tuples(value) for key, value in tree.items()}
     return tuple(map(to_tuples, tree)) if isinstance(tree, list) else tree
@@ -128,7 +128,7 @@ def load_net(workdir: Path, step: int, name: str, like: dict) -> dict:
 
 
 def state_path(workdir: Path, step: int) -> Path:
-    """Where the train state of a step lies; raises UserError where it does not."""
+    """The path of a step's train state; raises UserError where there is none."""
     path = (workdir / "checkpoints" / str(step) / "state").absolute()
     if not (path / "_METADATA").exists():
         raise UserError(f"run directory {workdir} holds no readable checkpoint of step {step}; it has {steps(workdir)}")
@@ -136,7 +136,7 @@ def state_path(workdir: Path, step: int) -> Path:
 
 
 def load_tree(workdir: Path, step: int, place: tuple[str, ...], like: dict) -> dict:
-    """A part of a train state as numpy arrays, found by its keys. like, raises: as `load_net`."""
+    """A part of a train state as numpy arrays; `place` holds its keys. `like` and errors are as in `load_net`."""
     if not like:
         return {}
     path = state_path(workdir, step)

@@ -16,7 +16,7 @@ from taming_jax.errors import ArgumentError, UserError, fail, nearest
 
 
 class ConfigParser(ConfigFileFlagParser):
-    """Of a flag for a config: takes names beside files."""
+    """Parses a flag for a config, which may be a name or a file."""
 
     def parse(self, path: str) -> ConfigDict:
         return config_files.load(path).lock()
@@ -34,7 +34,7 @@ def run(main: Callable[[], None]) -> None:
             rest = flags.FLAGS(argv)
         except flags.UnrecognizedFlagError as e:
             fail(f"unknown flag --{e.flagname}{nearest(e.flagname, [n for n in flags.FLAGS if len(n) > 1])}")
-        except UserError as e:  # of a config that reads a run
+        except UserError as e:  # from a config that reads a run
             fail(str(e))
         except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as e:
             fail(re.sub(r"\s+", " ", str(e.args[0] if isinstance(e, KeyError) else e)))
@@ -43,7 +43,7 @@ def run(main: Callable[[], None]) -> None:
         return rest
 
     def guarded(_: list[str]) -> None:
-        logging.set_verbosity(logging.ERROR)  # the libraries warn of what is no news to the user
+        logging.set_verbosity(logging.ERROR)  # the user need not see library warnings
         try:
             main()
         except ArgumentError as e:
@@ -58,7 +58,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def define_processes() -> None:
-    """The flags of `join_processes`."""
+    """Defines the flags that `join_processes` reads."""
     flags.DEFINE_bool("distributed", False, "Join the job's processes, told by Cloud TPU, GKE, SLURM or Open MPI.")
     flags.DEFINE_string("coordinator_address", None, "Or by hand: host:port of process 0, the same in all processes.")
     flags.DEFINE_integer("num_processes", None, "By hand: how many processes there are.", lower_bound=1)
@@ -67,9 +67,9 @@ def define_processes() -> None:
 
 
 def join_processes() -> None:
-    """Makes one program of the processes of a job; before anything asks for devices.
+    """Joins the processes of a job into one program. Call it before anything asks for devices.
 
-    Raises UserError where the environment tells of no job, the flags are not all given, or the others do not come.
+    Raises UserError where the environment names no job, where flags are missing, or where other processes do not join.
     """
     given = {name: flags.FLAGS[name].value for name in ("coordinator_address", "num_processes", "process_id")}
     missing = [name for name, value in given.items() if value is None]
@@ -83,7 +83,7 @@ def join_processes() -> None:
     message = (
         f"the job's processes did not come together{where} in {seconds} s: do all run, and can they reach process 0?"
     )
-    # jax would abort with a stack trace of its own.
+    # Without this timer, jax would abort with a stack trace.
     give_up = threading.Timer(seconds, lambda: (print(f"error: {message}", file=sys.stderr, flush=True), os._exit(2)))
     give_up.daemon = True
     give_up.start()
@@ -112,7 +112,7 @@ def required_config() -> ConfigDict:
 
 
 def define_stages() -> None:
-    """The flags of `stages`."""
+    """Defines the flags that `stages` reads."""
     for name, what in (("first_stage", "a transformer's first stage"), ("cond", "its condition's first stage")):
         config_flags.DEFINE_config_file(name, None, f"Config file of {what}, in place of its run.", lock_config=True)
 

@@ -1,6 +1,6 @@
-"""A config on its way from its file to a run: completed from first stages and data, checked, stored, read and upgraded.
+"""Completes a config from its first stages and its data, checks it, and reads and upgrades the config of a run.
 
-A complete config says all that a run follows from; whatever is built, is built from one.
+A complete config holds everything that determines a run; everything is built from one.
 """
 
 import functools
@@ -17,7 +17,7 @@ from taming_jax.tasks import TASKS, transformer, vqgan
 
 LoadConfig = Callable[[Path, int | None], tuple[ConfigDict, int]]
 
-# Fields that came after the first runs, each with what a run does that lacks it; by task, and for any first stage.
+# Fields that came after the first runs, each with the value that a run without it has: for all tasks, and by task.
 LATER = {
     "accumulate": 1,
     "ema_decay": 0.0,
@@ -46,7 +46,7 @@ LATER_OF = {
 
 
 def upgrade(config: ConfigDict) -> ConfigDict:
-    """A stored config, of whatever age, as today's are: what it does stays the same."""
+    """Gives a stored config of any age the fields of today; what it does stays the same."""
     fields = config.to_dict()
     if fields["task"] == "prior":  # its name until 0.1.0
         fields["task"] = "transformer"
@@ -62,8 +62,8 @@ def upgrade(config: ConfigDict) -> ConfigDict:
 def load_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int]:
     """The complete config of a run at a step (None for the newest that can be read), upgraded; and that step.
 
-    Run directories of first stages that are no longer where they were are looked for beside this one, and in it. Raises
-    UserError where there is no config.
+    If a first stage's run directory has moved, it is looked for beside this one, and in it. Raises UserError where
+    there is no config.
     """
     config, step = checkpoint.read_config(workdir, step)
     config = upgrade(config)
@@ -75,9 +75,9 @@ def load_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int
 
 
 def complete(config: ConfigDict, stored: ConfigDict | None = None, load: LoadConfig = load_config) -> ConfigDict:
-    """A config as a run of it is stored, but for what `complete_from_data` adds.
+    """Completes a config, except for what `complete_from_data` adds, as it is stored with a run.
 
-    stored: of the run that goes on, if one does. Raises UserError where the parts do not fit.
+    stored: the config of the run that is resumed, if any. Raises UserError where the parts do not fit.
     """
     config = config.copy_and_resolve_references()
     check_task(config.task)
@@ -111,10 +111,10 @@ def complete(config: ConfigDict, stored: ConfigDict | None = None, load: LoadCon
 def complete_from_data(
     config: ConfigDict, source, stored: ConfigDict | None = None, learned: dict | None = None
 ) -> ConfigDict:
-    """What only the data to train on tell: the names of the classes, and what the condition learns of them.
+    """Adds what only the training data tell: the names of the classes, and what the condition learns.
 
-    source: the training's data. learned: fields of `config.cond` that are known already. Raises UserError where the
-    classes are not those of the run that goes on, or where the transformer's vocabulary is too small for them.
+    source: the training data. learned: fields of `config.cond` that are known already. Raises UserError where the
+    classes are not those of the run that is resumed, or where the transformer's vocabulary is too small for them.
     """
     config = config.copy_and_resolve_references()
     if stored is not None:
@@ -134,7 +134,7 @@ def complete_from_data(
 
 
 def complete_ahead(config: ConfigDict, stages: dict[str, ConfigDict]) -> ConfigDict:
-    """`complete`, where first stages are not trained yet: from their configs, by the keys 'first_stage' and 'cond'."""
+    """`complete` before the first stages are trained: takes their configs under the keys 'first_stage' and 'cond'."""
     ahead = {Path(config[name].workdir): complete(stage) for name, stage in stages.items()}
 
     def load(workdir: Path, step: int | None) -> tuple[ConfigDict, int]:
@@ -146,7 +146,7 @@ def complete_ahead(config: ConfigDict, stages: dict[str, ConfigDict]) -> ConfigD
 
 
 def check_task(task: str) -> None:
-    """Raises UserError for a name that is no task's."""
+    """Raises UserError for an unknown task."""
     if task not in TASKS:
         raise not_among("task", task, TASKS)
 
@@ -163,9 +163,9 @@ def check_classes(config: ConfigDict, class_names: tuple[str, ...]) -> None:
 
 
 def find_stage(config: ConfigDict, stored: ConfigDict | None, name: str, load: LoadConfig) -> ConfigDict:
-    """Fills in the step and the config of a VQGAN's run that `config[name].workdir` points to; -> its config.
+    """Fills in the step and the config of the VQGAN's run at `config[name].workdir`; -> its config.
 
-    A resumed run keeps the checkpoints of the first stages that it began with: other weights would be another code.
+    A resumed run keeps the checkpoints of the first stages that it began with: other weights would give other codes.
     """
     stage = config[name]
     if stored is not None and stage.step is None:

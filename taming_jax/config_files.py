@@ -1,4 +1,4 @@
-"""Configs by name or by file, from any folder: those that come with the package, and a user's own."""
+"""Finds configs by name or by file, from any folder: those that come with the package, and a user's own."""
 
 import importlib
 import sys
@@ -11,19 +11,19 @@ from ml_collections import ConfigDict
 
 from taming_jax.errors import UserError, nearest
 
-# A wheel has our configs inside the package, the repository beside it.
+# A wheel holds our configs inside the package; the repository holds them beside it.
 HERE = Path(__file__).resolve().parent
 OURS = HERE / "configs" if (HERE / "configs").is_dir() else HERE.parent / "configs"
 
 
 def folders() -> list[Path]:
-    """Where names are looked for: among ours, then in configs/ of the current folder."""
+    """The folders in which names are looked up: ours, then configs/ in the current folder."""
     own = Path("configs").resolve()
     return [OURS, own] if own.is_dir() and own != OURS else [OURS]
 
 
 def make_importable() -> None:
-    """Makes `from configs import common` find ours first, whatever else is called so; other configs come behind."""
+    """Makes `from configs import common` find our file first; other folders named `configs` come after ours."""
     package = sys.modules.get("configs")
     paths = list(getattr(package, "__path__", ()))
     if paths[:1] != [str(OURS)]:
@@ -34,15 +34,15 @@ def make_importable() -> None:
 
 
 def module(name: str) -> ModuleType:
-    """One of our files as the module that configs import, such as `common`."""
+    """Imports one of our files, such as `common`, as the configs import it."""
     make_importable()
     return importlib.import_module(f"configs.{name}")
 
 
 def find(given: str) -> str:
-    """The path of 'openmoji_vq', 'configs/openmoji_vq.py' or a file of one's own; ':argument' stays behind it.
+    """The path of 'openmoji_vq', 'configs/openmoji_vq.py' or a user's own file; an ':argument' stays at its end.
 
-    Raises UserError where there is neither file nor name.
+    Raises UserError where there is no such file and no config of that name.
     """
     name, colon, argument = given.partition(":")
     path = Path(name)
@@ -57,11 +57,11 @@ def find(given: str) -> str:
 
 
 def load(given: str) -> ConfigDict:
-    """The config of a name or a file, with its argument behind a colon if it takes one. Raises UserError."""
+    """Loads a config by its name or file; a config's argument, if it takes one, follows a colon. Raises UserError."""
     make_importable()
     path, *argument = find(given).split(":", 1)
     loader = SourceFileLoader("taming_jax_config", path)
     found = module_from_spec(spec_from_loader(loader.name, loader))
-    sys.modules[loader.name] = found  # where dataclasses look for their module
+    sys.modules[loader.name] = found  # dataclasses look for their module here
     loader.exec_module(found)
     return found.get_config(*argument)

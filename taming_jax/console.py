@@ -13,11 +13,11 @@ SHOWN = (
     "disc_loss",
     "d_weight",
     "code_use",
-)  # on the progress line; files hold all
+)  # the numbers on the progress line; files hold all of them
 
 
 def say(message: str) -> None:
-    """A line on the terminal, from process 0."""
+    """Prints a line, from process 0 alone."""
     if jax.process_index() == 0:
         print(message, flush=True)
 
@@ -41,7 +41,7 @@ class Progress:
         self.step, self.time = step, time.monotonic()
 
     def report(self, step: int, values: dict[str, float]) -> dict[str, float]:
-        """Says the line for the steps since the last one; returns the rates."""
+        """Prints the line for the steps since the last report; returns the rates."""
         seconds = max(time.monotonic() - self.time, 1e-9)
         rate = (step - self.step) / seconds
         numbers = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)

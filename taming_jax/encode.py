@@ -24,8 +24,8 @@ from taming_jax.loop import PREEMPTED
 
 def main() -> None:
     cli.join_processes()
-    # Files are written whole, so there is nothing to save. Of several processes, jax itself would only note the signal,
-    # and a plain exit would wait for the others.
+    # Files are written whole, so there is nothing to save. With several processes, jax itself would only note the
+    # signal, and a plain exit would wait for the other processes.
     end = sys.exit if jax.process_count() == 1 else os._exit
     signal.signal(signal.SIGTERM, lambda *_: end(PREEMPTED))
     given, config = flags.FLAGS, cli.required_config()

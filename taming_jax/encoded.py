@@ -1,7 +1,8 @@
 """A data set of codes on disk, which the training of a transformer reads in place of images; written once.
 
-A folder holds `codes.json`, what the records are and what they were made of, and ArrayRecord files of equally many
-records. Record `i * views + v` is view v of image i: a packed numpy row of its codes and of its condition's ids.
+A folder holds `codes.json`, which says what the records are and what they were made from, and ArrayRecord files of
+equally many records. Record `i * views + v` is view v of image i: a packed numpy row of its codes and of its
+condition's ids.
 """
 
 import dataclasses
@@ -28,9 +29,9 @@ from taming_jax.first_stage import make_first_stage
 from taming_jax.second_stage import SecondStage, make_second_stage
 from taming_jax.tasks.transformer import load_first_stages
 
-SMALLEST, MOST = 1024, 512  # records of a file at least; files at most, once there are that many records
-PLACES = ("path", "dir")  # of pictures
-UNRELATED = (*PLACES, "workers", "max_bad_share", "features", "layout")  # the condition says the last two itself
+SMALLEST, MOST = 1024, 512  # records in a file, at least; files, at most
+PLACES = ("path", "dir")  # where the images are
+UNRELATED = (*PLACES, "workers", "max_bad_share", "features", "layout")  # the condition itself states the last two
 
 
 class Codes:
@@ -57,9 +58,9 @@ class Codes:
 
 
 def open_codes(config: ConfigDict) -> Codes:
-    """The records in `config.codes`, for a completed config with its class names.
+    """Opens the records in `config.codes`, for a completed config with its class names.
 
-    Raises UserError where they are of other weights, of another condition or of other data, or are not all there.
+    Raises UserError where they come from other weights, another condition or other data, or where some are missing.
     """
     folder = Path(config.codes)
     stated = read_statement(folder)
@@ -90,7 +91,7 @@ def learned(config: ConfigDict) -> dict:
 
 
 def read_statement(folder: Path) -> dict | None:
-    """What `codes.json` says; None where there is none. Raises UserError for what is no such file."""
+    """The contents of `codes.json`; None where there is none. Raises UserError if it cannot be read."""
     file = folder / "codes.json"
     try:
         return json.loads(file.read_text()) if file.exists() else None
@@ -99,7 +100,7 @@ def read_statement(folder: Path) -> dict | None:
 
 
 def statement(config: ConfigDict, images: int, views: int, row: np.dtype) -> dict:
-    """What `codes.json` says of a completed config with its class names; `row` is the type of a record."""
+    """The contents of `codes.json` for a completed config with its class names; `row` is the type of a record."""
     kind = find_condition(config.cond.name)
     stages = {"first_stage": config.first_stage} | ({"cond": config.cond} if kind.HAS_STAGE else {})
     stated = {
@@ -116,7 +117,7 @@ def statement(config: ConfigDict, images: int, views: int, row: np.dtype) -> dic
 
 
 def made_of(config: ConfigDict) -> dict:
-    """What codes follow from, wherever it lies: the first stages' weights, the condition and the data."""
+    """What determines the codes, wherever the files are: the first stages' weights, the condition and the data."""
     cond, kind = config.cond.to_dict(), find_condition(config.cond.name)
     stated = {
         "first_stage": weights(config.first_stage),
@@ -129,9 +130,9 @@ def made_of(config: ConfigDict) -> dict:
 
 
 def weights(stage: ConfigDict) -> dict:
-    """Tells the weights of a first stage from all others, those of a repeated run too: its step and its codebook.
+    """Identifies a first stage's weights, even among repeated runs: its step, and a hash of its codebook.
 
-    Where the codebook is not learned, all of its weights.
+    Where the codebook is not learned, the hash is that of all weights.
     """
     first = make_first_stage(stage.config)
     shapes = first.parameter_shapes()
@@ -143,7 +144,7 @@ def weights(stage: ConfigDict) -> dict:
 
 
 def differences(stated: dict, asked: dict) -> str:
-    """'seed 0 -> 1, views 1 -> 4', or '' where both are the same; the run directories may have been moved."""
+    """'seed 0 -> 1, views 1 -> 4', or '' where both are the same. Run directories may have moved and do not count."""
     stated, asked = (
         ConfigDict({name: value for name, value in x.items() if name != "workdirs"}) for x in (stated, asked)
     )
@@ -164,9 +165,9 @@ def files(folder: Path, stated: dict) -> list[Path]:
 def encode(config: ConfigDict, out: Path, views: int, batch_size: int) -> None:
     """Writes the codes of `views` views of every training image, and their condition's ids; see above.
 
-    config: a transformer's, as `completion.complete` gives it. View v of image i is the crop and the flip that follow
-    from seed, i and v alone. Each device encodes `batch_size` of them at once. Files that are there stay; each process
-    writes a share of the others, whole ones. Raises UserError where `out` holds anything else.
+    config: that of a transformer, from `completion.complete`. Seed, i and v alone determine view v of image i, a crop
+    and a flip. Each device encodes `batch_size` views at once. Finished files stay; each process writes a share of the
+    missing ones, each as a whole. Raises UserError where `out` holds anything else.
     """
     if views > 1 and not (config.data.random_crop or config.data.flip or find_condition(config.cond.name).ANNOTATES):
         raise ArgumentError(f"views={views}: with data.random_crop=False and data.flip=False all are the same")
@@ -224,13 +225,13 @@ def record_type(stage: SecondStage) -> np.dtype:
 def encode_files(
     config: ConfigDict, stage: SecondStage, source, numbers: list[np.ndarray], views: int, batch_size: int
 ) -> Iterator[np.ndarray]:
-    """For each file's record numbers [N] its records [N] of `record_type`, on the devices of this process."""
+    """Yields each file's records [N] of `record_type`, by its record numbers [N], on the devices of this process."""
     mesh = sharding.make_mesh(ConfigDict(dict(data=-1, fsdp=1, tensor=1)), jax.local_devices())
     batch_size *= mesh.size
     frozen = load_first_stages(config, stage)
     frozen = jax.device_put(frozen, sharding.infer_shardings(frozen, mesh))
     read, augment = jax.jit(stage.read), data.make_augment(config.data, stage.cond if stage.cond.ANNOTATES else None)
-    # Each file begins a batch: what is in it does not depend on which others are missing.
+    # Each file begins with a new batch, so that its contents do not depend on which other files are missing.
     filled = [np.pad(n, (0, -len(n) % batch_size), mode="edge") for n in numbers]
     chosen = Views(source, augment, config.seed, views, np.concatenate([np.arange(0), *filled]))
     batches = data.iterate(grain.MapDataset.source(chosen).batch(batch_size), config.data.workers)
@@ -254,7 +255,7 @@ def encode_files(
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """The chosen records as pictures: number `i * views + v` is view v of image i of the source."""
+    """The images of the chosen records: number `i * views + v` is view v of image i of the source."""
 
     source: data.Readable
     augment: Augment

@@ -6,21 +6,21 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can mend. The command lines print the message and exit with 2, without a stack trace."""
+    """A mistake that the user can correct. Commands print the message and exit with 2, without a stack trace."""
 
 
 class ArgumentError(UserError):
-    """Of what a function was asked for. The message begins with the argument's name, a command's with the flag's."""
+    """A wrong argument. The message begins with the argument's name; a command puts -- before it to name the flag."""
 
 
 def fail(message: str) -> None:
-    """Ends a command: the message as one line, and exit code 2."""
+    """Ends a command: prints the message as one line, and exits with 2."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 
 def with_extra(extra: str) -> str:
-    """How to add an optional part to what is installed."""
+    """How to install an optional part of the package."""
     return f"pip install 'taming_jax[{extra}]', or in the repository's folder pip install -e '.[{extra}]'"
 
 

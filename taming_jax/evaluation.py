@@ -1,4 +1,4 @@
-"""A state -> numbers over a whole source, and its pictures."""
+"""Evaluates a state: metrics over a whole source, and pictures."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from taming_jax.console import say
 from taming_jax.state import Task, TrainState
 from taming_jax.writer import Writer
 
-PICTURED = 24  # images at least, where there are so many
+PICTURED = 24  # images in the pictures, at least, if the source has so many
 
 
 def evaluate(task: Task, state: TrainState, source, config: ConfigDict, mesh: Mesh, writer: Writer) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A VQGAN that is only read: pictures to ids and back. Pure functions; `tokenizer.Tokenizer` binds weights to them."""
+"""A frozen VQGAN: images to ids and back. Pure functions; `tokenizer.Tokenizer` binds weights to them."""
 
 import dataclasses
 
@@ -14,10 +14,10 @@ from taming_jax.models.vqgan import VQModel
 
 @dataclasses.dataclass(frozen=True)
 class FirstStage:
-    """What a stage-one config says once and for all.
+    """The fixed parts of a first stage; `make_first_stage` builds it from a complete config.
 
-    input: the feature of a batch that the model sees. size: pixels a side of what it was trained on. used, unknown: the
-    ids that a second stage knows, where it does not know all of them, see `quantize.remap`.
+    input: the feature of a batch that the model sees. size: pixels on a side of a training image. used, unknown: the
+    ids that a second stage knows, if it does not know all of them, see `quantize.remap`.
     """
 
     model: VQModel
@@ -29,12 +29,12 @@ class FirstStage:
 
     @property
     def patch(self) -> int:
-        """Pixels a side of each id."""
+        """Pixels on a side of the patch that an id stands for."""
         return 2 ** (len(self.model.ch_mult) - 1)
 
     @property
     def side(self) -> int:
-        """Ids a side of what it was trained on."""
+        """Ids on a side of a training image."""
         return self.size // self.patch
 
     @property
@@ -48,31 +48,31 @@ class FirstStage:
         return jax.eval_shape(self.model.init, jax.random.key(0), images)["params"]
 
     def to_input(self, batch: dict) -> jax.Array:
-        """What the model sees of a batch: [B,H,W,C] float32, images in [-1, 1] or one-hot maps."""
+        """The model's input from a batch: [B,H,W,C] float32, images in [-1, 1] or one-hot maps."""
         if self.input == "segmentation":
             return jax.nn.one_hot(batch["segmentation"], self.model.out_ch)
         return to_float(batch[self.input])
 
     def to_picture(self, output: jax.Array) -> jax.Array:
-        """What people see of inputs or outputs of the model: [B,H,W,C] -> [B,H,W,3], roughly in [-1, 1]."""
+        """Turns the model's inputs or outputs into pictures: [B,H,W,C] -> [B,H,W,3], roughly in [-1, 1]."""
         if self.input == "segmentation":
             return color_labels(jnp.argmax(output, -1))
         return jnp.broadcast_to(output, (*output.shape[:3], 3))
 
     def encode(self, params: dict, batch: dict) -> jax.Array:
-        """A batch's ids of the whole codebook: [B,h,w] int32, of pictures of any size."""
+        """Encodes a batch of images of any size into ids of the whole codebook: [B,h,w] int32."""
         seen = self.to_input(batch)
         return self.model.apply({"params": sharding.gather(params)}, seen, method="encode")[1]["ids"]
 
     def remap(self, ids: jax.Array, key: jax.Array) -> jax.Array:
-        """Those ids -> what a second stage knows of them; unknown ones may be drawn with `key`. [B,h,w] -> [B,h,w]."""
+        """Those ids -> ids that a second stage knows; unknown ones may be drawn with `key`. [B,h,w] -> [B,h,w]."""
         if not self.used:
             return ids
         unknown = int(self.unknown) if self.unknown.isdecimal() else self.unknown
         return remap(ids, jnp.asarray(self.used, jnp.int32), unknown, key)
 
     def decode(self, params: dict, ids: jax.Array) -> jax.Array:
-        """A second stage's ids [B,h,w] -> pictures [B,H,W,3], roughly in [-1, 1]."""
+        """A second stage's ids [B,h,w] -> images [B,H,W,3], roughly in [-1, 1]."""
         if self.used:
             ids = unmap(ids, jnp.asarray(self.used, jnp.int32))
         return self.to_picture(self.model.apply({"params": sharding.gather(params)}, ids, method="decode_ids"))
@@ -90,6 +90,6 @@ def make_model(config: ConfigDict) -> VQModel:
 
 
 def make_first_stage(config: ConfigDict, used: tuple[int, ...] = (), unknown: str = "random") -> FirstStage:
-    """Of a complete stage-one config. used, unknown: as of `FirstStage`."""
+    """Builds it from a complete stage-one config. used, unknown: see `FirstStage`."""
     codebook_size = make_quantizer(config.quantizer).codebook_size
     return FirstStage(make_model(config), config.input, config.data.size, codebook_size, tuple(used), unknown)

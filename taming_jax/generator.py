@@ -1,4 +1,4 @@
-"""A finished second stage that one can hold: it paints pictures that one asks for, and scores those that one has."""
+"""A trained second stage with its weights: it paints images on request, and scores given images."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +24,8 @@ from taming_jax.tokenizer import BATCH_SIZE, in_batches, read_pictures
 class Generator:
     """A transformer and its first stages with their weights, on all devices. `Generator.load(workdir)` makes one.
 
-    config: of its run, step: of the checkpoint. stage: the pure functions beneath. Programs are compiled at their first
-    use and kept: other conditions, seeds and numbers of the same shapes compile nothing.
+    config: that of its run. step: that of its checkpoint. stage: its pure functions. Programs are compiled at their
+    first use and kept: other conditions, seeds and numbers of the same shapes compile nothing.
     """
 
     def __init__(self, config: ConfigDict, step: int, stage: SecondStage, nets: dict):
@@ -39,9 +39,9 @@ class Generator:
 
     @classmethod
     def load(cls, workdir: str | Path, step: int | None = None, first_stage: str | Path | None = None) -> "Generator":
-        """From a run directory, at its newest step or another.
+        """Loads a run directory, at its newest step or another.
 
-        first_stage: its first stage's run directory, where that was moved. Raises UserError where there is no such run.
+        first_stage: its first stage's run directory, if that was moved. Raises UserError where there is no such run.
         """
         config, step = completion.load_config(Path(workdir), step)
         if config.task != "transformer":
@@ -57,7 +57,7 @@ class Generator:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of the data that it was trained on; () where they have none."""
+        """The classes of the training data; () where they have none."""
         return tuple(self.config.data.class_names)
 
     def sample(
@@ -82,15 +82,15 @@ class Generator:
         guidance: float | None = None,
         **asked: Any,
     ) -> np.ndarray:
-        """`num_samples` pictures of each condition, one after another: uint8 [conditions * num_samples,H,W,3].
+        """Paints `num_samples` images of each condition in turn: uint8 [conditions * num_samples,H,W,3].
 
-        asked: the conditions, by what the run is conditioned on, see `conditions.ARGUMENTS`: classes=['flags', 3],
-        condition=[pictures], layout=[scenes]; without, all classes or `num_conditions` held-out pictures (of the
-        folder `data_path`, if one is named). size: (height, width) in pixels, larger than in training if you like.
-        image, keep: a picture of which a part stays, see `request.read_kept`. keep_pixels=False decodes that part anew.
-        temperature, top_k, top_p, guidance: see `Sampling`; where they are None, the run's. method, stride: see
-        `sampling.painter`; tile: codes a side that are decoded at once. batch_size: pictures painted at once. Raises
-        ArgumentError for what does not go with the run.
+        asked: the conditions, by the argument that the run takes, see `conditions.ARGUMENTS`: classes=['flags', 3],
+        condition=[images], layout=[scenes]; without one, all classes, or `num_conditions` held-out images (from the
+        folder `data_path`, if it is given). size: (height, width) in pixels, as in training or larger. image, keep: an
+        image and the part of it that stays, see `request.read_kept`. keep_pixels=False decodes that part anew.
+        temperature, top_k, top_p, guidance: see `Sampling`; None takes the run's. method, stride: see
+        `sampling.painter`. tile: codes on a side that are decoded at once. batch_size: images painted at once. Raises
+        ArgumentError for arguments that do not fit the run.
         """
         if num_samples < 1:
             raise ArgumentError(f"num_samples={num_samples}: it must be at least 1")
@@ -116,7 +116,7 @@ class Generator:
         tile: int = TILE,
         **sampling: float | None,
     ) -> Plan:
-        """What `sample` is asked for but the conditions, checked; arguments and errors are those of `sample`."""
+        """Checks all that `sample` is asked for except the conditions; arguments and errors are those of `sample`."""
         given = {name: value for name, value in sampling.items() if value is not None}
         drawing = make_sampling({**self.config.sample, **given}, self.stage.drop, ArgumentError)
         if (image is None) != (keep is None):
@@ -125,7 +125,7 @@ class Generator:
             raise ArgumentError(f"tile={tile}: it must be at least 8")
         if method not in METHODS:
             raise ArgumentError(f"method={method!r}: it is {' or '.join(map(repr, METHODS))}")
-        self.painting.painter(drawing.guidance != 1, method, stride)  # refuses what does not go
+        self.painting.painter(drawing.guidance != 1, method, stride)  # raises for a method or stride that does not fit
         kept = None
         if image is None or size is not None:
             size = request.parse_size(size, self.stage, self.config)
@@ -136,9 +136,10 @@ class Generator:
     def paint(
         self, rows: dict[str, np.ndarray], plan: Plan, batch_size: int | None = None, progress: bool = True
     ) -> Iterator[np.ndarray]:
-        """A picture for each row, batch by batch: uint8 [b,H,W,3], b <= batch_size.
+        """Paints an image for each row, batch by batch: uint8 [b,H,W,3], b <= batch_size.
 
-        rows: as of `Painting.paint`, [N,...]. batch_size: None for 16 as large as in training, fewer larger ones.
+        rows: as in `Painting.paint`, [N,...]. batch_size: None for 16 images as large as in training, or fewer larger
+        ones.
         """
         total, parts = len(rows["label"]), self.mesh.shape["data"]
         if "objects" in rows and "windows" not in rows and plan.size != (self.stage.first.size,) * 2:
@@ -167,7 +168,7 @@ class Generator:
                 yield painted[:count]
 
     def frames(self, image: np.ndarray, plan: Plan) -> list[np.ndarray]:
-        """An image uint8 [H,W,3] that was painted by a plan, as it came to be: frames for `sampling.animation`."""
+        """Frames for `sampling.animation` that show how an image uint8 [H,W,3] was painted by a plan."""
         when = self.stage.painting_order(plan.grid(self.stage.first.patch), plan.method)
         if plan.kept is not None:
             when = np.where(plan.kept.codes, -1, when)
@@ -176,11 +177,11 @@ class Generator:
         return draw_frames(Animation(image, when, self.stage.first.side, plan.stride))
 
     def score(self, images: Any, batch_size: int = BATCH_SIZE, progress: bool = False, **asked: Any) -> np.ndarray:
-        """How likely the transformer finds pictures: nats of all codes of each, [N] float32; less is likelier.
+        """How likely the transformer finds images: nats of all codes of each, [N] float32; less is likelier.
 
-        images: as of `Tokenizer.encode`, of the size of training. asked: their conditions as of `sample`, one for all
-        or one for each. Divided by the number of codes, and averaged, it is the `nll` of an evaluation. Raises
-        ArgumentError for what does not fit.
+        images: as in `Tokenizer.encode`, of the size of training. asked: their conditions as in `sample`, one for all
+        or one for each. The mean score, divided by the number of codes, is the `nll` of an evaluation. Raises
+        ArgumentError for images or conditions that do not fit.
         """
         first = self.stage.first
         seen = read_pictures(first, images, self.config.data.label_shift)

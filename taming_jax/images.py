@@ -1,4 +1,4 @@
-"""Pictures: number ranges, sheets, files."""
+"""Images: number ranges, sheets, files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,19 +13,19 @@ from PIL.PngImagePlugin import PngInfo
 
 @flax.struct.dataclass
 class Sheet:
-    """A picture to be: images [rows,columns,H,W,3], float in [-1, 1] or uint8, and a caption per row or none at all."""
+    """A picture to draw: images [rows,columns,H,W,3], float in [-1, 1] or uint8, and a caption per row or none."""
 
     images: jax.Array
     captions: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
 
 
 def to_float(images: jax.Array) -> jax.Array:
-    """uint8 [0, 255] -> float32 [-1, 1]; floats stay. Done on the device: the bytes are a quarter of the transfer."""
+    """uint8 [0, 255] -> float32 [-1, 1]; floats stay. Call it on the device: bytes are a quarter of the transfer."""
     return images.astype(jnp.float32) / 127.5 - 1 if images.dtype == jnp.uint8 else images
 
 
 def color_labels(labels: jax.Array) -> jax.Array:
-    """Maps of labels in colours that are far apart for neighbours. [B,H,W] int -> [B,H,W,3] float32 in [-1, 1]."""
+    """Colours segmentation maps; consecutive labels look far apart. [B,H,W] int -> [B,H,W,3] float32 in [-1, 1]."""
     hue = labels * 0.618034  # the golden ratio spreads any number of hues
     return jnp.cos(2 * jnp.pi * (hue[..., None] + jnp.arange(3) / 3))
 
@@ -38,7 +38,7 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 
 
 def draw_sheet(sheet: Sheet, gap: int = 2, min_side: int = 96) -> Image.Image:
-    """Rows and columns on white, captions to the left. Images under `min_side` are enlarged by a whole factor."""
+    """Draws rows and columns on white, captions to the left. An integer factor enlarges images under `min_side`."""
     array = to_uint8(jax.device_get(sheet.images))
     scale = max(1, min_side // array.shape[2])
     array = array.repeat(scale, axis=2).repeat(scale, axis=3)
@@ -57,7 +57,7 @@ def draw_sheet(sheet: Sheet, gap: int = 2, min_side: int = 96) -> Image.Image:
 
 
 def save_png(picture: Image.Image, path: Path, **metadata: object) -> None:
-    """Writes a PNG, `metadata` as its text chunks."""
+    """Writes a PNG with `metadata` in its text chunks."""
     info = PngInfo()
     for key, value in metadata.items():
         info.add_text(key, str(value))
@@ -65,7 +65,7 @@ def save_png(picture: Image.Image, path: Path, **metadata: object) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """A file at once or not at all: `write` gets another name."""
+    """Writes a file completely or not at all: `write` gets a temporary path."""
     part = path.with_name(path.name + ".part")
     write(part)
     part.replace(path)

@@ -26,14 +26,14 @@ from taming_jax.tasks import make_task
 from taming_jax.writer import Writer
 
 PROFILED_STEPS = 3
-PREEMPTED = 75  # sysexits.h's "try again": what starts the job starts it again
+PREEMPTED = 75  # sysexits.h's "try again": the launcher starts the job again
 
 
 def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) -> dict[str, float]:
     """Trains to `config.steps`, from the newest checkpoint in `workdir` if there is one; returns the last evaluation.
 
-    Raises UserError for what the user can mend. Raises SystemExit with a checkpoint saved: PREEMPTED after SIGTERM, 130
-    after Ctrl-C.
+    Raises UserError for mistakes that the user can correct. Raises SystemExit once a checkpoint is saved: PREEMPTED
+    after SIGTERM, 130 after Ctrl-C.
     """
     check(config)
     check_agreement({**config.to_dict(), "workdir": str(workdir)})
@@ -96,7 +96,7 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
             window = logged if window is None else metrics.merge(window, logged)
             next_batch += 1
 
-            # Asked once: a later signal waits for the next step.
+            # Asked once a step: a later signal waits for the next step.
             stopping = agreed(stop, step, config) and step < config.steps
             if step < config.steps and not stopping:
                 batch = sharding.shard_batch(next(batches), mesh)
@@ -166,7 +166,7 @@ def describe(config: ConfigDict, workdir: Path, mesh: Mesh, state: TrainState, s
 
 
 def trace_step(task: Task, run_key: jax.Array, phase: Hashable, state: TrainState, batch: dict) -> jax.stages.Traced:
-    """The training step of a phase, with explicit shardings and a donated state, for arrays or for shapes of them."""
+    """Traces the training step of a phase, with explicit shardings and a donated state, for arrays or their shapes."""
 
     def step(state, batch):
         return task.train_step(state, batch, jax.random.fold_in(run_key, state.step), phase)
@@ -179,7 +179,7 @@ def trace_step(task: Task, run_key: jax.Array, phase: Hashable, state: TrainStat
 def compile_step(
     task: Task, run_key: jax.Array, phase: Hashable, state: TrainState, batch: dict
 ) -> jax.stages.Compiled:
-    """That step, compiled for these shapes."""
+    """Compiles that step for these shapes."""
     say("compiling the training step" + (f" for {phase}" if phase else ""))
     began = time.monotonic()
     options = compiler_options(task.learns_convolutions)
@@ -208,7 +208,7 @@ def check_agreement(fields: dict) -> None:
 def agreed(stop: "StopSignal", step: int, config: ConfigDict) -> bool:
     """Whether all processes stop after this step.
 
-    A notice of pre-emption (SIGTERM to any of them) comes through jax itself; Ctrl-C is asked about at `log_every`.
+    jax itself passes on a notice of pre-emption (SIGTERM to any process); Ctrl-C is passed on every `log_every` steps.
     """
     if jax.process_count() == 1:
         return stop.received is not None
@@ -224,9 +224,9 @@ def agreed(stop: "StopSignal", step: int, config: ConfigDict) -> bool:
 
 @contextmanager
 def stop_signal() -> Iterator["StopSignal"]:
-    """Within, the first Ctrl-C or SIGTERM is only noted; a second Ctrl-C interrupts."""
+    """Inside this context, the first Ctrl-C or SIGTERM is only noted; a second Ctrl-C interrupts."""
     flag = StopSignal()
-    # Of several processes, jax itself catches SIGTERM and tells the others.
+    # With several processes, jax itself catches SIGTERM and tells the others.
     caught = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else (signal.SIGINT,)
     before = {s: signal.signal(s, flag.handle) for s in caught}
     try:

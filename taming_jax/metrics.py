@@ -42,7 +42,7 @@ def count_codes(ids: jax.Array, codebook_size: int, weight: jax.Array | None = N
 def collection(
     averages: dict[str, jax.Array], mask: jax.Array | None = None, **metrics: clu.metrics.Metric
 ) -> clu.metrics.Collection:
-    """A clu collection of averages ([], or [B] under a mask [B]) and other metrics, to be merged with other steps'."""
+    """A clu collection of averages ([], or [B] under a mask [B]) and other metrics, to merge with other steps."""
     values = {
         name: clu.metrics.Average.from_model_output(value, mask=mask if jnp.ndim(value) else None)
         for name, value in averages.items()
@@ -53,13 +53,13 @@ def collection(
 
 @functools.cache
 def _collection_class(fields: tuple[tuple[str, type], ...]) -> type[clu.metrics.Collection]:
-    """One class for equal fields: among many of them, `jax.jit` (0.10.2) took one for another of as many fields."""
+    """One class per set of fields: of many classes, `jax.jit` (0.10.2) mistook one for another with as many fields."""
     return clu.metrics.Collection.create(**dict(fields))
 
 
 @jax.jit
 def merge(a: clu.metrics.Collection, b: clu.metrics.Collection) -> clu.metrics.Collection:
-    """Both steps' metrics as one, on the device."""
+    """Merges the metrics of two steps, on the device."""
     return a.merge(b)
 
 

@@ -1,4 +1,4 @@
-"""A second stage at work: conditions in, pictures out. Its programs are compiled once for equal shapes, and kept."""
+"""Runs a second stage: conditions in, images out. Its programs are compiled once for equal shapes, and kept."""
 
 import dataclasses
 import functools
@@ -20,11 +20,11 @@ from taming_jax.second_stage import SecondStage
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """A part of a picture that stays.
+    """An image, and the part of it that stays.
 
     image: uint8 [H,W,3]. codes: bool [h,w], which of its codes stay. pixels: bool [H,W], which pixels stay as they are;
-    None for none: then what stays is decoded again with the rest. size: (height, width) of the upper left part that
-    people want; the rest fills up the last codes.
+    None to decode the part that stays again, with the rest. size: (height, width) of the upper left part that the user
+    wants; the rest fills up the last codes.
     """
 
     image: np.ndarray
@@ -35,10 +35,10 @@ class Kept:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How pictures are to be painted.
+    """How to paint images.
 
-    size: (height, width) in pixels, not below those of training; above, the transformer's window slides, see
-    `sampling.painter` for method and stride. tile: codes a side that are decoded at once.
+    size: (height, width) in pixels, at least those of training; over a larger image the transformer's window slides,
+    see `sampling.painter` for method and stride. tile: codes on a side that are decoded at once.
     """
 
     size: tuple[int, int]
@@ -50,14 +50,14 @@ class Plan:
     tile: int = TILE
 
     def grid(self, patch: int) -> tuple[int, int]:
-        """Codes of the picture: (rows, columns), of `patch` pixels a side."""
+        """The image's grid of codes, (rows, columns); a code has `patch` pixels on a side."""
         return self.size[0] // patch, self.size[1] // patch
 
 
 class Painting:
-    """The programs of a second stage. Call them under `jax.set_mesh`, whose mesh stays the same.
+    """The programs of a second stage. Call them under `jax.set_mesh`, always with the same mesh.
 
-    Where nets are asked for: {'gpt': what `prepare` gives, 'gen': the first stage, 'cond': the condition's}.
+    nets: parameters, {'gpt': from `prepare`, 'gen': the first stage's, 'cond': the condition's first stage's}.
     """
 
     def __init__(self, stage: SecondStage):
@@ -76,7 +76,7 @@ class Painting:
         self.begin = begin
 
     def painter(self, guided: bool, method: str, stride: int) -> Painter:
-        """`SecondStage.make_painter`, the same one for the same arguments; raises as it does."""
+        """`SecondStage.make_painter`, which runs once for the same arguments; raises as it does."""
         if (guided, method, stride) not in self.painters:
             self.painters[guided, method, stride] = self.stage.make_painter(guided, method, stride)
         return self.painters[guided, method, stride]
@@ -84,11 +84,11 @@ class Painting:
     def paint(
         self, nets: dict, rows: dict, plan: Plan, tell: Callable[[int], object] = lambda done: None
     ) -> np.ndarray:
-        """A picture for each row: uint8 [B,H,W,3].
+        """Paints an image for each row: uint8 [B,H,W,3].
 
-        rows: features that the condition reads, [B,...], and int32 'label' and 'index' [B]: a picture follows from
-        seed, label, index and condition alone, whatever is painted beside it. tell: is told how many codes of each
-        picture are painted, again and again.
+        rows: features that the condition reads, [B,...], and int32 'label' and 'index' [B]. Seed, label, index and
+        condition alone determine an image, whatever else is in the batch. tell: is called again and again with the
+        number of codes of each image that are painted.
         """
         guided, grid = plan.sampling.guidance != 1, plan.grid(self.stage.first.patch)
         painter, key = self.painter(guided, plan.method, plan.stride), jax.random.key(plan.seed)
@@ -108,13 +108,13 @@ class Painting:
 def keep(painted: np.ndarray, kept: Kept, fade: int) -> np.ndarray:
     """Puts back the pixels that stay, without a seam. painted: float [B,H,W,3] in about [-1, 1] -> uint8.
 
-    What differs at the nearest pixel that stays is added to those that do not, less and less over `fade` pixels.
+    Each other pixel is corrected by the difference at the nearest pixel that stays, less and less over `fade` pixels.
     """
     h, w = kept.size
     if kept.pixels is None or not kept.pixels.any():
         return to_uint8(painted)[:, :h, :w]
     distance, nearest = ndimage.distance_transform_edt(~kept.pixels, return_indices=True)
-    # Decoded values beyond the range are no part of what people see.
+    # Nobody sees decoded values outside of the range.
     seen = np.clip(painted, -1, 1)
     difference = (kept.image / 127.5 - 1 - seen)[:, *nearest]
     weight = np.clip(1 - distance / (fade + 1), 0, 1)[..., None]
@@ -129,9 +129,9 @@ def make_sheet(
     shown: np.ndarray | None = None,
     originals: np.ndarray | None = None,
 ) -> Sheet:
-    """Painted pictures uint8 [R,C,H,W,3], before them `shown`, behind them `originals`, [R,H,W,3] both.
+    """A sheet of painted images uint8 [R,C,H,W,3], `shown` before them and `originals` after them, both [R,H,W,3].
 
-    Without `shown`, the conditions where they are pictures that say something.
+    Without `shown`, it shows the pictures of the conditions if `cond.SHOWS`.
     """
     if shown is None and cond.SHOWS:
         shown = cond.pictures(rows, painted.shape[2:4])

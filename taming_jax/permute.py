@@ -1,8 +1,8 @@
-"""Orders of codes: in which order the transformer writes the cells of a grid.
+"""Orders in which the transformer writes the cells of a grid of codes.
 
 Each function gives the cells of an h x w grid, numbered row by row, in the order in which they are written: int32
 [h*w]. `sequence = grid[order]` and `grid = sequence[np.argsort(order)]`. All orders take any h and w; the original's
-spirals need squares and its sub-sampling powers of two, and where they work the results are equal.
+spirals need squares and its sub-sampling needs powers of two. Where the original works, the results are equal.
 """
 
 import numpy as np
@@ -38,7 +38,7 @@ def _by_bits(h: int, w: int, lowest_first: bool) -> np.ndarray:
 
 
 def spiral_out(h: int, w: int) -> np.ndarray:
-    """From the middle: up, right, down, left, each arm as far as it needs to go round what is there."""
+    """From the middle: up, right, down, left; each arm is as long as it needs to be to go round the cells before it."""
     i, j = h // 2, (w - 1) // 2
     cells, arm = [(i, j)], 0
     while len(cells) < 4 * max(h, w) ** 2:

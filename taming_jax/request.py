@@ -1,4 +1,4 @@
-"""What people ask for, by flags or by arguments -> rows to paint, their size, the part of a picture that stays."""
+"""A user's request, by flags or by arguments -> rows to paint, their size, and the part of an image that stays."""
 
 import dataclasses
 from pathlib import Path
@@ -21,7 +21,7 @@ SIDES = ("top", "bottom", "left", "right")
 
 
 def parse_size(asked: str | tuple[int, int] | None, stage: SecondStage, config: ConfigDict) -> tuple[int, int]:
-    """'512x1024' or (512, 1024), height first. None: as in training; for coordinates, a whole picture.
+    """'512x1024' or (512, 1024), height first. None: as in training; for coordinates, a whole image.
 
     Raises ArgumentError for a size that the transformer cannot paint.
     """
@@ -45,10 +45,10 @@ def make_rows(
     data_path: str | Path | None = None,
     num_conditions: int = 8,
 ) -> dict[str, np.ndarray]:
-    """A row for each condition: what `Condition.rows` makes of what is asked for, or held-out pictures' conditions.
+    """A row for each condition: from the user's arguments by `Condition.rows`, or from held-out images.
 
-    asked: of `conditions.ARGUMENTS`, None where nobody asks. data_path: a folder of pictures with what belongs to them,
-    in place of the run's. Raises ArgumentError for what does not go with the run.
+    asked: values for `conditions.ARGUMENTS`, None where one is not given. data_path: a folder of images and their other
+    features, in place of the run's. Raises ArgumentError for arguments that do not fit the run.
     """
     kind, asked = config.cond.name, {name: value for name, value in asked.items() if value is not None}
     if unknown := set(asked) - set(ARGUMENTS):
@@ -69,13 +69,13 @@ def make_rows(
 
 
 def condition_of(stage: SecondStage, size: tuple[int, int]) -> Condition:
-    """The stage's condition, of a picture of a size."""
+    """The stage's condition for an image of a size."""
     grid = size[0] // stage.first.patch, size[1] // stage.first.patch
     return stage.cond.of_size(grid, stage.first.side)
 
 
 def held_out(stage: SecondStage, config: ConfigDict, count: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """The first `count` held-out records as conditions, in training's scale or fitted to a larger size."""
+    """The first `count` held-out records as conditions, at the scale of training or fitted to a larger size."""
     source = data.open_source(config.data, "validation")
     check_classes(config, source.class_names)
     cond = condition_of(stage, size)
@@ -90,12 +90,12 @@ def held_out(stage: SecondStage, config: ConfigDict, count: int, size: tuple[int
 def read_kept(
     stage: SecondStage, image: Any, keep: Any, size: tuple[int, int] | None, keep_pixels: bool = True
 ) -> tuple[Kept, tuple[int, int]]:
-    """A picture of which a part stays -> (that part, the size to paint).
+    """An image and the part of it that stays -> (both as `Kept`, the size to paint).
 
     image: a file, a PIL image or an array, see `files.open_picture`. keep: 'top', 'bottom', 'left', 'right', or a mask
-    as large as the image that is white where it stays; a code stays where its whole square does. size: None for the
-    picture's own, where the window can slide over it; smaller ones are enlarged to the size of training. Raises
-    ArgumentError for what cannot be read or does not match.
+    as large as the image, white where it stays; a code stays if its whole patch does. size: None for the image's own,
+    if the window can slide over it; smaller images are enlarged to the size of training. Raises ArgumentError for an
+    image or a mask that cannot be read or does not match.
     """
     if stage.first.input != "image":
         raise ArgumentError(f"image: the first stage sees {stage.first.input!r}, not images")
@@ -136,7 +136,7 @@ def read_kept(
 
 
 def open_or_refuse(name: str, picture: Any) -> np.ndarray:
-    """A picture in colours, uint8 [H,W,3]; raises ArgumentError, with the argument's name, for what is none."""
+    """Opens an image in colours, uint8 [H,W,3]; raises ArgumentError, with the argument's name, if that fails."""
     try:
         return open_picture(picture)
     except data.UNREADABLE as e:
@@ -145,7 +145,7 @@ def open_or_refuse(name: str, picture: Any) -> np.ndarray:
 
 
 def picture_of(kept: Kept) -> np.ndarray:
-    """What stays of a picture, on grey: uint8 [H,W,3]."""
+    """Draws the part of an image that stays, on grey: uint8 [H,W,3]."""
     scale = kept.image.shape[0] // kept.codes.shape[0]
     stays = kept.codes.repeat(scale, 0).repeat(scale, 1) if kept.pixels is None else kept.pixels
     h, w = kept.size

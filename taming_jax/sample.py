@@ -28,12 +28,12 @@ from taming_jax.sampling.painter import METHODS
 from taming_jax.sampling.tiling import TILE
 
 SHEET = (16, 8)  # rows and columns at most
-ALWAYS = ("classes", "condition", "layout")  # written down even where nobody asks for them
+ALWAYS = ("classes", "condition", "layout")  # recorded even if the user does not set them
 PLAN = ("size", "seed", "image", "keep", "keep_pixels", "method", "stride", "tile")  # flags of `Generator.plan`
 
 
 def describe(generator: Generator, plan: Plan) -> dict:
-    """All that the images follow from, but for label and index."""
+    """Everything that determines the images, except label and index."""
     given = flags.FLAGS
     asked = "seed num_samples data_path image keep size stride tile num_conditions".split()
     asked += [name for name in ARGUMENTS if given[name].value is not None or name in ALWAYS]
@@ -47,7 +47,7 @@ def describe(generator: Generator, plan: Plan) -> dict:
 
 
 def digest(files: Iterable[str | None]) -> str:
-    """Tells other contents of files from these; names that are no files count as they are."""
+    """A hash of the files' contents; a name that is not a file is hashed itself."""
     hashed = hashlib.blake2b(digest_size=8)
     for file in files:
         found = file is not None and Path(file).is_file()
@@ -56,10 +56,10 @@ def digest(files: Iterable[str | None]) -> str:
 
 
 def check_out(out: Path, record: Path, made_by: dict) -> None:
-    """Raises ArgumentError where other things lie already."""
+    """Raises ArgumentError where `out` is a run directory, UserError where it holds samples made with other options."""
     if (out / "checkpoints").exists():
         raise ArgumentError(f"out={out} is a run directory, whose pictures would be written over; name another")
-    # Samples that are older than the field were made with what is now the default.
+    # Samples from before `tile` was recorded were made with its present default.
     if record.exists() and {"tile": TILE} | json.loads(record.read_text()) != made_by:
         raise UserError(f"{out} holds samples made with other options (see {record}); name another --out")
 

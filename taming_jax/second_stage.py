@@ -1,4 +1,4 @@
-"""The second stage: a first stage, a condition, a transformer over both's ids, and the order in which it writes them.
+"""The second stage: a first stage, a condition, a transformer over the ids of both, and the order in which it writes.
 
 Pure functions of parameters; `generator.Generator` binds weights to them.
 """
@@ -24,9 +24,9 @@ from taming_jax.sampling.sequence import make_sequence_painter, sample_full
 
 @dataclasses.dataclass(frozen=True)
 class SecondStage:
-    """What a complete config says of it once and for all; `make_second_stage` builds it.
+    """The fixed parts of a second stage; `make_second_stage` builds it from a complete config.
 
-    gpt: condition's and codes' ids share one vocabulary, as in the original. order_name: see `permute.ORDERS`.
+    gpt: the condition's ids and the codes share one vocabulary, as in the original. order_name: see `permute.ORDERS`.
     drop: the share of training examples without their condition. aligned: see `gpt.align`.
     """
 
@@ -39,12 +39,12 @@ class SecondStage:
 
     @property
     def order(self) -> np.ndarray:
-        """[N]: the cells of the grid of a training image, row by row, in the order in which they are written."""
+        """[N]: the cells of a training image's grid, numbered row by row, in the order in which they are written."""
         return permute.ORDERS[self.order_name](self.first.side, self.first.side)
 
     @property
     def slides(self) -> bool:
-        """Whether its window can slide over a larger picture: only where it writes row by row."""
+        """Whether its window can slide over a larger image: only if it writes row by row."""
         return self.order_name == "row_major"
 
     @property
@@ -58,7 +58,7 @@ class SecondStage:
         return {name: stage.parameter_shapes() for name, stage in stages.items()}
 
     def init(self, key: jax.Array) -> dict:
-        """The transformer's first parameters."""
+        """The transformer's initial parameters."""
         params = self.gpt.init(key, jnp.zeros((1, self.gpt.block_size), jnp.int32))["params"]
         if self.aligned:
             named = self.cond.named_places(self.first.side)
@@ -66,28 +66,28 @@ class SecondStage:
         return params
 
     def places(self) -> np.ndarray:
-        """What each position is about, [condition and codes,3], for `gpt.align`; a code asks for the next one."""
+        """The cell that each position is about, [condition and codes,3], for `gpt.align`; a code's is the next cell."""
         seen, order, n = self.cond.places(self.first.side), self.order, self.first.side
         asked = np.stack(np.unravel_index(np.append(order[1:], order[-1]), (n, n)), 1)
         both = np.concatenate([seen, asked])
         return np.concatenate([both, (np.arange(len(both)) >= len(seen))[:, None]], 1)
 
     def read(self, frozen: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
-        """Condition [B,S] and the first stage's ids [B,h,w] of a batch, int32: of its pictures, or as it holds them."""
+        """Condition [B,S] and the first stage's ids [B,h,w], int32: of a batch's images, or as the batch holds them."""
         if "codes" in batch:
             return batch["cond"], batch["codes"]
         codes = self.first.encode(frozen["gen"], batch)
         return self.cond.ids(frozen, batch), codes
 
     def to_sequence(self, codes: jax.Array, key: jax.Array) -> jax.Array:
-        """The first stage's ids [B,h,w] -> those that the transformer knows, in the order of writing, [B,T]."""
+        """The first stage's ids [B,h,w] -> the transformer's ids in the order in which it writes them, [B,T]."""
         grid = self.first.remap(codes, key)
         return grid.reshape(len(grid), -1)[:, self.order]
 
     def logits(self, params: dict, c: jax.Array, ids: jax.Array, **kwargs) -> jax.Array:
-        """Of every code, given the condition and the codes before it. [B,S], [B,T] -> [B,T,V] float32.
+        """The logits of every code, given the condition and the codes before it. [B,S], [B,T] -> [B,T,V] float32.
 
-        params: as they are trained, or `decode_params`.
+        params: as in training, or from `decode_params`.
         """
         inputs = jnp.concatenate([c, ids[:, :-1]], 1)
         outside = {name: value for name, value in params.items() if not name.startswith("blocks")}
@@ -96,7 +96,7 @@ class SecondStage:
         return gpt.apply({"params": params}, inputs, start=self.cond.length - 1, **kwargs)
 
     def condition(self, frozen: dict, batch: dict, grid: tuple[int, int]) -> jax.Array:
-        """The condition's ids as a painter of a grid of codes takes them: [B,S], or as a grid where that is larger."""
+        """The condition's ids for a painter of `grid`: [B,S], or a grid of ids if `grid` is larger than in training."""
         c, n = self.cond.ids(frozen, batch), self.first.side
         if self.cond.grid is None or grid == (n, n):
             return c
@@ -109,7 +109,7 @@ class SecondStage:
         return guide(decode, init_cache, self.cond.length, self.null) if guided else (decode, init_cache)
 
     def decode_params(self, params: dict) -> dict:
-        """The transformer's parameters for `make_decode`: cast and whole along 'fsdp' once for all codes."""
+        """The transformer's parameters for `make_decode`: cast, and gathered along 'fsdp', once for all codes."""
         params = sharding.gather(unstack(params), "gpt")
         for name in params:
             if name == "head" or name.startswith("blocks_"):
@@ -117,7 +117,7 @@ class SecondStage:
         return params
 
     def make_painter(self, guided: bool = False, method: str = "cached", stride: int = 1) -> Painter:
-        """A painter of grids; its parameters are `decode_params`. Raises UserError for a way that does not go."""
+        """A painter of grids; it takes `decode_params`. Raises UserError for a method or stride that does not fit."""
         decode, init_cache = self.make_decode(guided)
         if not self.slides:
             if (method, stride) != ("cached", 1):
@@ -132,15 +132,15 @@ class SecondStage:
             raise UserError(str(e)) from e
 
     def painting_order(self, grid: tuple[int, int], method: str = "cached") -> np.ndarray:
-        """At which step `make_painter`'s painter paints each code, [h,w] int."""
+        """The step at which `make_painter`'s painter paints each code, [h,w] int."""
         if self.slides:
             return painting_order(*grid, self.first.side, method)
         return np.argsort(self.order).reshape(grid)
 
     def sample(self, params: dict, first_stage: dict, c: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
-        """Images as large as in training, all in one program. c [B,S] int32, keys [B] -> [B,H,W,3] in about [-1, 1].
+        """Samples images as large as in training, in one program. c [B,S] int32, keys [B] -> [B,H,W,3], about [-1, 1].
 
-        params: `decode_params`. Without guidance. The codes are those of `make_painter`'s painter.
+        params: from `decode_params`. There is no guidance. The codes are those that `make_painter`'s painter gives.
         """
         (decode, init_cache), order, n = self.make_decode(False), self.order, self.first.side
         codes, known = jnp.zeros((len(c), n * n), jnp.int32), jnp.zeros(n * n, bool)
@@ -149,7 +149,7 @@ class SecondStage:
         return self.first.decode(first_stage, ids[:, np.argsort(order)].reshape(-1, n, n))
 
     def check_size(self, name: str, size: tuple[int, int], kind: type[UserError] = UserError) -> None:
-        """Raises `kind` for a picture (height, width) that the transformer cannot paint; `name` is the field's."""
+        """Raises `kind` for a size (height, width) that the transformer cannot paint; `name` names the field."""
         text, factor, least = "x".join(map(str, size)), self.first.patch, self.first.size
         if len(size) != 2 or min(size) < least or any(n % factor for n in size):
             raise kind(f"{name}={text}: multiples of {factor} from {least} on, the size of training")
@@ -163,13 +163,13 @@ class SecondStage:
 def next_code(
     gpt: GPT, limit: int, params: dict, ids: jax.Array, position: jax.Array, cache: Cache, at: jax.Array | None = None
 ) -> tuple[jax.Array, Cache]:
-    """`GPT.decode` over codes alone: the first `limit` ids, what else is in the vocabulary is cut off."""
+    """`GPT.decode` with the logits of the first `limit` ids, the codes; the rest of the vocabulary is cut off."""
     logits, cache = gpt.apply({"params": params}, ids, position, cache, at=at, method="decode")
     return logits[..., :limit], cache
 
 
 def make_second_stage(config: ConfigDict) -> SecondStage:
-    """Of a complete config; raises UserError where the transformer is too small for condition and codes."""
+    """Builds it from a complete config; raises UserError where the transformer is too small for condition and codes."""
     first = make_first_stage(config.first_stage.config, config.first_stage.used, config.first_stage.unknown)
     cond, fields = make_condition(config), config.gpt.to_dict()
     for name, least in (

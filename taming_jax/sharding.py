@@ -1,4 +1,4 @@
-"""Layout: the mesh, one table from parameter paths to mesh axes, and the way of a batch onto the devices."""
+"""Sharding: the mesh, one table from parameter paths to mesh axes, and the split of a batch over the devices."""
 
 import re
 from collections.abc import Callable
@@ -17,7 +17,7 @@ BATCH = PartitionSpec(("data", "fsdp"))
 
 # The first pattern found in a leaf's path decides; optimizer moments and averages carry their parameter's path. An axis
 # that does not divide its dimension is left out, and leaves without a pattern are replicated. The axes are those of the
-# last dimensions: what is stacked for a scan has one more in front.
+# last dimensions: a parameter stacked for a scan has one more dimension in front.
 RULES = (
     (r"gpt/.*/(query|key|value|mlp_in)/kernel$", ("fsdp", "tensor")),
     (r"gpt/.*/(proj|mlp_out)/kernel$", ("tensor", "fsdp")),
@@ -40,18 +40,18 @@ def make_mesh(sizes: ConfigDict, devices: list | None = None) -> Mesh:
             f"mesh ({asked}) does not match {len(devices)} devices:"
             f" the product must be {len(devices)}, one axis may be -1 for the rest"
         )
-    # In the devices' own order: each process then owns rows of the batch that no other owns.
+    # The devices stay in their own order, so that each process owns rows of the batch that no other process owns.
     return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def to_sample(mesh: Mesh) -> Mesh:
-    """The same devices for sampling: parameters whole, or over 'tensor', since every code needs all of them."""
+    """The same devices for sampling: parameters whole, or split over 'tensor', since every code needs all of them."""
     shape = (mesh.shape["data"] * mesh.shape["fsdp"], 1, mesh.shape["tensor"])
     return Mesh(mesh.devices.reshape(shape), AXES, axis_types=mesh.axis_types)
 
 
 def mesh_here(sizes: ConfigDict) -> Mesh:
-    """To sample from a run that may have been trained elsewhere: all devices, 'tensor' as there if it divides them."""
+    """A mesh of all devices, to sample from a run trained elsewhere; 'tensor' is as there if it divides the devices."""
     tensor = sizes.tensor if sizes.tensor > 0 and jax.device_count() % sizes.tensor == 0 else 1
     return make_mesh(ConfigDict(dict(data=-1, fsdp=1, tensor=tensor)))
 
@@ -67,7 +67,7 @@ def spec_of(path: str, shape: tuple[int, ...], mesh_shape: dict[str, int]) -> Pa
 
 
 def infer_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
-    """The table applied: a pytree of arrays or shapes -> the same of NamedSharding."""
+    """Applies the table: a pytree of arrays or shapes -> the same pytree of NamedSharding."""
 
     def leaf(path, x):
         return NamedSharding(mesh, spec_of(jax.tree_util.keystr(path, simple=True, separator="/"), x.shape, mesh.shape))
@@ -82,10 +82,10 @@ def with_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def gather(tree: PyTree, path: str = "") -> PyTree:
-    """Parameters whole along 'fsdp', inside a jitted step under `jax.set_mesh`; their gradients are in shards again.
+    """Gathers parameters along 'fsdp', inside a jitted step under `jax.set_mesh`; their gradients are sharded again.
 
-    path: of `tree` in the state, for what stays split along 'tensor'. Left to itself, the partitioner would rather move
-    activations, and sum whole gradients on every device. Without a mesh, `tree` as it is.
+    path: that of `tree` in the state; the table then tells what stays split along 'tensor'. By itself, the partitioner
+    would move activations, and sum whole gradients on every device. Without a mesh, returns `tree` as it is.
     """
 
     def leaf(x, spec):
@@ -98,21 +98,21 @@ def gather(tree: PyTree, path: str = "") -> PyTree:
 
 
 def scatter(tree: PyTree, path: str = "") -> PyTree:
-    """Gradients of gathered parameters in the shards of the table, where `gather` was not differentiated itself."""
+    """Shards the gradients of gathered parameters by the table, where `gather` itself was not differentiated."""
     return _by_table(jax.lax.with_sharding_constraint, tree, path)
 
 
 def replicate(tree: PyTree) -> PyTree:
-    """Inside a jitted function under `jax.set_mesh`: whole on every device. Without a mesh, `tree` as it is."""
+    """Replicates arrays, inside a jitted function under `jax.set_mesh`. Without a mesh, returns `tree` as it is."""
     if jax.sharding.get_abstract_mesh().empty:
         return tree
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), tree)
 
 
 def split(tree: PyTree) -> PyTree:
-    """Inside a jitted function under `jax.set_mesh`: the first axis as a batch lies, where the mesh divides it.
+    """Shards the first axis like a batch, where the mesh divides it, inside a jitted function under `jax.set_mesh`.
 
-    Without a mesh, `tree` as it is.
+    Without a mesh, returns `tree` as it is.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:

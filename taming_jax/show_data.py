@@ -24,7 +24,7 @@ ROWS, COLUMNS = 8, 4  # of images
 
 
 def look(config: ConfigDict, split: str) -> images.Sheet:
-    """The first images of a split, each beside what belongs to it; says what the split holds. Raises UserError."""
+    """The first images of a split, each with its input or condition; prints what the split holds. Raises UserError."""
     source = data.open_source(config.data, split)
     config.data.class_names = names = tuple(source.class_names)
     say(f"{split}: {len(source)} images" + (f", {len(names)} classes: {', '.join(names)[:200]}" if names else ""))
@@ -51,7 +51,7 @@ def look(config: ConfigDict, split: str) -> images.Sheet:
 
 
 def show_condition(cond: Condition, batch: dict, size: tuple[int, int]) -> np.ndarray | None:
-    """The conditions of a batch as pictures, or their names, [B,H,W,3]; None where there is nothing to see."""
+    """The conditions of a batch as pictures, or their names drawn, [B,H,W,3]; None where there is nothing to draw."""
     if (found := cond.pictures(batch, size)) is not None:
         return found
     words = cond.names(batch)
@@ -59,7 +59,7 @@ def show_condition(cond: Condition, batch: dict, size: tuple[int, int]) -> np.nd
 
 
 def draw_words(text: str, size: tuple[int, int]) -> np.ndarray:
-    """Words on white, as wide as they can be: uint8 [H,W,3]."""
+    """Draws words on white, as wide as they fit: uint8 [H,W,3]."""
     picture = Image.new("RGB", size[::-1], "white")
     font = ImageFont.load_default(size=10)
     font = ImageFont.load_default(size=max(6, min(size[0] // 4, 10 * size[1] / (font.getlength(text) + 4))))

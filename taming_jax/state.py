@@ -1,4 +1,4 @@
-"""What learns: one pytree keyed by net name, and the functions that make a task."""
+"""The train state, one pytree keyed by net name, and the functions that make up a task."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ class TrainState:
     """Everything a step reads and writes. Every top-level key of `params` ('gen', 'disc'; or 'gpt') is one net.
 
     step: int32 []. params: float32 trees. opt: optax states under the same keys, one optimizer per net.
-    extra: what has no gradient, under the same keys: {'disc': {'batch_stats': ...}, 'gen': {'ema': ...}}.
+    extra: values without gradients, under the same keys: {'disc': {'batch_stats': ...}, 'gen': {'ema': ...}}.
     frozen: nets that are only read (LPIPS, the first stage): arguments of the step, never constants, never saved.
     """
 
@@ -30,15 +30,15 @@ class TrainState:
 
 
 class Task(NamedTuple):
-    """A stage of training. All are pure but `load_frozen`, which reads files, and `pictures`, which keeps programs.
+    """A stage of training. All functions are pure except `load_frozen` (reads files) and `pictures` (keeps programs).
 
     init: (key) -> TrainState without frozen nets.
     load_frozen: () -> pytree of numpy arrays.
-    phase: (step) -> what is static about the step's program; it is compiled anew when this changes.
+    phase: (step) -> the static part of the step's program, which is compiled anew when this changes.
     train_step: (state, batch, key, phase) -> (state, metric collection).
     eval_step: (state, batch) -> metric collection over the rows where batch['mask'] is 1.
     pictures: (state, batch) -> {name: images.Sheet or animation.Animation} for people to look at; not to be jitted.
-    learns_convolutions: see `backend.compiler_options`. annotator: see `transforms.Augment`; None for pictures alone.
+    learns_convolutions: see `backend.compiler_options`. annotator: see `transforms.Augment`; None for images alone.
     """
 
     init: Callable
@@ -87,7 +87,7 @@ def accumulate(part: Callable, carry: PyTree, batch: dict, key: jax.Array, parts
 def apply_updates(
     state: TrainState, optimizers: dict, grads: dict, extra: dict, ema_decay: dict[str, float]
 ) -> TrainState:
-    """One optax update per net that has gradients, the averages, and step + 1.
+    """Applies one optax update to each net that has gradients, updates the averages, and adds 1 to the step.
 
     `extra` replaces the collections that it names.
     """
@@ -97,7 +97,7 @@ def apply_updates(
         updates, opt[name] = optimizers[name].update(grads[name], opt[name], params[name])
         params[name] = optax.apply_updates(params[name], updates)
         if "ema" in new_extra[name]:
-            # The first weights are noise: until there are 1/(1 - decay) of them, average over those since the start.
+            # The first weights are noise: over 1/(1 - decay) steps, average over the weights since the start.
             decay = jnp.minimum(ema_decay[name], (1 + state.step) / (10 + state.step))
             new_extra[name]["ema"] = optax.incremental_update(params[name], new_extra[name]["ema"], 1 - decay)
     return state.replace(step=state.step + 1, params=params, opt=opt, extra=new_extra)

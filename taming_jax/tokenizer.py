@@ -1,4 +1,4 @@
-"""A finished first stage that one can hold: pictures to ids and back."""
+"""A trained first stage with its weights: images to ids and back."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +18,13 @@ from taming_jax.errors import ArgumentError, UserError
 from taming_jax.first_stage import FirstStage, make_first_stage
 from taming_jax.images import to_uint8
 
-BATCH_SIZE = 16  # pictures at once, where nobody says
+BATCH_SIZE = 16  # images at once, by default
 
 
 class Tokenizer:
     """A first stage with its weights, on all devices. `Tokenizer.load(workdir)` makes one.
 
-    config: of its run. step: of the checkpoint. stage: the pure functions beneath.
+    config: that of its run. step: that of its checkpoint. stage: its pure functions.
     """
 
     def __init__(self, config: ConfigDict, step: int, stage: FirstStage, params: dict):
@@ -37,7 +37,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, workdir: str | Path, step: int | None = None) -> "Tokenizer":
-        """From a run directory, at its newest step or another. Raises UserError where it holds no such thing."""
+        """Loads a run directory, at its newest step or another. Raises UserError where it holds no such first stage."""
         config, step = completion.load_config(Path(workdir), step)
         if config.task != "vqgan":
             raise UserError(f"{workdir} is a {config.task!r} run; a tokenizer is a first stage's (task 'vqgan')")
@@ -50,10 +50,10 @@ class Tokenizer:
         return np.asarray(self.stage.codebook(self._params))
 
     def encode(self, images: Any, batch_size: int = BATCH_SIZE, progress: bool = False) -> np.ndarray:
-        """Pictures -> ids [B,h,w] int32.
+        """Images -> ids [B,h,w] int32.
 
-        images: [B,H,W,3] uint8 or float in [-1, 1]; or a list of arrays, PIL images or files, all of one size, a
-        multiple of the patch. Raises ArgumentError for others.
+        images: [B,H,W,3] uint8 or float in [-1, 1]; or a list of arrays, PIL images or files, all of one size that is
+        a multiple of the patch. Raises ArgumentError for anything else.
         """
         seen = read_pictures(self.stage, images, self.config.data.label_shift)
         return in_batches(
@@ -61,7 +61,7 @@ class Tokenizer:
         )
 
     def decode(self, ids: np.ndarray, batch_size: int = BATCH_SIZE, progress: bool = False) -> np.ndarray:
-        """Ids [B,h,w] -> pictures uint8 [B,H,W,3]. Raises ArgumentError for ids that are not there."""
+        """Ids [B,h,w] -> images uint8 [B,H,W,3]. Raises ArgumentError for ids outside of the codebook."""
         ids = np.asarray(ids)
         if ids.ndim != 3 or ids.dtype.kind not in "iu" or not ids.size:
             raise ArgumentError(f"ids: {ids.dtype} of shape {ids.shape}; they are integers [B,h,w]")
@@ -74,9 +74,9 @@ class Tokenizer:
 
 
 def in_batches(mesh: Mesh, function: Callable, rows: Any, batch_size: int, progress: bool, word: str) -> np.ndarray:
-    """A program over rows (a pytree of arrays [N,...]), a batch at a time. -> [N,...]
+    """Runs a program over rows (a pytree of arrays [N,...]), a batch at a time. -> [N,...]
 
-    The last batch is filled up, so that one program serves all. progress: whether a bar, called `word`, is shown.
+    The last batch is filled up, so that one program serves all. progress: whether to show a bar with the label `word`.
     """
     total, parts, done = len(jax.tree.leaves(rows)[0]), mesh.shape["data"], []
     batch_size = -(-min(batch_size, total) // parts) * parts
@@ -90,9 +90,9 @@ def in_batches(mesh: Mesh, function: Callable, rows: Any, batch_size: int, progr
 
 
 def read_pictures(stage: FirstStage, images: Any, label_shift: int = 0, name: str = "images") -> np.ndarray:
-    """What people give as pictures -> the feature that a first stage sees, [B,H,W,...]; floats stay as they are.
+    """A user's images -> the feature that a first stage sees, [B,H,W,...]; floats stay as they are.
 
-    Raises ArgumentError, with the argument's name, for what is none.
+    Raises ArgumentError, with the argument's name, for images that cannot be read or do not fit.
     """
     if isinstance(images, jax.Array):
         images = np.asarray(images)

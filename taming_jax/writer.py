@@ -1,4 +1,4 @@
-"""Numbers and pictures on their way into a run directory: event files, `metrics.jsonl`, PNGs, Weights & Biases."""
+"""Writes the numbers and pictures of a run: event files, `metrics.jsonl`, PNGs, Weights & Biases."""
 
 import json
 from pathlib import Path
@@ -19,8 +19,8 @@ from taming_jax.sampling import animation
 class Writer:
     """TensorBoard events, `metrics.jsonl` and the newest pictures in a run directory, written by process 0 alone.
 
-    config: of the run, where it also goes to Weights & Biases if `wandb_project` says so. Raises UserError where that
-    package is missing.
+    config: that of the run; if it names a `wandb_project`, everything also goes to Weights & Biases. Raises UserError
+    where that package is missing.
     """
 
     def __init__(self, workdir: Path, config: ConfigDict | None = None):
@@ -58,7 +58,7 @@ class Writer:
             )
 
     def picture(self, step: int, name: str, shown: images.Sheet | animation.Animation) -> None:
-        """A sheet as a PNG, an animation as a GIF."""
+        """Writes a sheet as a PNG, an animation as a GIF."""
         if isinstance(shown, images.Sheet):
             self.sheet(step, name, shown)
         else:
@@ -103,7 +103,7 @@ class Writer:
 
 
 def start_wandb(workdir: Path, config: ConfigDict) -> "wandb.Run":  # noqa: F821, an optional package
-    """A run of Weights & Biases, or the one that this run directory has begun."""
+    """Starts a run of Weights & Biases, or resumes the one that this run directory began."""
     try:
         import wandb
     except ImportError as e:
