@@ -34,7 +34,7 @@ def run(main: Callable[[], None]) -> None:
             rest = flags.FLAGS(argv)
         except flags.UnrecognizedFlagError as e:
             fail(f"unknown flag --{e.flagname}{nearest(e.flagname, [n for n in flags.FLAGS if len(n) > 1])}")
-        except UserError as e:  # from a config that reads a run
+        except UserError as e:  # of a config that reads a run
             fail(str(e))
         except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as e:
             fail(re.sub(r"\s+", " ", str(e.args[0] if isinstance(e, KeyError) else e)))
@@ -58,7 +58,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def define_processes() -> None:
-    """Defines the flags that `join_processes` reads."""
+    """The flags of `join_processes`."""
     flags.DEFINE_bool("distributed", False, "Join the job's processes, told by Cloud TPU, GKE, SLURM or Open MPI.")
     flags.DEFINE_string("coordinator_address", None, "Or by hand: host:port of process 0, the same in all processes.")
     flags.DEFINE_integer("num_processes", None, "By hand: how many processes there are.", lower_bound=1)
@@ -112,7 +112,7 @@ def required_config() -> ConfigDict:
 
 
 def define_stages() -> None:
-    """Defines the flags that `stages` reads."""
+    """The flags of `stages`."""
     for name, what in (("first_stage", "a transformer's first stage"), ("cond", "its condition's first stage")):
         config_flags.DEFINE_config_file(name, None, f"Config file of {what}, in place of its run.", lock_config=True)
 

@@ -13,7 +13,7 @@ SHOWN = (
     "disc_loss",
     "d_weight",
     "code_use",
-)  # the numbers on the progress line; files hold all of them
+)  # on the progress line; files hold all
 
 
 def say(message: str) -> None:

@@ -14,7 +14,7 @@ class ArgumentError(UserError):
 
 
 def fail(message: str) -> None:
-    """Ends a command: prints the message as one line, and exits with 2."""
+    """Ends a command: the message as one line, and exit code 2."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(2)
 

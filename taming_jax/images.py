@@ -38,7 +38,7 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 
 
 def draw_sheet(sheet: Sheet, gap: int = 2, min_side: int = 96) -> Image.Image:
-    """Draws rows and columns on white, captions to the left. An integer factor enlarges images under `min_side`."""
+    """Rows and columns on white, captions to the left. Images under `min_side` are enlarged by a whole factor."""
     array = to_uint8(jax.device_get(sheet.images))
     scale = max(1, min_side // array.shape[2])
     array = array.repeat(scale, axis=2).repeat(scale, axis=3)
@@ -57,7 +57,7 @@ def draw_sheet(sheet: Sheet, gap: int = 2, min_side: int = 96) -> Image.Image:
 
 
 def save_png(picture: Image.Image, path: Path, **metadata: object) -> None:
-    """Writes a PNG with `metadata` in its text chunks."""
+    """Writes a PNG, `metadata` as its text chunks."""
     info = PngInfo()
     for key, value in metadata.items():
         info.add_text(key, str(value))

@@ -96,7 +96,7 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
             window = logged if window is None else metrics.merge(window, logged)
             next_batch += 1
 
-            # Asked once a step: a later signal waits for the next step.
+            # Asked once: a later signal waits for the next step.
             stopping = agreed(stop, step, config) and step < config.steps
             if step < config.steps and not stopping:
                 batch = sharding.shard_batch(next(batches), mesh)
@@ -166,7 +166,7 @@ def describe(config: ConfigDict, workdir: Path, mesh: Mesh, state: TrainState, s
 
 
 def trace_step(task: Task, run_key: jax.Array, phase: Hashable, state: TrainState, batch: dict) -> jax.stages.Traced:
-    """Traces the training step of a phase, with explicit shardings and a donated state, for arrays or their shapes."""
+    """The training step of a phase, with explicit shardings and a donated state, for arrays or for shapes of them."""
 
     def step(state, batch):
         return task.train_step(state, batch, jax.random.fold_in(run_key, state.step), phase)
@@ -179,7 +179,7 @@ def trace_step(task: Task, run_key: jax.Array, phase: Hashable, state: TrainStat
 def compile_step(
     task: Task, run_key: jax.Array, phase: Hashable, state: TrainState, batch: dict
 ) -> jax.stages.Compiled:
-    """Compiles that step for these shapes."""
+    """That step, compiled for these shapes."""
     say("compiling the training step" + (f" for {phase}" if phase else ""))
     began = time.monotonic()
     options = compiler_options(task.learns_convolutions)

@@ -42,7 +42,7 @@ def count_codes(ids: jax.Array, codebook_size: int, weight: jax.Array | None = N
 def collection(
     averages: dict[str, jax.Array], mask: jax.Array | None = None, **metrics: clu.metrics.Metric
 ) -> clu.metrics.Collection:
-    """A clu collection of averages ([], or [B] under a mask [B]) and other metrics, to merge with other steps."""
+    """A clu collection of averages ([], or [B] under a mask [B]) and other metrics, to be merged with other steps'."""
     values = {
         name: clu.metrics.Average.from_model_output(value, mask=mask if jnp.ndim(value) else None)
         for name, value in averages.items()
@@ -59,7 +59,7 @@ def _collection_class(fields: tuple[tuple[str, type], ...]) -> type[clu.metrics.
 
 @jax.jit
 def merge(a: clu.metrics.Collection, b: clu.metrics.Collection) -> clu.metrics.Collection:
-    """Merges the metrics of two steps, on the device."""
+    """Both steps' metrics as one, on the device."""
     return a.merge(b)
 
 

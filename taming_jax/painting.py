@@ -76,7 +76,7 @@ class Painting:
         self.begin = begin
 
     def painter(self, guided: bool, method: str, stride: int) -> Painter:
-        """`SecondStage.make_painter`, which runs once for the same arguments; raises as it does."""
+        """`SecondStage.make_painter`, the same one for the same arguments; raises as it does."""
         if (guided, method, stride) not in self.painters:
             self.painters[guided, method, stride] = self.stage.make_painter(guided, method, stride)
         return self.painters[guided, method, stride]

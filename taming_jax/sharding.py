@@ -45,7 +45,7 @@ def make_mesh(sizes: ConfigDict, devices: list | None = None) -> Mesh:
 
 
 def to_sample(mesh: Mesh) -> Mesh:
-    """The same devices for sampling: parameters whole, or split over 'tensor', since every code needs all of them."""
+    """The same devices for sampling: parameters whole, or over 'tensor', since every code needs all of them."""
     shape = (mesh.shape["data"] * mesh.shape["fsdp"], 1, mesh.shape["tensor"])
     return Mesh(mesh.devices.reshape(shape), AXES, axis_types=mesh.axis_types)
 

@@ -59,7 +59,7 @@ def show_condition(cond: Condition, batch: dict, size: tuple[int, int]) -> np.nd
 
 
 def draw_words(text: str, size: tuple[int, int]) -> np.ndarray:
-    """Draws words on white, as wide as they fit: uint8 [H,W,3]."""
+    """Words on white, as wide as they can be: uint8 [H,W,3]."""
     picture = Image.new("RGB", size[::-1], "white")
     font = ImageFont.load_default(size=10)
     font = ImageFont.load_default(size=max(6, min(size[0] // 4, 10 * size[1] / (font.getlength(text) + 4))))

@@ -58,7 +58,7 @@ class Writer:
             )
 
     def picture(self, step: int, name: str, shown: images.Sheet | animation.Animation) -> None:
-        """Writes a sheet as a PNG, an animation as a GIF."""
+        """A sheet as a PNG, an animation as a GIF."""
         if isinstance(shown, images.Sheet):
             self.sheet(step, name, shown)
         else:

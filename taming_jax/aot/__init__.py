@@ -1,13 +1,13 @@
-"""What a config can reach on a TPU slice that nobody has to own. The command is `taming_jax.compile_ahead`.
+"""What a config can reach on a TPU slice, without owning one. The command is `taming_jax.compile_ahead`.
 
-The rooms, each of which knows only those before it: `chips` has what a chip can do and the devices of a slice, `hlo`
-reads a compiled program, `programs` traces and compiles the config's, `flops` counts the model's own arithmetic, and
-`report` says what came of it.
+Each module imports only those before it: `chips` has what a chip can do and the devices of a slice, `hlo` reads a
+compiled program, `programs` traces and compiles the config's, `flops` counts the model's own arithmetic, and `report`
+prints the results.
 """
 
 import os
 
-# libtpu looks for a TPU and talks about it unless it is told that there is none; before anything asks jax for devices.
+# Without these, libtpu would look for a TPU and log about it. Set them before anything asks jax for devices.
 os.environ |= dict(
     JAX_PLATFORMS="cpu",
     TPU_SKIP_MDS_QUERY="1",

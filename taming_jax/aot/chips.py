@@ -1,4 +1,4 @@
-"""Chips, by what they can do, and the slices that are made of them."""
+"""What chips can do, and the slices that are made of them."""
 
 from typing import NamedTuple
 
@@ -11,9 +11,9 @@ from taming_jax.errors import ArgumentError, UserError, with_extra
 class Chip(NamedTuple):
     """What one chip can do, as its maker says (cloud.google.com/tpu/docs/system-architecture-tpu-vm)."""
 
-    flops: float  # bfloat16, a second
-    bandwidth: float  # bytes of HBM, a second
-    interconnect: float  # bytes to and from other chips, a second
+    flops: float  # per second, in bfloat16
+    bandwidth: float  # bytes of HBM per second
+    interconnect: float  # bytes to and from other chips per second
 
 
 CHIPS = {
@@ -33,7 +33,7 @@ SLICES = {  # by the names that the configs' tables use
 
 
 def find_devices(topology: str) -> list[jax.Device]:
-    """The devices of a slice such as 'v5e:4x4' or one of SLICES. Raises UserError where there is none, or no libtpu."""
+    """The devices of a slice, 'v5e:4x4' or one of SLICES, say. Raises UserError for other names, or without libtpu."""
     given, topology = topology, SLICES.get(topology, topology)
     kind = topology.partition(":")[0]
     options = {"chip_config_name": "megacore"} if kind == "v4" else {}  # else its two cores count as two devices

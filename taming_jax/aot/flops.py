@@ -1,4 +1,4 @@
-"""The model's own arithmetic, counted in its definition, before any compiler."""
+"""Counts the model's own arithmetic in its definition, before any compiler."""
 
 import math
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from taming_jax.aot.programs import PROGRAMS
 
 
 def model_flops(config: ConfigDict, mesh: Mesh, program: str) -> int:
-    """Floating-point operations of the model's own products and convolutions, all chips together, nothing twice."""
+    """Floating-point operations of the model's own products and convolutions, on all chips, without recomputation."""
     plain = config.copy_and_resolve_references()
     if plain.task == "transformer":
         plain.gpt.remat = "none"
@@ -21,11 +21,11 @@ def model_flops(config: ConfigDict, mesh: Mesh, program: str) -> int:
         plain.model.remat = False
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         jaxpr = PROGRAMS[program](plain, mesh).jaxpr.jaxpr
-    return count_flops(dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0])  # without what nothing uses
+    return count_flops(dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0])  # without dead code
 
 
 def count_flops(jaxpr: core.Jaxpr) -> int:
-    """Of its products and convolutions, two for each multiplication; loops by their lengths where they have one."""
+    """Operations of its products and convolutions, two for each multiplication; loops count by length, if known."""
     total = 0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params

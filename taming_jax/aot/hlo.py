@@ -1,7 +1,7 @@
-"""Reads what XLA made of a program for a TPU: how often HBM is touched, what the matrix units do, what travels.
+"""Reads a program that XLA compiled for a TPU: its traffic with HBM, the work of the matrix units, its collectives.
 
-XLA's own cost analysis counts the body of a loop once, and traffic of the on-chip memory as if it were HBM's; both are
-told apart in the text of a compiled program, which is read here.
+XLA's own cost analysis counts the body of a loop once, and traffic of the on-chip memory as if it were HBM's. The text
+of a compiled program, which is read here, distinguishes them.
 """
 
 import math
@@ -86,7 +86,7 @@ def parse(text: str) -> tuple[Module, str]:
 
 
 def walk(module: Module, name: str, times: int = 1) -> Iterator[tuple[dict[str, Instruction], Instruction, int]]:
-    """Every instruction that runs by itself, with its computation and how often: loops by their trip counts."""
+    """Yields every instruction that runs by itself, its computation and how often it runs, by loops' trip counts."""
     for instruction in module[name].values():
         if instruction.opcode == "while":
             trips = _trip_count(module, re.search(r"condition=(%[\w.\-]+)", instruction.line)[1])
@@ -110,7 +110,7 @@ def _trip_count(module: Module, condition: str) -> int:
 
 
 def hbm_bytes(module: Module, entry: str) -> int:
-    """Bytes that a chip reads and writes in HBM. What is only sliced is counted as large as the slice."""
+    """Bytes that a chip reads and writes in HBM. An array that is only sliced counts as the slice."""
     total = 0
     for computation, instruction, times in walk(module, entry):
         total += times * _traffic(module, computation, instruction)
@@ -196,8 +196,8 @@ def _flops(computation: dict, instruction: Instruction) -> int:
 def _taps(n: int, size: int, places: int, window: dict[str, str]) -> int:
     """How often a convolution multiplies along one side, without the zeros between and far beside its `n` inputs.
 
-    So TPUs' compiler writes products over a batch: of the window's places, one is no zero. Zeros that pad a picture
-    count, as usual.
+    The compiler for TPUs writes products over a batch with such zeros: only one place of the window is not zero. Zeros
+    that pad an image count, as usual.
     """
     dilation, low = int(window.get("lhs_dilate", 1)), int(window.get("pad", "0_0").split("_")[0])
     if dilation == 1 and low < max(1, size - 1):
@@ -208,9 +208,9 @@ def _taps(n: int, size: int, places: int, window: dict[str, str]) -> int:
 
 
 def collectives(module: Module, entry: str) -> list[Collective]:
-    """All collectives; an all-reduce of which each chip keeps a part counts as a reduce-scatter.
+    """All collectives; an all-reduce counts as a reduce-scatter if each chip keeps only a part of it.
 
-    What goes on behind several other operations appears in each of them, under one channel.
+    A collective that runs behind several other operations appears in each of them, under one channel.
     """
     found, channels = [], set()
 

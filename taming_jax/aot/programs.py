@@ -63,14 +63,14 @@ def state_shapes(config: ConfigDict, task: Task) -> TrainState:
 
 
 def trace_train(config: ConfigDict, mesh: Mesh) -> jax.stages.Traced:
-    """The last phase's training step."""
+    """Traces the training step of the last phase."""
     task, key = make_task(config), jax.random.key(config.seed)
     state = sharding.with_shardings(state_shapes(config, task), mesh)
     return trace_step(task, key, task.phase(config.steps), state, batch_shapes(config, mesh))
 
 
 def trace_decode(config: ConfigDict, mesh: Mesh) -> jax.stages.Traced:
-    """Codes to images, a batch of them as large as in training."""
+    """Traces decoding: ids to a batch of images as large as in training."""
     stage = make_first_stage(config if config.task == "vqgan" else config.first_stage.config)
     nets = sharding.with_shardings({"gen": stage.parameter_shapes()}, mesh)
     where, shape = NamedSharding(mesh, sharding.BATCH), (config.batch_size, stage.side, stage.side)
@@ -79,7 +79,7 @@ def trace_decode(config: ConfigDict, mesh: Mesh) -> jax.stages.Traced:
 
 
 def trace_sample(config: ConfigDict, mesh: Mesh) -> jax.stages.Traced:
-    """Conditions to images, a batch of them as large as in training, with the cache."""
+    """Traces sampling: conditions to a batch of images as large as in training, with the cache."""
     if config.task != "transformer":
         raise ArgumentError(f"program=sample is for transformers, the config is for {config.task!r}")
     where, stage, b = NamedSharding(mesh, sharding.BATCH), make_second_stage(config), config.batch_size
@@ -100,9 +100,9 @@ PROGRAMS = {"train": trace_train, "sample": trace_sample, "decode": trace_decode
 
 
 def compile_program(config: ConfigDict, mesh: Mesh, program: str, text_file: str | None = None) -> Compiled:
-    """Compiles it as it would run there, and writes the result's text if a file is named.
+    """Compiles a program as it would run on the slice, and writes the result's text if a file is named.
 
-    Raises UserError where it does not fit, by how much, and what would help; and where its text cannot be read.
+    Raises UserError if the program does not fit (it says by how much, and what would help) or its text cannot be read.
     """
     began = time.monotonic()
     try:
@@ -140,7 +140,7 @@ def compile_program(config: ConfigDict, mesh: Mesh, program: str, text_file: str
 
 
 def out_of_memory(message: str, config: ConfigDict, program: str) -> UserError:
-    """The compiler's words about memory as one line; other errors of its own as they are."""
+    """The compiler's message about memory as one line; its other errors as they are."""
     found = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm. Exceeded hbm capacity by ([\d.]+\w)", message)
     short = re.search(r"HLO temporaries \(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)", message)
     if not found and not short:

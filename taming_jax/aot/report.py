@@ -1,4 +1,4 @@
-"""What a compiled program can reach on a slice, in lines."""
+"""Reports what a compiled program can reach on a slice."""
 
 import math
 import re
@@ -18,7 +18,7 @@ from taming_jax.tasks import make_task
 
 
 def parameter_sizes(config: ConfigDict) -> set[int]:
-    """Elements of every parameter, whole and, where it is stacked for a scan, of one layer's."""
+    """The number of elements of every parameter, whole and, if it is stacked for a scan, for one layer."""
     state = state_shapes(config, make_task(config))
     leaves = [leaf.shape for leaf in jax.tree.leaves((state.params, state.frozen))]
     return {math.prod(shape) for shape in leaves} | {math.prod(shape[1:]) for shape in leaves}
@@ -31,7 +31,7 @@ def is_needed(collective: hlo.Collective, sizes: set[int]) -> bool:
 
 
 def report(config: ConfigDict, mesh: Mesh, topology: str, program: str, text_file: str | None = None) -> list[str]:
-    """Compiles, and says what came of it, in lines. text_file, raises: as `compile_program`."""
+    """Compiles a program; gives the results as lines. `text_file` and errors are as in `compile_program`."""
     chips, chip, gib = mesh.size, CHIPS[re.split("[:-]", topology)[0]], 2**30
     made = compile_program(config, mesh, program, text_file)
     own = model_flops(config, mesh, program) / chips
@@ -65,7 +65,7 @@ def report(config: ConfigDict, mesh: Mesh, topology: str, program: str, text_fil
 
 
 def complete(config: ConfigDict, stages: dict[str, ConfigDict], num_classes: int) -> ConfigDict:
-    """The config as training would complete it; first stages from their configs where there are no runs of them yet."""
+    """Completes a config as training would; a first stage without a run comes from its config in `stages`."""
     stages = {name: stage.copy_and_resolve_references() for name, stage in stages.items()}
     if "first_stage" in stages:
         stages["first_stage"].data.class_names = tuple(map(str, range(num_classes)))
@@ -81,9 +81,9 @@ def run(
     quick: bool = False,
     text_file: str | None = None,
 ) -> None:
-    """Completes a config, compiles its program for a slice, and prints what came of it.
+    """Completes a config, compiles its program for a slice, and prints the results.
 
-    stages, num_classes: as of `complete`. quick: the compiler looks for less. text_file, raises: as `compile_program`.
+    stages, num_classes: see `complete`. quick: the compiler searches less. text_file, errors: see `compile_program`.
     """
     if quick:
         jax.config.update("jax_exec_time_optimization_effort", -1.0)

@@ -15,7 +15,7 @@ from taming_jax.conditions.condition import Condition
 from taming_jax.errors import ArgumentError, UserError, nearest
 from taming_jax.first_stage import FirstStage
 
-NOTHING, UNKNOWN = 0, 1  # ids: behind a caption's end, and a word outside of the vocabulary; the others follow
+NOTHING, UNKNOWN = 0, 1  # ids: after a caption's end, and for a word outside of the vocabulary; others follow
 WORDS = re.compile(r"\w+|[^\w\s]")
 
 
@@ -23,7 +23,7 @@ WORDS = re.compile(r"\w+|[^\w\s]")
 class Caption(Condition):
     """batch['caption'] [B,length] int32: the first words of a caption, in lower case.
 
-    A record's text may have several captions, one a line: training draws one of them, evaluation takes the first.
+    A record's text may hold several captions, one per line: training draws one of them, evaluation takes the first.
     """
 
     FEATURES = ("caption",)
@@ -45,7 +45,7 @@ class Caption(Condition):
 
     @staticmethod
     def learn(config: ConfigDict, source) -> None:
-        """The commonest words of the data, `max_vocabulary` at most."""
+        """Fills in the vocabulary: the most frequent words of the data, at most `max_vocabulary`."""
         counts, texts = collections.Counter(), source.texts("caption")
         for text in tqdm(texts, "reading captions", len(source), unit="caption", mininterval=1, leave=False):
             counts.update(WORDS.findall(text.lower()))
@@ -71,13 +71,13 @@ class Caption(Condition):
         return {"caption": self.to_ids(first)}
 
     def to_ids(self, caption: str) -> np.ndarray:
-        """int32 [length]; words beyond are left out."""
+        """A caption's ids, int32 [length]; words beyond that length are left out."""
         number = {word: 2 + i for i, word in enumerate(self.vocabulary)}
         found = [number.get(word, UNKNOWN) for word in WORDS.findall(caption.lower())][: self.length]
         return np.int32(found + [NOTHING] * (self.length - len(found)))
 
     def rows(self, size: tuple[int, int], caption: str | Sequence[str]) -> dict[str, np.ndarray]:
-        """Captions of words that were learned; one of others alone is refused, or it would ask for nothing."""
+        """Raises ArgumentError for a caption without any learned word, which would ask for nothing."""
         asked = [caption] if isinstance(caption, str) else list(caption)
         for text in asked:
             words = WORDS.findall(text.lower())

@@ -1,4 +1,4 @@
-"""A condition on where a crop lies in its picture."""
+"""A condition on where a crop lies in its image."""
 
 import dataclasses
 from typing import Any
@@ -16,7 +16,10 @@ from taming_jax.first_stage import FirstStage
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Coordinates(Condition):
-    """batch['coord'] [B,H,W] float in [0, 1], in steps of 1/levels, one id for down x down pixels (its CoordStage)."""
+    """batch['coord'] [B,H,W] float in [0, 1] as ids, one for down x down pixels (the original's CoordStage).
+
+    An id counts steps of 1/levels.
+    """
 
     FEATURES = ("coord",)
     FIELDS = ("levels", "down")
@@ -44,7 +47,7 @@ class Coordinates(Condition):
         return {"label": np.zeros(1, np.int32), "coord": coordinates(*size)[None]}
 
     def pictures(self, rows: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:
-        """From dark, the first pixel of a picture, to light."""
+        """Draws the first pixel of an image dark, and later ones lighter."""
         return 2 * rows["coord"][..., None].repeat(3, -1) - 1
 
 

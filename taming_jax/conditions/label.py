@@ -12,7 +12,7 @@ from taming_jax.conditions.condition import Condition
 from taming_jax.errors import ArgumentError, nearest
 from taming_jax.first_stage import FirstStage
 
-MOST_CLASSES = 16  # painted when nobody says which
+MOST_CLASSES = 16  # painted when a user names none
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,9 +45,9 @@ class Label(Condition):
 
 
 def parse_classes(asked: str | Sequence[str | int] | None, names: tuple[str, ...]) -> list[int]:
-    """'flags, 3' or ['flags', 3] -> label numbers; None is all classes, or 16 spread evenly over more.
+    """'flags, 3' or ['flags', 3] -> label numbers. None gives all classes, or 16 spread evenly if there are more.
 
-    Raises ArgumentError for a class that is not there.
+    Raises ArgumentError for an unknown class.
     """
     count = max(1, len(names))
     if asked is None:

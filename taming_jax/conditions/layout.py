@@ -1,7 +1,7 @@
-"""A condition on a scene: objects with boxes, and the ids that a transformer reads of them, as in the original.
+"""A condition on a scene: objects with boxes, as ids that a transformer reads, in the original's format.
 
 A scene is {'boxes': float32 [N,4], 'categories': int32 [N], 'groups': bool [N]}; boxes are left, top, width and height
-as shares of the picture's sides.
+as shares of the image's sides.
 """
 
 import dataclasses
@@ -28,9 +28,9 @@ COLORS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e3
 class Layout(Condition):
     """A scene's objects, batch['objects'] [B,length]: what they are and where, see `to_ids`.
 
-    Of a picture larger than in training, each place of the window has its own: batch['windows']
-    [B,rows,columns,length], which `ids` then returns. canvas: (rows, columns) of such a picture's codes. window: codes
-    a side of the window.
+    In an image larger than in training, each place of the window has its own ids: batch['windows']
+    [B,rows,columns,length], which `ids` then returns. canvas: (rows, columns) of such an image's codes. window: codes
+    on a side of the window.
     """
 
     FEATURES = ("objects",)
@@ -72,7 +72,7 @@ class Layout(Condition):
         return batch["windows"] if "windows" in batch else batch["objects"]
 
     def places(self, side: int) -> np.ndarray:
-        """Nowhere: ids say where objects are, positions do not."""
+        """All zero: ids say where objects are, positions do not."""
         return np.zeros((self.length, 2))
 
     def named_places(self, side: int) -> np.ndarray:
@@ -89,7 +89,7 @@ class Layout(Condition):
         return dataclasses.replace(self, canvas=grid, window=window)
 
     def rows(self, size: tuple[int, int], layout: Any) -> dict[str, np.ndarray]:
-        """Files, or scenes as a file has them (a list of {'category', 'box'}), one or several."""
+        """layout: one or several files, or scenes as files hold them (lists of {'category', 'box'})."""
         given = layout if isinstance(layout, (list, tuple)) else [layout]
         if given and all(isinstance(part, dict) for part in given):
             given = [given]
@@ -105,19 +105,19 @@ class Layout(Condition):
 
 
 def length(layout: ConfigDict) -> int:
-    """How many ids a layout is."""
+    """The number of ids of a layout."""
     return layout.max_objects * KINDS[layout.kind] + 2 * layout.encode_crop
 
 
 def to_ids(
     scene: dict, layout: ConfigDict, num_classes: int, crop: tuple[float, ...] = WHOLE, flip: bool = False
 ) -> np.ndarray:
-    """A scene, seen through a crop of its picture (left, top, width, height) -> int32 [length].
+    """A scene, seen through a crop of its image (left, top, width, height) -> int32 [length].
 
-    An object is its category, plus `num_classes` if it is a group, and one or two places; what is missing up to
-    `max_objects` is the last of `num_tokens`. With `encode_crop` places are those of the whole picture, and the crop's
-    corners come last; without, they are places in the crop. Objects outside of the crop are left out; what is more
-    than `max_objects` too.
+    An object is its category, plus `num_classes` if it is a group, and one or two places. The last of `num_tokens`
+    fills up the ids of missing objects up to `max_objects`. With `encode_crop`, places lie in the whole image and
+    the crop's corners come last; without it, places lie in the crop. Objects outside of the crop, or beyond
+    `max_objects`, are left out.
     """
     none, ids = layout.num_tokens - 1, []
     frame = WHOLE if layout.encode_crop else crop
@@ -147,10 +147,10 @@ def features(
     grid: tuple[int, int] = (0, 0),
     window: int = 0,
 ) -> dict[str, np.ndarray]:
-    """What a batch holds of a scene: 'objects', the ids of the crop as of `to_ids`.
+    """The features of a scene in a batch: 'objects', the ids of the crop, see `to_ids`.
 
-    And 'windows' int32 [h-window+1,w-window+1,length], if the crop is a grid of h x w codes over which a smaller window
-    slides: the ids of each of its places, by its upper left code, which see the window as their crop, never flipped.
+    If the crop is a grid of h x w codes over which a smaller window slides, also 'windows' int32
+    [h-window+1,w-window+1,length]: for each place of the window, by its upper left cell, its ids as a crop, unflipped.
     """
     found = {"objects": to_ids(scene, layout, num_classes, crop, flip)}
     if max(grid) > window:
@@ -173,7 +173,7 @@ def features(
 
 
 def from_ids(ids: np.ndarray, layout: ConfigDict, num_classes: int) -> dict:
-    """The scene that ids tell of; centres become the boxes of a sixteenth of a side around them."""
+    """The scene that ids describe; a centre becomes a box around it, a sixteenth wide and high."""
     size = KINDS[layout.kind]
     found = ids[: layout.max_objects * size].reshape(-1, size)
     found = found[found[:, 0] != layout.num_tokens - 1]
@@ -190,13 +190,13 @@ def from_ids(ids: np.ndarray, layout: ConfigDict, num_classes: int) -> dict:
 
 
 def place(x: float, y: float, layout: ConfigDict) -> int:
-    """The number of the cell of a square grid of at most `num_tokens` cells, row by row; x and y in [0, 1]."""
+    """The cell of a point, numbered row by row, in a square grid of at most `num_tokens` cells; x and y in [0, 1]."""
     side = int(layout.num_tokens**0.5)
     return round(y * (side - 1)) * side + round(x * (side - 1))
 
 
 def places(layout: ConfigDict) -> np.ndarray:
-    """Where the places lie that `place` numbers: [N,(y,x)] in [0, 1], N <= `num_tokens`."""
+    """The points that `place` numbers: [N,(y,x)] in [0, 1], N <= `num_tokens`."""
     side = int(layout.num_tokens**0.5)
     return np.indices((side, side)).reshape(2, -1).T / (side - 1)
 
@@ -208,9 +208,10 @@ def overlap(box: np.ndarray, other: tuple[float, ...]) -> float:
 
 
 def rescale(box: np.ndarray, crop: tuple[float, ...], flip: bool) -> tuple[float, float, float, float]:
-    """A box as a part of a crop, in the flipped picture if `flip`.
+    """A box as a part of a crop, in the flipped image if `flip`.
 
-    It is cut off at the right and at the bottom; one that begins before the crop keeps its size, as in the original.
+    The crop cuts it off at the right and at the bottom; a box that begins before the crop keeps its size, as in the
+    original.
     """
     left, top = (min(max((box[i] - crop[i]) / crop[i + 2], 0.0), 1.0) for i in (0, 1))
     width, height = min(box[2] / crop[2], 1 - left), min(box[3] / crop[3], 1 - top)
@@ -220,8 +221,8 @@ def rescale(box: np.ndarray, crop: tuple[float, ...], flip: bool) -> tuple[float
 def read_scene(given: Path | str | list[dict], layout: ConfigDict, class_names: tuple[str, ...]) -> dict:
     """A user's layout: [{"category": "name or number", "box": [left, top, right, bottom] in [0, 1]}, ...], or its file.
 
-    `"group": true` where the box holds many. Raises ArgumentError for categories that are not there, boxes outside of
-    the image, and more objects than the transformer reads.
+    `"group": true` marks a box that holds many. Raises ArgumentError for unknown categories, boxes outside of the
+    image, and more objects than the transformer reads.
     """
     name = f"layout={given}" if isinstance(given, (str, Path)) else "layout"
     try:

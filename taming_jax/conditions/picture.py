@@ -1,4 +1,4 @@
-"""A condition on another picture: line art, depth, a map of labels, fewer pixels, or any in colours."""
+"""A condition on another image: line art, depth, a segmentation map, fewer pixels, or any image in colours."""
 
 import dataclasses
 from pathlib import Path
@@ -18,7 +18,7 @@ from taming_jax.first_stage import FirstStage
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Picture(Condition):
-    """The codes of another picture under a first stage of its own, frozen['cond']."""
+    """The ids of another image, which has its own first stage, frozen['cond']."""
 
     ARGUMENTS: ClassVar = {"condition": "Pictures to be conditioned on, files with commas between."}
     HAS_STAGE = True
@@ -48,7 +48,7 @@ class Picture(Condition):
         return grid.reshape(len(grid), -1)
 
     def rows(self, size: tuple[int, int], condition: Any) -> dict[str, np.ndarray]:
-        """Files, PIL images or arrays as `files.open_picture` takes them, one or several, fitted to the size."""
+        """condition: files, PIL images or arrays, see `files.open_picture`, one or several, fitted to the size."""
         given = condition if isinstance(condition, (list, tuple)) else [condition]
         if not given:
             raise ArgumentError("condition is empty: name files, with commas between")
@@ -57,7 +57,7 @@ class Picture(Condition):
         return batch | {"label": np.arange(len(rows), dtype=np.int32)}
 
     def read(self, picture: Any, size: tuple[int, int]) -> dict[str, np.ndarray]:
-        """One picture as a record of a batch; raises ArgumentError where it is none."""
+        """One image as a record of a batch; raises ArgumentError if it cannot be read."""
         low = self.stage.input == "low"
         kind, name = "image" if low else self.stage.input, describe(picture)
         try:
@@ -74,5 +74,5 @@ class Picture(Condition):
 
 
 def describe(picture: Any) -> str:
-    """A word for what somebody gave as a picture."""
+    """Names a user's image for a message."""
     return str(picture) if isinstance(picture, (str, Path)) else type(picture).__name__

@@ -1,9 +1,9 @@
 """Data: a random-access source, transforms on its records, and batches for this process.
 
-A source is any object with `__len__`, `__getitem__(i) -> {'image': uint8 [H,W,3], 'label': int, ...}` with features of
-`features.FEATURES`, `class_names`, `describe(i)`, the words that name record i in a message, and where it has texts,
-`texts(kind)`, all of them. `config.data.name` picks it: 'openmoji/px64', 'folder',
-or the name of a TFDS data set.
+A source is any object with `__len__`; `__getitem__(i) -> {'image': uint8 [H,W,3], 'label': int, ...}`, with features of
+`features.FEATURES`; `class_names`; `describe(i)`, which names record i in a message; and, if records have texts,
+`texts(kind)`, which yields all of them. `config.data.name` picks the source: 'openmoji/px64', 'folder', or the name of
+a TFDS data set.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  #
 
 
 def open_source(data: ConfigDict, split: str) -> "Readable":
-    """The records of 'train' or 'validation'. Raises UserError where they cannot be had."""
+    """Opens the records of 'train' or 'validation'. Raises UserError if that fails."""
     if data.resize_factor < 1:
         raise UserError(f"data.resize_factor={data.resize_factor:g}: below 1 a crop of data.size does not fit")
     if data.name == "folder":
@@ -42,7 +42,7 @@ def open_source(data: ConfigDict, split: str) -> "Readable":
 
 
 def in_turn(read: Callable[[], T]) -> T:
-    """What `read` returns, in process 0 first: what it has to prepare, the others then find, if they share its disk."""
+    """Returns `read()`. Process 0 calls it first, so that processes that share its disk find what it has prepared."""
     first, result, error = jax.process_index() == 0, None, None
     if first:
         try:
@@ -57,9 +57,10 @@ def in_turn(read: Callable[[], T]) -> T:
 
 
 class Readable:
-    """A source without its unreadable records: in place of one comes the next that can be read.
+    """A source that replaces an unreadable record by the next one that can be read.
 
-    Each is named on the terminal; past `max_bad_share` of all records, and past one, reading raises UserError.
+    Each unreadable record is named on the terminal. If there are several, and more than `max_bad_share` of all
+    records, reading raises UserError.
     """
 
     def __init__(self, source, max_bad_share: float):
@@ -71,7 +72,7 @@ class Readable:
         return len(self.source)
 
     def texts(self, kind: str) -> Iterator[str]:
-        """A feature of texts of every record; raises UserError for one that cannot be read."""
+        """The texts of all records for a feature; raises UserError for one that cannot be read."""
         try:
             yield from self.source.texts(kind)
         except UNREADABLE as e:
@@ -115,8 +116,8 @@ def train_batches(
     if augment is not None:
         examples = examples.random_map(augment)
     batches = (
-        # Sharded last: before the repetition, shards of unequal size would drift apart; before the map, chance would.
-        # By batches, so that the processes' parts one after another are the batch of a single process.
+        # Slices come last: before the repetition, shards of unequal size would drift apart; before the map, their
+        # random numbers would. Whole batches are sliced: the processes' parts, in turn, are a single process's batch.
         examples.batch(config.batch_size // count, drop_remainder=True)
         .slice(slice(jax.process_index(), None, count))
         .slice(slice(start, None))
@@ -125,7 +126,7 @@ def train_batches(
 
 
 def iterate(batches: grain.MapDataset, workers: int) -> grain.DatasetIterator:
-    """Batches in their order, read ahead in a thread or in as many processes. Close it."""
+    """Iterates over batches in order; reads ahead in `workers` processes, or in a thread. Close the iterator."""
     batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=16))
     if workers:
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), ignore_interrupt)

@@ -1,4 +1,4 @@
-"""Annotations of a folder's pictures: scenes, as `layouts` has them, from COCO's JSON or Open Images' CSV."""
+"""Annotations of a folder's images: scenes, see `conditions.layout`, from COCO's JSON or Open Images' CSV."""
 
 import csv
 import json
@@ -14,15 +14,15 @@ from taming_jax.errors import UserError, not_among
 
 TABLES = ("coco", "open_images")  # the original's choices of categories, as files beside this one
 BOXES = "annotations-bbox.csv"  # how Open Images' files end
-Row = tuple[str, str, tuple[float, ...], bool]  # an object: its picture's file, category, box and whether it is a group
+Row = tuple[str, str, tuple[float, ...], bool]  # an object: its image's file, category, box and whether it is a group
 
 
 def read_annotations(folder: Path, layout: ConfigDict) -> tuple[dict[str, dict], list[str]]:
-    """All annotations of a folder -> (scenes by the pictures' file names, names of the categories).
+    """All annotations of a folder -> (scenes by the images' file names, names of the categories).
 
     Files are JSON in COCO's format, or Open Images' CSV. Categories are in the order of their ids as text, or those of
-    the table that `layout.categories` names. Scenes with fewer objects above `min_area` than `min_objects`, or more
-    than `max_objects`, are left out. Raises UserError for what is no such file.
+    the table that `layout.categories` names. Only objects above `min_area` count; scenes with fewer than `min_objects`
+    of them, or more than `max_objects`, are left out. Raises UserError for files in another format.
     """
     names, rows = read_open_images(folder) if any(folder.rglob(f"*{BOXES}")) else read_coco(folder)
     if table := layout.categories:
@@ -52,7 +52,7 @@ def read_annotations(folder: Path, layout: ConfigDict) -> tuple[dict[str, dict],
 
 
 def check_box(box: tuple[float, ...], picture: str, folder: Path) -> None:
-    """Raises UserError for a box outside of its picture by more than a twentieth of a side, or of no numbers."""
+    """Raises UserError for a box that leaves its image by more than a twentieth of a side, or is not of numbers."""
     left, top, width, height = box
     sides = (left, top, left + width, top + height)
     if not (min(width, height) > 0 and all(-0.05 <= side <= 1.05 for side in sides)):
@@ -61,17 +61,17 @@ def check_box(box: tuple[float, ...], picture: str, folder: Path) -> None:
 
 
 def check_table(table: str) -> None:
-    """Raises UserError for another name than those of TABLES."""
+    """Raises UserError for a name that is not in TABLES."""
     if table not in TABLES:
         raise not_among("cond.layout.categories", table, TABLES)
 
 
 def read_categories(table: str) -> tuple[dict[str, int], list[str]]:
-    """The original's choice for a data set, one of TABLES -> numbers by id, names by number; raises UserError.
+    """The original's categories for a data set, one of TABLES -> numbers by id, names by number; raises UserError.
 
-    'coco': things and stuff but 'other' (cocodataset.org; names from github.com/nightrome/cocostuff, labels.txt).
-    'open_images': the commonest and COCO's, twelve of which count as others, Suitcase last: as the original has them
-    (category_allow_list_target and category_mapping_target in its YAML; read in
+    'coco': things and stuff except 'other' (cocodataset.org; names from github.com/nightrome/cocostuff, labels.txt).
+    'open_images': the most frequent ones and COCO's, Suitcase last; twelve of them count as other ones. They are the
+    original's (category_allow_list_target and category_mapping_target in its YAML; read in
     github.com/CompVis/retrieval-augmented-diffusion-models, whose list has the same name).
     """
     check_table(table)
@@ -112,7 +112,7 @@ def read_coco(folder: Path) -> tuple[dict[str, str], Iterator[Row]]:
 
 
 def read_open_images(folder: Path) -> tuple[dict[str, str], Iterator[Row]]:
-    """Categories by id, and the objects of all of its CSV files. Raises UserError where one is not as it should be."""
+    """Categories by id, and the objects of all CSV files. Raises UserError for a file in another format."""
     described = sorted(folder.rglob("*class-descriptions-boxable.csv"))
     if not described:
         raise UserError(f"{folder} holds no class-descriptions-boxable.csv, which Open Images has beside its boxes")

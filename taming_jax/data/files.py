@@ -1,4 +1,4 @@
-"""A picture, from a file or from memory, as a feature of a record."""
+"""Reads an image, from a file or from memory, as a feature of a record."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from taming_jax.data.transforms import decode
 from taming_jax.errors import UserError
 from taming_jax.images import to_uint8
 
-FARTHEST = 1e9  # depth; pictures in RGBA that hold colours have floats far beyond, or none
+FARTHEST = 1e9  # depth; colours in RGBA, read as floats, are far beyond, or not numbers
 ARRAYS = "imgHQ*.npy"  # CelebA-HQ as its tool writes it: uint8 [1,3,H,W]
 
 
 def read(file: Path, kind: str, label_shift: int = 0) -> np.ndarray | str:
-    """A file as a feature of a record: a picture as `to_feature` has it, or a text. Raises ValueError or OSError."""
+    """Reads a file as a feature of a record: an image, see `to_feature`, or a text. Raises ValueError or OSError."""
     if FEATURES[kind].ending == ".txt":
         return file.read_text(encoding="utf-8")
     if file.match(ARRAYS):
@@ -27,11 +27,11 @@ def read(file: Path, kind: str, label_shift: int = 0) -> np.ndarray | str:
 
 
 def to_feature(picture: Image.Image, kind: str, label_shift: int = 0, name: str = "picture") -> np.ndarray:
-    """A picture as a feature of a record. Raises ValueError or OSError for what cannot be read as such.
+    """An image as a feature of a record. Raises ValueError or OSError for an image that cannot be read as that kind.
 
-    image, other: uint8 [H,W,3]. line: uint8 [H,W,1]. segmentation: labels uint8 [H,W], plus `label_shift`; with 1, 255
-    (of no label) becomes 0 as in the original's COCO-Stuff. depth: float32 [H,W,1], from 8 or 16 bit grey, from floats,
-    or from the four bytes of a float as RGBA (the original's), each picture stretched to [-1, 1].
+    image, other: uint8 [H,W,3]. line: uint8 [H,W,1]. segmentation: labels uint8 [H,W], plus `label_shift`; with a shift
+    of 1, 255 (no label) becomes 0 as in the original's COCO-Stuff. depth: float32 [H,W,1], from 8 or 16 bit grey, from
+    floats, or from the four bytes of a float as RGBA (the original's); each image is stretched to [-1, 1].
     """
     if kind in ("image", "other"):
         return decode(picture)
@@ -47,7 +47,7 @@ def to_feature(picture: Image.Image, kind: str, label_shift: int = 0, name: str 
     elif picture.mode not in ("L", "I;16", "I", "F"):
         raise ValueError(f"{name} has mode {picture.mode}: depth is grey, or a float's four bytes as RGBA")
     values = values.astype(np.float32)
-    worst = values.flat[np.argmax(np.abs(values))]  # the first that is no number, if any
+    worst = values.flat[np.argmax(np.abs(values))]  # or the first NaN, if there is one
     if not abs(worst) < FARTHEST:
         raise ValueError(f"{name} holds the depth {worst:g}: it is no map of depths, or a damaged one")
     span = max(1e-8, values.max() - values.min())
@@ -57,10 +57,10 @@ def to_feature(picture: Image.Image, kind: str, label_shift: int = 0, name: str 
 def open_picture(
     picture: str | Path | Image.Image | np.ndarray, kind: str = "image", label_shift: int = 0
 ) -> np.ndarray:
-    """What a person gives as a picture -> a feature of a record: a file, a PIL image, or an array.
+    """A user's image (a file, a PIL image or an array) -> a feature of a record.
 
-    Arrays are [H,W], [H,W,1] or [H,W,3]: uint8, or for pictures in colours and lines floats in [-1, 1], for depth
-    floats of any range. Raises ValueError or OSError for what cannot be read as such.
+    Arrays are [H,W], [H,W,1] or [H,W,3], of uint8 or floats: in [-1, 1] for images in colours and lines, of any range
+    for depth. Raises ValueError or OSError for an image that cannot be read as that kind.
     """
     if isinstance(picture, (str, Path)):
         return read(Path(picture), kind, label_shift)
@@ -87,7 +87,7 @@ def open_picture(
 
 
 def read_array(file: Path) -> np.ndarray:
-    """A picture of CelebA-HQ, uint8 [1,3,H,W] in the file -> [H,W,3]. Raises ValueError for what is none."""
+    """Reads an image of CelebA-HQ, uint8 [1,3,H,W] in the file -> [H,W,3]. Raises ValueError for other arrays."""
     with file.open("rb") as opened:
         array = np.lib.format.read_array(opened, allow_pickle=False)
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[:2] != (1, 3):
@@ -96,7 +96,7 @@ def read_array(file: Path) -> np.ndarray:
 
 
 def check_labels(labels: np.ndarray, name: Path | str, num_labels: int, label_shift: int) -> None:
-    """Raises UserError for a label that the model does not have; `name` is the map's in the message."""
+    """Raises UserError for a label that the model does not have; `name` names the map in the message."""
     if labels.max() >= num_labels:
         found, shift = int(labels.max()) - label_shift, f" plus data.label_shift={label_shift}" if label_shift else ""
         raise UserError(f"{name} holds the label {found}{shift}; the model has the labels 0 to {num_labels - 1}")

@@ -1,4 +1,4 @@
-"""Folders of files: pictures alone, found recursively, or pictures with what belongs to each."""
+"""Folders of files: images alone, found recursively, or images with other features of each."""
 
 import hashlib
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 class FolderSource:
     """Random access to image files. `class_names` are the sub-folders that hold them, () where there are none.
 
-    depth: how many folders below the root the classes' lie.
-    scenes: what lies in them, by path below the root; then the class names are those of the objects.
+    depth: how many levels below the root the class folders lie.
+    scenes: the images' scenes, see `find_name`; with them, the class names are those of the objects.
     """
 
     def __init__(
@@ -53,12 +53,12 @@ class FolderSource:
         return record
 
     def texts(self, kind: str) -> Iterator[str]:
-        """That feature of every record, without its picture."""
+        """That feature of every record; reads no images."""
         for file in self.files:
             yield read(self.beside(file.relative_to(self.root), kind), kind)
 
     def beside(self, relative: Path, kind: str) -> Path:
-        """Where a picture's feature lies."""
+        """The path of an image's feature."""
         return self.root.parent / FEATURES[kind].folder / relative.with_suffix(FEATURES[kind].ending)
 
     def describe(self, index: int) -> str:
@@ -66,7 +66,7 @@ class FolderSource:
 
 
 def find_name(scenes: dict, relative: Path) -> str | None:
-    """The name under which a picture has its scene: its path below the root, or what follows the split in it."""
+    """The name of an image's scene: its path below the root, that path without the split, or its file name."""
     names = (
         relative.as_posix(),
         Path(*relative.parts[1:]).as_posix() if len(relative.parts) > 1 else "",
@@ -78,9 +78,9 @@ def find_name(scenes: dict, relative: Path) -> str | None:
 def source(data: ConfigDict, split: str) -> FolderSource:
     """Images below `data.path`; `data.validation_share` of them are held out, chosen by a hash of their relative path.
 
-    Where every image lies in a sub-folder, the first-level sub-folders are the classes. With other features than
-    images, they lie in images/, the rest beside it, see `features.FEATURES`. Where both sub-folders with the names of
-    `data.splits` are there, those are the splits, and classes lie in them; a `validation_share` of 1 takes all.
+    If every image lies in a sub-folder, the first-level sub-folders are the classes. With other features, images lie in
+    images/ and the other features beside it, see `features.FEATURES`. If both sub-folders that `data.splits` names
+    exist, they are the splits, and classes lie in them; a `validation_share` of 1 takes all images.
     """
     if not data.path:
         raise UserError(

@@ -31,11 +31,11 @@ GROUPS = (
 )
 ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
 
-# Of segmentation maps: what lies in these layers of an SVG, else OpenMoji's own colours by hue.
+# The labels of segmentation maps: these layers of an SVG, and elsewhere OpenMoji's own colours by hue.
 LAYERS = ("line", "skin", "hair")
 PALETTE = {
     "paper": ("#ffffff",),
-    "line": ("#00ff00",),  # marks of the layers, no colours of OpenMoji
+    "line": ("#00ff00",),  # marks a layer; not a colour of OpenMoji
     "skin": ("#ff00ff",),
     "hair": ("#00ffff",),
     "red": ("#ea5a47", "#d22f27", "#781e32"),
@@ -96,7 +96,7 @@ class Openmoji(tfds.core.GeneratorBasedBuilder):
             yield (
                 path.stem,
                 {
-                    # Bytes and not arrays: those TFDS would encode with TensorFlow.
+                    # Bytes, since TFDS would encode arrays with TensorFlow.
                     "image": render(svg, size, "RGB"),
                     "line": render(only_line(svg), size, "L"),
                     "segmentation": segment(svg, size),
@@ -114,7 +114,7 @@ def without_selectors(hexcode: str) -> str:
 def name_of(hexcode: str) -> str:
     """What an emoji shows, in Unicode's words: '2764' -> 'red heart'."""
     found = emoji.EMOJI_DATA.get("".join(chr(int(code, 16)) for code in hexcode.split("-")))
-    if found is None:  # of some, the table has only the one with the selector
+    if found is None:  # the table has some emoji only with the selector
         found = emoji.EMOJI_DATA["".join(chr(int(code, 16)) for code in [*hexcode.split("-"), "FE0F"])]
     return found["en"].strip(":").replace("_", " ")
 
@@ -130,7 +130,7 @@ def base_and_group() -> dict[str, tuple[str, str]]:
 
 
 def families(drawn: Iterable[tuple[bytes, str]]) -> dict[str, str]:
-    """(drawing, base emoji) pairs -> for each base, the first of all bases that share drawings with it, however far."""
+    """(drawing, base emoji) pairs -> for each base, the first base linked to it by shared drawings, however far."""
     root = {}
 
     def find(base: str) -> str:
@@ -150,7 +150,7 @@ def is_held_out(base: str) -> bool:
 
 
 def only_line(svg: str) -> str:
-    """The drawing without everything outside its group `line`."""
+    """Removes everything but the group `line` from a drawing."""
     root = ElementTree.fromstring(svg)
     for child in list(root):
         if child.get("id") != "line":
@@ -159,7 +159,7 @@ def only_line(svg: str) -> str:
 
 
 def mark_layers(svg: str) -> str:
-    """The drawing with every layer of `LAYERS` in its mark's colour, and without smooth edges."""
+    """Paints each layer of `LAYERS` in the colour that marks it, and turns smooth edges off."""
     root = ElementTree.fromstring(svg)
     root.set("shape-rendering", "crispEdges")
 

@@ -1,4 +1,4 @@
-"""'openmoji/scenes': a few drawings side by side in one picture, with the box and the class of each."""
+"""'openmoji/scenes': a few drawings side by side in one image, with the box and the class of each."""
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -13,7 +13,7 @@ MOST, EACH = 4, 4  # drawings in a scene, scenes for each drawing
 
 
 class Scenes:
-    """Scene i holds drawing i and up to three others by chance, from i alone; they do not overlap by much."""
+    """Scene i holds drawing i and up to three random others, which i alone determines; they overlap little."""
 
     def __init__(self, drawings):
         self.drawings, self.class_names = drawings, drawings.class_names
@@ -31,12 +31,12 @@ class Scenes:
         for number in (index % len(self.drawings), *rng.integers(0, len(self.drawings), rng.integers(1, MOST))):
             record, side = self.drawings[int(number)], int(rng.integers(SMALLEST, LARGEST + 1))
             drawing = np.asarray(Image.fromarray(record["image"]).resize((side, side), Image.Resampling.LANCZOS))
-            ink = np.argwhere(drawing.min(-1) < 240)  # not what resampling rings
+            ink = np.argwhere(drawing.min(-1) < 240)  # excludes the ringing of the resampling
             if not len(ink):
                 continue
             (top, left), (bottom, right) = ink.min(0), ink.max(0) + 1
             drawing, height, width = drawing[top:bottom, left:right], bottom - top, right - left
-            # Of a few places the one where the least is covered.
+            # Of a few random places, take the one that covers the least.
             places = np.stack([rng.integers(0, SIDE - height + 1, 8), rng.integers(0, SIDE - width + 1, 8)], 1)
             y, x = min(places, key=lambda place: taken[place[0] : place[0] + height, place[1] : place[1] + width].sum())
             here = np.s_[y : y + height, x : x + width]

@@ -51,8 +51,8 @@ class TfdsSource:
 def source(data: ConfigDict, split: str, name: str, features: tuple[str, ...]) -> TfdsSource:
     """A data set as TFDS knows it ('imagenet2012', 'celeb_a_hq/256'), or 'openmoji/px64'; in `data.dir` or TFDS's own.
 
-    Prepares the data set, as ArrayRecord, where it is not yet prepared and can be. `data.splits` names its splits.
-    Raises UserError where it has no such split, no images, or a format without random access.
+    If possible, prepares a data set that is not yet prepared, as ArrayRecord. `data.splits` names its splits. Raises
+    UserError where it has no such split, no images, or a format without random access.
     """
     builder = find_builder(name, data.dir or None)
     if not builder.is_prepared():
@@ -92,7 +92,7 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     kind, _, variant = name.partition("/")
     try:
         if kind == "openmoji":
-            tfds.disable_progress_bar()  # it shows one with the time left
+            tfds.disable_progress_bar()  # Openmoji shows its own, with the time left
             return Openmoji(config=variant or None, data_dir=data_dir)
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as e:

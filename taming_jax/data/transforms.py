@@ -1,4 +1,4 @@
-"""Transforms: a record in, a record out. Images are uint8 [H,W,3], line art [H,W,1], maps of labels [H,W]."""
+"""Transforms: a record in, a record out. Images are uint8 [H,W,3], line art [H,W,1], segmentation maps [H,W]."""
 
 import dataclasses
 from typing import Protocol
@@ -10,17 +10,17 @@ from taming_jax.data.features import FEATURES, PICTURES
 
 
 class Annotator(Protocol):
-    """Makes ids of what belongs to a picture: a scene's objects, say. Must be pickled, for processes that read."""
+    """Makes ids from an image's annotations: a scene's objects, say. It must be picklable, for processes that read."""
 
     def shuffle(self, record: dict, rng: np.random.Generator) -> dict:
-        """The record with its annotations in another order, where that says nothing."""
+        """The record with its annotations in a random order, if their order means nothing."""
 
     def see(self, record: dict, crop: tuple[float, ...], flip: bool) -> dict[str, np.ndarray]:
         """The features of a record's annotations, seen through a crop (left, top, width, height as shares)."""
 
 
 def decode(image: Image.Image) -> np.ndarray:
-    """Any picture to uint8 [H,W,3]: upright as its EXIF says, transparency on white, every colour mode to RGB.
+    """Any image to uint8 [H,W,3]: upright as its EXIF says, transparency on white, every colour mode to RGB.
 
     Raises ValueError for 32-bit pixels.
     """
@@ -37,17 +37,17 @@ def decode(image: Image.Image) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Pictures just large enough for `size` (height, width) times `resize_factor`, a crop of `size`, and a flip of
-    every second one if `flip`.
+    """Resizes images so that they just cover `size` (height, width) times `resize_factor`, takes a crop of `size`, and
+    flips half of them if `flip`.
 
     `random_crop=False` crops the centre. Evaluation does so at the same scale, without flips. All features of a record
-    are treated alike. For grain: a random map.
+    are treated alike. For grain, this is a random map.
 
-    random_scale: as many pixels of the picture as by chance lie between `size` and its smallest side become the crop
-    (the original's random-2d crop), whatever `resize_factor`.
-    coord: adds where the crop lies in its picture, 'coord' float32 [height,width], see `coordinates`.
-    downscale: above 1, adds the crop with so many times fewer pixels a side, enlarged again: 'low' uint8, bicubic.
-    annotator: makes features of a record's annotations; without one they are left out.
+    random_scale: in pixels of the image before it is resized, the crop is anything from `size` to the smallest side
+    (the original's random-2d crop), whatever `resize_factor` is.
+    coord: adds where the crop lies in its image, 'coord' float32 [height,width], see `coordinates`.
+    downscale: above 1, adds the crop with so many times fewer pixels on a side, enlarged again: 'low' uint8, bicubic.
+    annotator: makes features from a record's annotations; without one, annotations are left out.
     """
 
     size: tuple[int, int]
@@ -70,7 +70,7 @@ class Augment:
         return self._apply(record, rng.random(2) if self.random_crop else (0.5, 0.5), flip, factor)
 
     def centered(self, record: dict) -> dict:
-        """The record without chance."""
+        """The record with a centre crop and no flip."""
         return self._apply(record, (0.5, 0.5), False, self.resize_factor)
 
     def _apply(self, record: dict, corner: tuple[float, float], flip: bool, factor: float) -> dict:
@@ -89,7 +89,7 @@ class Augment:
         if self.downscale > 1:
             done["low"] = coarse(done["image"], self.downscale)
         if self.coord:
-            start = w - self.size[1] - left if flip else left  # in the flipped picture
+            start = w - self.size[1] - left if flip else left  # in the flipped image
             done["coord"] = coordinates(h, w)[top : top + self.size[0], start : start + self.size[1]]
         if self.annotator is not None:
             done |= self.annotator.see(record, (left / w, top / h, self.size[1] / w, self.size[0] / h), flip)
@@ -104,10 +104,10 @@ def coarse(image: np.ndarray, downscale: int) -> np.ndarray:
 
 
 def coordinates(h: int, w: int) -> np.ndarray:
-    """The number of each pixel, row by row, as a share of all (as the original's FacesHQ): float32 [h,w] in [0, 1)."""
+    """Each pixel's number, row by row, as a share of all (as in the original's FacesHQ): float32 [h,w] in [0, 1)."""
     return (np.arange(h * w).reshape(h, w) / (h * w)).astype(np.float32)
 
 
 def fit(record: dict, size: tuple[int, int], downscale: int = 1) -> dict:
-    """All features of a record just large enough for a size (height, width), the centre cut out."""
+    """Resizes all features of a record so that they just cover a size (height, width), and crops the centre."""
     return Augment(size, 1.0, random_crop=False, flip=False, downscale=downscale).centered(record)

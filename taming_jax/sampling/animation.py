@@ -1,4 +1,4 @@
-"""The sliding window in motion: an image as its codes were painted, with the window's frame."""
+"""Animates the sliding window: shows an image as its codes were painted, with the window's frame."""
 
 import importlib.util
 import io
@@ -27,10 +27,10 @@ class Animation(NamedTuple):
 
 
 def draw_frames(animation: Animation, longest: int = 512) -> list[np.ndarray]:
-    """At most `FRAMES` pictures, uint8 [H',W',3]: what is not yet painted is paper, the windows at work are framed.
+    """At most `FRAMES` pictures, uint8 [H',W',3]: cells not yet painted are blank, the windows at work are framed.
 
-    The pixels are those of the finished image, shown where their code is there. Images whose longest side is below
-    half of `longest` are enlarged by a whole factor, larger ones than `longest` are made smaller.
+    The pixels are those of the finished image, shown once their code is painted. Images whose longest side is at most
+    half of `longest` are enlarged by an integer factor; images larger than `longest` are made smaller.
     """
     image, when, window, stride = animation
     lefts = {
@@ -68,7 +68,7 @@ def to_gif(frames: list[np.ndarray]) -> bytes:
 
 
 def write_mp4(frames: list[np.ndarray], path: str) -> None:
-    """An H.264 video that browsers play; for which `check_mp4` must have found the package."""
+    """Writes an H.264 video that browsers play. Call `check_mp4` first, which finds the package."""
     import imageio_ffmpeg
 
     height, width, _ = frames[0].shape

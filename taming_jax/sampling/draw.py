@@ -11,10 +11,11 @@ from taming_jax.errors import UserError
 
 
 class Sampling(NamedTuple):
-    """How codes are drawn. All but whether `guidance` is 1 may be traced, so that other values compile nothing.
+    """How codes are drawn. Values may be traced, so that others compile nothing; whether `guidance` is 1 is static.
 
-    temperature: above 0; above 1 is wilder. top_k: of the likeliest codes, 1 or more. top_p: the likeliest codes that
-    hold this share of the probability, in (0, 1]. guidance: above 1, the condition weighs more (see `guide`).
+    temperature: above 0; above 1 is wilder. top_k: draw from the k likeliest codes, 1 or more. top_p: draw from the
+    likeliest codes that hold this share of the probability, in (0, 1]. guidance: above 1, the condition weighs more
+    (see `guide`).
     """
 
     temperature: float = 1.0
@@ -24,7 +25,7 @@ class Sampling(NamedTuple):
 
 
 def make_sampling(fields: ConfigDict | dict, drop: float, kind: type[UserError] = UserError) -> Sampling:
-    """Of `config.sample`; `drop`: the share of training examples that had no condition. Raises `kind` out of range."""
+    """Checks `config.sample`; raises `kind` out of range. drop: the share of training examples without a condition."""
     sampling = Sampling(**fields)
     if not sampling.temperature > 0:
         raise kind(f"temperature={sampling.temperature:g}: it must be above 0")
@@ -50,16 +51,16 @@ def filter_logits(logits: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.
     kth = jnp.take(ranked, top_k - 1, -1)[..., None]
     ranked = jnp.where(ranked < kth, -jnp.inf, ranked)
     before = jnp.cumsum(jax.nn.softmax(ranked, -1), -1) - jax.nn.softmax(ranked, -1)
-    # At top_p = 1 nothing goes, though the float32 sum may pass 1 early (the original does drop ids there).
+    # At top_p = 1 all ids stay, though the float32 sum may pass 1 early (the original does drop ids there).
     kept = (before <= top_p) | (top_p >= 1)
     smallest = jnp.min(jnp.where(kept & (ranked > -jnp.inf), ranked, jnp.inf), -1, keepdims=True)
     return jnp.where(logits < smallest, -jnp.inf, logits)
 
 
 def draw(logits: jax.Array, keys: jax.Array, place: jax.Array, sampling: Sampling) -> jax.Array:
-    """One id for each row: [B,V], keys [B] folded with place [] or [B] -> [B] int32.
+    """Draws one id for each row: [B,V], keys [B] folded with place [] or [B], a cell's number -> [B] int32.
 
-    A row's result depends neither on its neighbours nor on the batch size, nor on when it is drawn.
+    A row's id does not depend on its neighbours, on the batch size, or on when it is drawn.
     """
     top_k = jnp.minimum(sampling.top_k, logits.shape[-1])
     logits = filter_logits(logits / sampling.temperature, top_k, sampling.top_p)
@@ -68,10 +69,10 @@ def draw(logits: jax.Array, keys: jax.Array, place: jax.Array, sampling: Samplin
 
 
 def guide(decode: Callable, init_cache: Callable, length: int, null: int) -> tuple[Callable, Callable]:
-    """Classifier-free guidance (Ho & Salimans 2022): `decode` and `init_cache` for twice the batch, seen as once.
+    """Classifier-free guidance (Ho & Salimans 2022): `decode` and `init_cache` that run twice the batch inside.
 
-    Each sequence goes along with one whose first `length` ids, the condition, are `null`. The parameters become
-    (parameters, scale): a scale of 1 changes nothing, above 1 the condition weighs more.
+    Each sequence is paired with a copy whose first `length` ids, the condition, are `null`. The parameters become
+    (parameters, scale): a scale of 1 changes nothing; above 1, the condition weighs more.
     """
 
     def guided(params, ids, position, cache, at=None):

@@ -10,11 +10,11 @@ import numpy as np
 from taming_jax.sampling.wavefront import paint_wavefront
 from taming_jax.sampling.window import Grid, Sampler, column_groups, paint_row, window_start
 
-KEPT_BYTES = 2**32  # of keys and values from row to row, for all images of a batch; with more, they are made anew
+KEPT_BYTES = 2**32  # of keys and values kept from row to row, for all images of a batch; above, each row makes its own
 METHODS = ("cached", "wavefront")
 
-# (params, cond, codes, known, keys, sampling) -> (the whole grid [B,H,W] int32 so far, codes of each image that are
-# done) again and again.
+# (params, cond, codes, known, keys, sampling) -> an iterator of (the grid [B,H,W] int32 so far, the number of codes of
+# each image that are painted).
 Painter = Callable[..., Iterator[tuple[jax.Array, int]]]
 
 
@@ -25,13 +25,13 @@ def make_painter(
 
     decode: (params, ids [B,T], position of the first [], cache, at [B] or None) -> (logits [B,T or 1,V], cache).
     init_cache: (batch size) -> an empty cache. method: 'cached' (row by row) or 'wavefront' (as many rows at once as
-    can be, for accelerators), which give the same codes. stride: columns that the window moves at once, 1 to window/2;
-    above 1 it is an approximation, and 'cached' alone.
+    possible, for accelerators), which give the same codes. stride: columns that the window moves at once, 1 to
+    window/2; above 1 it is an approximation, and only 'cached' has it.
 
-    The painter's cond: [B,S] ids that stand before each window, a grid [B,h,w] of which each window has its part, or
-    [B,h-window+1,w-window+1,S], the ids of each place of the window.
-    codes [B,H,W] int32 stay where known [H,W] is true; what is not yet known counts as 0, as in the original. keys:
-    [B]. Other arguments of the same shapes compile nothing. Raises ValueError for shapes and numbers that do not fit.
+    The painter's cond: ids [B,S] that precede each window; a grid [B,h,w], of which each window reads its part; or
+    [B,h-window+1,w-window+1,S], the ids for each place of the window.
+    codes [B,H,W] int32 stay where known [H,W] is true; unpainted codes count as 0, as in the original. keys: [B].
+    Other arguments of the same shapes compile nothing. Raises ValueError for shapes and numbers that do not fit.
     """
     if not 1 <= stride <= window // 2:
         raise ValueError(f"stride={stride}: it must be 1 to {window // 2}, half the window")
@@ -44,7 +44,7 @@ def make_painter(
     def row(params, keys, sampling, cond, grid, i, caches, seen, keep):
         return paint_row(sampler(params, keys, sampling), cond, grid, i, caches, stride, seen, keep)
 
-    # Caches that go on to the next row are written over.
+    # A row writes over the caches of the row above if it passes them on.
     rows = {
         keep: jax.jit(row, static_argnames=("seen", "keep"), donate_argnames="caches" if keep else ())
         for keep in (False, True)
@@ -72,7 +72,7 @@ def make_painter(
             fits = cache * len(column_groups(w, window, stride)) <= KEPT_BYTES
             for i in range(h):
                 keep = fits and i + 1 < h and bool(tops[i + 1] == tops[i])
-                # Half the window's rows and one are above and in this row, unless it rests at the bottom.
+                # The window's rows down to this one are at most half of it and one, unless it rests at the bottom.
                 seen = window // 2 + 1 if caches is not None or i - tops[i] <= window // 2 else window
                 seen = min(seen * window, window**2 - 1)
                 grid, caches = rows[keep](params, keys, sampling, cond, grid, i, caches, seen=seen, keep=keep)
@@ -97,6 +97,6 @@ def check_grid(cond: jax.Array, codes: jax.Array, known: jax.Array, window: int)
 
 
 def painting_order(h: int, w: int, window: int, method: str) -> np.ndarray:
-    """At which step each code is painted, [H,W] int."""
+    """The step at which each code is painted, [H,W] int."""
     i, j = np.indices((h, w))
     return j + window * i if method == "wavefront" else i * w + j

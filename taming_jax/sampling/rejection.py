@@ -1,4 +1,4 @@
-"""Rejection sampling: of many pictures, those that a classifier likes best (Esser et al. 2021, section 4.2)."""
+"""Rejection sampling: keeps the images that a classifier scores best (Esser et al. 2021, section 4.2)."""
 
 from collections.abc import Callable
 
@@ -13,12 +13,12 @@ def accept(
     acceptance_rate: float,
     batch_size: int = 64,
 ) -> np.ndarray:
-    """The paper's rejection sampling by a classifier: which images to keep, of each label those that score best.
+    """The paper's rejection sampling by a classifier: finds the images of each label that score best.
 
     images: uint8 [N,H,W,3], labels: [N], as `--npz` has them. score: (images [b,H,W,3], labels [b]) -> [b], a
-    classifier's probability of the label, say. acceptance_rate: the share of each label's images that is kept, in
-    (0, 1], one at least. Returns positions, ascending. Raises ValueError for other rates and for scores not of that
-    shape or not finite.
+    classifier's probability of the label, say. acceptance_rate: the share of each label's images to keep, in (0, 1];
+    at least one is kept. Returns the indices of the images to keep, ascending. Raises ValueError for other rates, and
+    for scores of another shape or not finite.
     """
     if not 0 < acceptance_rate <= 1:
         raise ValueError(f"acceptance_rate={acceptance_rate:g}: it must be in (0, 1]")

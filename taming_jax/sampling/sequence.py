@@ -1,4 +1,4 @@
-"""Codes one after another, in any order, each seen by all that follow."""
+"""Samples codes one by one, in any order; each code sees all codes before it."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ def sample_full(
     """Ids after a prefix, one at a time, with a cache. prefix [B,S] int32 -> ids [B,N] int32.
 
     decode: (ids [B,T], position of the first [], cache) -> (logits [B,T,V], cache). codes [B,N] int32 stay where known
-    [N]. places [N]: what the keys [B] are folded with.
+    [N]. places [N]: the cells' numbers, with which the keys [B] are folded.
     """
 
     def choose(logits, given):
@@ -46,9 +46,9 @@ def sample_full(
 
 
 def make_sequence_painter(decode: Callable, init_cache: Callable, order: np.ndarray) -> Painter:
-    """A painter of the window alone, in any order of its codes: order [N] holds their places, row by row.
+    """A painter of a single window, in any order of its codes: order [N] holds their cells, numbered row by row.
 
-    Arguments and result as of `painter.make_painter`, but at once.
+    Its arguments and results are those of `painter.make_painter`'s painter, but it gives the whole grid at once.
     """
 
     @jax.jit

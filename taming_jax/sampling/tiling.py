@@ -9,11 +9,11 @@ TILE = 64  # codes a side: 1024 pixels of a model with f=16
 
 
 def decode_tiled(decode: Callable[[jax.Array], jax.Array], grid: jax.Array, tile: int = TILE) -> np.ndarray:
-    """A grid of codes decoded in overlapping tiles. [B,h,w] int32 -> float32 [B,H,W,C].
+    """Decodes a grid of codes in overlapping tiles. [B,h,w] int32 -> float32 [B,H,W,C].
 
-    decode: [B,h',w'] -> [B,H',W',C], and sees at most `tile` codes on a side; a grid that is no larger is decoded
-    whole. Neighbours overlap by a quarter of a tile and fade into each other there. The decoder's GroupNorm and
-    attention look at the whole of what they get, so the result is close to that of decoding at once and not the same.
+    decode: [B,h',w'] -> [B,H',W',C]; it sees at most `tile` codes on a side. A grid that is no larger is decoded whole.
+    Neighbours overlap by a quarter of a tile and fade into each other there. The decoder's GroupNorm and attention see
+    a tile, not the whole grid, so the result is close to that of decoding at once, but not the same.
     """
     _, h, w = grid.shape
     if max(h, w) <= tile:
@@ -35,7 +35,7 @@ def decode_tiled(decode: Callable[[jax.Array], jax.Array], grid: jax.Array, tile
 
 
 def starts(size: int, tile: int) -> list[int]:
-    """Where tiles begin: evenly spread, at least a quarter of a tile overlapping. -> from 0 to size - tile."""
+    """Where tiles begin: evenly spread, with overlaps of at least a quarter of a tile. -> from 0 to size - tile."""
     if size <= tile:
         return [0]
     count = -(-(size - tile) // (tile - tile // 4)) + 1
@@ -43,6 +43,6 @@ def starts(size: int, tile: int) -> list[int]:
 
 
 def ramp(size: int, overlap: int) -> np.ndarray:
-    """Rises from above 0 to 1 within `overlap`, and falls again. [size] float32."""
+    """A weight that rises from above 0 to 1 within `overlap`, and falls again at the end: [size] float32."""
     position = np.arange(size) + 0.5
     return np.minimum(1, np.minimum(position, size - position) / max(overlap, 1)).astype(np.float32)

@@ -13,9 +13,9 @@ def wavefront_rows(h: int, w: int, window: int) -> int:
 
 
 def paint_wavefront(sampler: Sampler, cond: jax.Array, grid: Grid, t: jax.Array) -> Grid:
-    """One step of many rows: row i stands at column t - window i, which is as far as it can see of the row above.
+    """One step of many rows: row i is at column t - window * i, where all that it sees of the row above is painted.
 
-    The same codes as row by row, since keys follow the position. Each window reads all that it needs anew.
+    The codes are those of row by row, since keys follow the cell. Each window reads all that it needs anew.
     """
     b, h, w = grid.codes.shape
     n, slots = sampler.window, wavefront_rows(h, w, sampler.window)
@@ -24,7 +24,7 @@ def paint_wavefront(sampler: Sampler, cond: jax.Array, grid: Grid, t: jax.Array)
     active = (i >= 0) & (i < h) & (j >= 0) & (j < w)
     i, j = jnp.where(active, i, 0), jnp.where(active, j, 0)
     top, left = window_start(i, n, h), window_start(j, n, w)
-    # Slots after the batch, so that a batch that is split over devices stays so.
+    # The axis of slots follows that of the batch, so that a batch that is split over devices stays split.
     tokens = jax.vmap(
         lambda top, left: jnp.concatenate([prefix_at(cond, top, left, n, h), cut(grid.codes, top, left, n)[:, :-1]], 1),
         out_axes=1,
@@ -35,6 +35,6 @@ def paint_wavefront(sampler: Sampler, cond: jax.Array, grid: Grid, t: jax.Array)
     logits, _ = sampler.decode(flat, 0, sampler.init_cache(len(flat)), at)
     drawn = draw(logits[:, 0], jnp.repeat(sampler.keys, slots), jnp.tile(i * w + j, b), sampler.sampling)
     ids = jnp.where(active & ~grid.known[i, j], drawn.reshape(b, slots), grid.codes[:, i, j])
-    # What is not active is written to a row outside, which drops it.
+    # Inactive slots write to a row outside of the grid, which drops them.
     codes = grid.codes.at[:, jnp.where(active, i, h), j].set(ids, mode="drop")
     return grid._replace(codes=codes)

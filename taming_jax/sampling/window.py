@@ -12,7 +12,7 @@ from taming_jax.sampling.draw import Sampling, draw
 
 
 def window_start(i: jax.Array, window: int, size: int) -> jax.Array:
-    """Where the window that decodes position `i` of a side of `size` begins: centred, but inside. -> like `i`.
+    """Where the window begins that decodes row or column `i` of `size`: centred, but inside the grid. -> like `i`.
 
     i: an array of JAX, or of NumPy where it must be known before tracing.
     """
@@ -30,7 +30,7 @@ def column_groups(size: int, window: int, stride: int) -> list[tuple[int, int, i
 
 
 class Grid(NamedTuple):
-    """What is painted, and how far it is."""
+    """A grid of codes while it is painted."""
 
     codes: jax.Array  # [B,H,W] int32
     known: jax.Array  # [H,W] bool: codes that were given and stay
@@ -46,15 +46,15 @@ class Sampler(NamedTuple):
     decode: Callable
     init_cache: Callable
     window: int
-    keys: jax.Array  # [B], one per image, folded with the position in the grid
+    keys: jax.Array  # [B], one per image, folded with the number of the cell
     sampling: Sampling
 
 
 def prefix_at(cond: jax.Array, top: jax.Array, left: jax.Array, window: int, height: int) -> jax.Array:
-    """The condition of a window: [B,S] stands before every one, a grid [B,h,w] is cut like the codes, and of
-    [B,rows,columns,S] each place of the window has its own.
+    """The condition of a window: every window gets [B,S], a grid [B,h,w] is cut like the codes, and
+    [B,rows,columns,S] has its own ids for each place of the window.
 
-    height: of the grid of codes. The condition's grid, and so its window, may be finer or coarser. -> [B,S].
+    height: that of the grid of codes. The condition's grid, and so its window, may be finer or coarser. -> [B,S].
     """
     if cond.ndim == 2:
         return cond
@@ -65,18 +65,18 @@ def prefix_at(cond: jax.Array, top: jax.Array, left: jax.Array, window: int, hei
 
 
 def cut(grid: jax.Array, top: jax.Array, left: jax.Array, window: int) -> jax.Array:
-    """A window row by row. [B,H,W] -> [B,window^2]."""
+    """Cuts a window out of a grid, row by row. [B,H,W] -> [B,window^2]."""
     return jax.lax.dynamic_slice(grid, (0, top, left), (len(grid), window, window)).reshape(len(grid), -1)
 
 
 def paint_row(
     sampler: Sampler, cond: jax.Array, grid: Grid, i: jax.Array, caches, stride: int, seen: int, keep: bool
 ) -> tuple[Grid, list | None]:
-    """Row `i` of a grid, the rows above it painted; with the caches of its windows, if `keep`.
+    """Paints row `i` of a grid whose rows above are painted; also gives the caches of its windows, if `keep`.
 
     A window that stands still keeps its keys and values: between its columns, and from row to row where it rests at the
-    top or the bottom. caches: what the row above kept, or None where there are none. Then each window reads its
-    condition and the codes above first, of itself `seen` codes, which must be enough for that.
+    top or the bottom. caches: those that the row above kept, or None. With None, each window first reads its condition
+    and its own first `seen` codes, which must include all painted ones.
     """
     b, h, w = grid.codes.shape
     n = sampler.window
@@ -86,7 +86,7 @@ def paint_row(
     def paint_group(codes, left, start, count, cache):
         patch, prefix = cut(codes, top, left, n), prefix_at(cond, top, left, n, h)
         s = prefix.shape[1]
-        before = (i - top) * n + start - left  # codes of this window that are known
+        before = (i - top) * n + start - left  # codes of this window that are painted
         if cache is None:
             tokens, position, at = jnp.concatenate([prefix, patch[:, :seen]], 1), 0, s + before - 1
             cache = sampler.init_cache(b)

@@ -50,7 +50,7 @@ def check(config: ConfigDict) -> None:
 
 
 def corrupt(ids: jax.Array, pkeep: float, vocab_size: int, key: jax.Array) -> jax.Array:
-    """Each id stays with probability `pkeep`, or becomes any other (the original's pkeep). [B,T] -> [B,T]."""
+    """Each id stays with probability `pkeep`, or else becomes a random one (the original's pkeep). [B,T] -> [B,T]."""
     keep_key, key = jax.random.split(key)
     keep = jax.random.bernoulli(keep_key, pkeep, ids.shape)
     return jnp.where(keep, ids, jax.random.randint(key, ids.shape, 0, vocab_size))
@@ -130,7 +130,7 @@ def load_first_stages(config: ConfigDict, stage: SecondStage) -> dict:
 
 
 def make_pictures(config: ConfigDict, stage: SecondStage) -> Callable[..., dict[str, Sheet | Animation]]:
-    """The task's `pictures`: samples as the command paints them, of the same seeds, and a canvas if there is one."""
+    """The task's `pictures`: samples as the command `sample` paints them with the same seed, and a canvas, if any."""
     painting, cond, size = Painting(stage), stage.cond, (config.data.size, config.data.size)
     sampling = make_sampling(config.sample, stage.drop)
 

@@ -1,6 +1,6 @@
-"""Stage one: the VQGAN, and its relatives without discriminator or LPIPS and on segmentation maps.
+"""Stage one: the VQGAN, and its variants without discriminator or LPIPS, or on segmentation maps.
 
-Generator and discriminator learn from one forward pass each step.
+Generator and discriminator learn from the same forward pass in each step.
 """
 
 import dataclasses
@@ -74,7 +74,7 @@ def check(config: ConfigDict) -> None:
 
 
 def perceives(config: ConfigDict) -> bool:
-    """Whether LPIPS is trained with."""
+    """Whether LPIPS is part of the loss."""
     return config.loss.perceptual_weight > 0
 
 
@@ -133,13 +133,13 @@ def make_task(config: ConfigDict) -> states.Task:
         )
 
     def train_step(state: states.TrainState, batch: dict, key: jax.Array, phase: Phase):
-        """One update of both nets. Departs from the original in two ways.
+        """One update of both nets. It departs from the original in two ways.
 
-        The generator runs forward once, not twice, and LPIPS once: its loss is differentiated at the pixels, and the
-        discriminator learns from the reconstructions made before the generator's update, not after it. Same gradients
-        for the generator; the discriminator's differ by what one step changes.
-        The discriminator's optimizer starts with it: its warm-up counts from there, and Adam corrects its first
-        moments. The original feeds Adam zeros until then, and its first real steps are the larger for it.
+        The generator and LPIPS run forward once, not twice: the generator's loss is differentiated at the pixels, and
+        the discriminator learns from the reconstructions made before the generator's update, not after it. The
+        generator's gradients are the same; the discriminator's differ by what one step changes.
+        The discriminator's optimizer starts with the discriminator: its warm-up counts from there, and so does Adam's
+        correction of the first moments. The original feeds Adam zeros until then, which makes its first steps larger.
         """
         nets = sharding.gather({**state.params, **state.frozen})
         stats = state.extra["disc"]["batch_stats"] if phase.adversarial else {}
@@ -230,7 +230,7 @@ def make_task(config: ConfigDict) -> states.Task:
 
 
 class Contest(NamedTuple):
-    """What one look of the discriminator gives."""
+    """The results of one run of the discriminator."""
 
     g_loss: jax.Array  # []
     d_adv: jax.Array  # its gradient at the reconstruction, [B,H,W,3]
@@ -240,7 +240,7 @@ class Contest(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """Which losses have started, and so which program a step is."""
+    """Which losses have started; they determine the program of a step."""
 
     perceptual: bool
     adversarial: bool
@@ -249,7 +249,7 @@ class Phase(NamedTuple):
 def update_codes(
     state: states.TrainState, quantizer: Quantizer, codes: dict[str, jax.Array], restart_after: int, key: jax.Array
 ) -> states.TrainState:
-    """The state after what the quantizer learns without gradients, in its parameters and in their average."""
+    """Applies what the quantizer learns without gradients to its parameters and to their average."""
     gen, extra = state.params["gen"], state.extra["gen"]
     average, stats = extra.get("ema"), {name: value for name, value in extra.items() if name != "ema"}
 
@@ -267,7 +267,7 @@ def update_codes(
 
 
 def ramp(step: jax.Array, start: int, ramp_steps: int) -> jax.Array:
-    """0 before `start`, then linearly to 1 over `ramp_steps`; 0 of them are the paper's hard switch. -> [] float32."""
+    """0 before `start`, then rises linearly to 1 over `ramp_steps`, 0 for the paper's hard switch. -> [] float32."""
     return jnp.clip((step - start + 1) / max(1, ramp_steps), 0, 1)
 
 
