@@ -3,10 +3,10 @@
     python -m benchmarks.sampling
     python -m benchmarks.sampling 16x16 32x32 64x64/1
 
-Prints, for each way of painting (of the grids, and batch sizes, that the arguments name), codes per second of all
-images of a batch, the number of sequential steps, the seconds that compiling took, and the most memory that was used.
-Each runs in a process of its own. Compare rows of one run with one another, not runs of different machines. Steps of a
-wavefront are all alike: where a grid takes longer than half a minute, the rest is reckoned from those done.
+Prints a row for each way of painting, or only for the grids and batch sizes that the arguments name: codes per second
+of all images of a batch, the number of sequential steps, the seconds of compiling, and the peak memory. Each row runs
+in a process of its own. Compare rows of one run with one another, not runs of different machines. Steps of a wavefront
+are all alike: if a grid takes longer than half a minute, the time of the other steps is estimated from those done.
 
 At batch 1, all weights are read once for each code: the last line has the codes per second that the memory's bandwidth
 would allow, measured by reading as many bytes.
@@ -50,7 +50,7 @@ def make_model(num_layers: int, embed_dim: int, prefix: int) -> tuple[GPT, dict]
 
 
 def peak_memory() -> float:
-    """GiB, of the device where it counts them, else of the process."""
+    """In GiB: the device's, if it counts that, or else the process's."""
     stats = jax.devices()[0].memory_stats() or {}
     return stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 2**30
 
@@ -67,7 +67,7 @@ def measure(row: tuple) -> str:
     codes, known = jnp.zeros((batch_size, h, w), jnp.int32), jnp.zeros((h, w), bool)
     cond = codes if model == SPATIAL else codes[:, 0, :1]
     steps = int(painting_order(h, w, WINDOW, method).max()) + 1
-    parts = []  # seconds of each part, of a first pass, which compiles, and a second
+    parts = []  # seconds of each part, in a first pass, which compiles, and in a second
     for seed in range(2):
         keys, seconds = jax.random.split(jax.random.key(seed), batch_size), []
         began = time.perf_counter()
@@ -86,7 +86,7 @@ def measure(row: tuple) -> str:
 
 
 def bandwidth_limit() -> str:
-    """Codes per second if reading the weights were all."""
+    """Codes per second if reading the weights were the only cost."""
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(make_model(*CLASS)[1]))
     weights, total = jnp.ones(size // 4), jax.jit(jnp.sum)
     seconds = []

@@ -50,7 +50,7 @@ def main() -> None:
 
     @jax.jit
     def nll(params, codes, c, window):
-        """Summed over what a batch of windows [N,5] decodes."""
+        """The sum over the codes that a batch of windows [N,5] decodes."""
 
         def tokens(row):
             _, top, left, _, _ = row

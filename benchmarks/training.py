@@ -4,17 +4,17 @@
     python -m benchmarks.training vqgan-demo gpt-12x512
     .venv-parity/bin/python -m benchmarks.training --torch
 
-Prints for each row (or those that the arguments name) what a second gets done, the seconds that compiling took, and the
-most memory that the process had, libraries included. Times are medians over iterations. With `--torch` the original
-takes part, on the CPU: both processes stay alive and take turns. Other work on the machine slows the original more than
-its share, since its threads wait for one another at every operation; a race counts where there is none.
+Prints for each row (or those that the arguments name) the work done per second, the seconds of compiling, and the peak
+memory of the process, libraries included. Times are medians over iterations. With `--torch` the original takes part, on
+the CPU: both processes stay alive and take turns. Other work on the machine slows the original more than its share,
+since its threads wait for one another at every operation; a comparison counts only without such work.
 
 A VQGAN iteration has all its losses: L1, LPIPS, codebook, discriminator, adaptive weight. The original's is that of its
-trainer: a forward pass of the generator and LPIPS for each of its two optimizers, with the other's weights held still.
-A transformer's is that of FacesHQ, as many coordinates as codes; the first stage that makes the codes is as small as
-can be (the original is given random ids instead). There is no dropout, the default of the original's transformer; only
-the original's LPIPS drops features while it trains, as it always does. Rows with bf16 compute in bfloat16, which the
-original does not know: it runs in float32 there too.
+trainer: a forward pass of the generator and LPIPS for each of its two optimizers, with the other's weights frozen.
+A transformer iteration is that of FacesHQ, with as many coordinates as codes; the first stage that makes the codes is
+as small as possible (the original gets random ids instead). There is no dropout, the default of the original's
+transformer; only the original's LPIPS drops features while it trains, as it always does. Rows with bf16 compute in
+bfloat16, which the original does not support: it runs in float32 there too.
 """
 
 import importlib.util
@@ -41,11 +41,11 @@ from taming_jax.loop import compile_step
 from taming_jax.tasks import make_task
 
 TURNS, SECONDS = 5, 5.0  # turns that count, and how long each is at least
-Entrant = tuple[Callable[[], None], float]  # one training step, waited for; seconds that compiling took
+Entrant = tuple[Callable[[], None], float]  # runs a training step and waits for it; seconds of compiling
 
 
 def vqgan_row(size: int, batch_size: int, codebook_size: int, embed_dim: int, **model) -> ConfigDict:
-    """The paper's training at other sizes, from the step on where the discriminator takes part."""
+    """The paper's training at other sizes; the discriminator takes part from the first step."""
     c = imagenet_vq.get_config()
     c.data.size, c.batch_size = size, batch_size
     c.model.update(z_channels=embed_dim, **model)
@@ -55,7 +55,7 @@ def vqgan_row(size: int, batch_size: int, codebook_size: int, embed_dim: int, **
 
 
 def gpt_row(side: int, batch_size: int, **sizes) -> ConfigDict:
-    """side x side codes after as many coordinates, trained as the original does."""
+    """A transformer over side x side codes after as many coordinates, trained as in the original."""
     first = vqgan_row(side, 1, 1024, 32, ch=32, ch_mult=(1,), num_res_blocks=1, attn_resolutions=())
     c = custom_transformer.get_config()
     c.first_stage.config, c.data = first, first.data
@@ -77,7 +77,7 @@ ROWS |= {f"{name}-bf16": ConfigDict({**ROWS[name], "dtype": "bfloat16"}) for nam
 
 
 def work(config: ConfigDict) -> tuple[int, str]:
-    """How much an iteration gets done, of what: images, or tokens of the sequence."""
+    """The amount and the unit of an iteration's work: images, or tokens of the sequence."""
     if config.task == "vqgan":
         return config.batch_size, "images"
     return config.batch_size * (config.gpt.block_size - 1), "tokens"
@@ -181,7 +181,7 @@ def original_gpt(config: ConfigDict) -> Callable[[], None]:
 
 
 def serve(pipe: Connection, enter: Callable[[ConfigDict], Entrant], config: ConfigDict) -> None:
-    """A process: answers each number of seconds with what the iterations of a turn took, and None with its memory."""
+    """Runs in a process: answers each number of seconds with a turn's times per iteration, and None with its memory."""
     iterate, compiling = enter(config)
     pipe.send(compiling)
     while (limit := pipe.recv()) is not None:

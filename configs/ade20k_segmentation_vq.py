@@ -1,8 +1,9 @@
-"""VQ model of ADE20k's segmentation maps, 151 labels. The condition's first stage of `ade20k_transformer`.
+"""VQ model of ADE20k's segmentation maps, 151 labels. The first stage of `ade20k_transformer`'s condition.
 
     python -m taming_jax.train --config=configs/ade20k_segmentation_vq.py --workdir=runs/ade20k_segmentation_vq
 
-The original's file for it is not public: numbers as for COCO-Stuff, with ADE20k's 150 labels and nothing.
+The original's file for it is not public. The numbers are those for COCO-Stuff; the labels are ADE20k's 150 and one for
+nothing.
 """
 
 from ml_collections import ConfigDict

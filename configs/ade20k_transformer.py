@@ -2,8 +2,8 @@
 
     python -m taming_jax.train --config=configs/ade20k_transformer.py --workdir=runs/ade20k_transformer
 
-The original's file for it is not public: sizes as for FacesHQ and S-FLCKR. The published run reached FID 35.5 on the
-2,000 pictures of the validation set.
+The original's file for it is not public: the sizes are those for FacesHQ and S-FLCKR. The published run reached FID
+35.5 on the 2,000 images of the validation set.
 """
 
 from ml_collections import ConfigDict

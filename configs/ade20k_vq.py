@@ -1,8 +1,8 @@
-"""VQGAN on the pictures of ADE20k: 256x256 pixels, f=16, 1024 codes.
+"""VQGAN on the images of ADE20k: 256x256 pixels, f=16, 1024 codes.
 
     python -m taming_jax.train --config=configs/ade20k_vq.py --workdir=runs/ade20k_vq
 
-The original's file for it is not public: as `imagenet_vq`, with FacesHQ's beginning of the discriminator.
+The original's file for it is not public: this is `imagenet_vq`, but the discriminator starts when FacesHQ's does.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
     python -m taming_jax.train --config=configs/celebahq_transformer.py --workdir=runs/celebahq_transformer
 
-The original's file for it is not public: sizes as for FacesHQ. Its published samples reached FID 10.2.
+The original's file for it is not public: the sizes are those for FacesHQ. Its published samples reached FID 10.2.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""VQ model of COCO's segmentation maps, 183 labels. The condition's first stage of `coco_transformer`.
+"""VQ model of COCO's segmentation maps, 183 labels. The first stage of `coco_transformer`'s condition.
 
     python -m taming_jax.train --config=configs/coco_segmentation_vq.py --workdir=runs/coco_segmentation_vq
 

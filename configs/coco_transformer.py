@@ -2,8 +2,8 @@
 
     python -m taming_jax.train --config=configs/coco_transformer.py --workdir=runs/coco_transformer
 
-The original's file for it is not public: sizes as for FacesHQ and S-FLCKR. The published run reached FID 20.4 on the
-5,000 pictures of the validation set.
+The original's file for it is not public: the sizes are those for FacesHQ and S-FLCKR. The published run reached FID
+20.4 on the 5,000 images of the validation set.
 """
 
 from ml_collections import ConfigDict

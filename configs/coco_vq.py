@@ -1,9 +1,9 @@
-"""VQGAN on the pictures of COCO: 256x256 pixels, f=16, 1024 codes.
+"""VQGAN on the images of COCO: 256x256 pixels, f=16, 1024 codes.
 
     python -m taming_jax.train --config=configs/coco_vq.py --workdir=runs/coco_vq
 
-The original's file for it is not public: as `imagenet_vq`, with FacesHQ's beginning of the discriminator and
-COCO-Stuff's crops. `coco_scenes_transformer` wants 8192 codes: --config.quantizer.codebook_size=8192.
+The original's file for it is not public: this is `imagenet_vq`, but the discriminator starts when FacesHQ's does, and
+the crops are COCO-Stuff's. `coco_scenes_transformer` needs 8192 codes: --config.quantizer.codebook_size=8192.
 """
 
 from ml_collections import ConfigDict

@@ -10,21 +10,21 @@ def get_config() -> ConfigDict:
     c = ConfigDict()
     c.seed = 0
     c.dtype = "float32"  # of the computation; parameters, losses and the code search are always float32
-    c.accumulate = 1  # parts of a batch that go through the step one after another, for memory's sake
+    c.accumulate = 1  # parts of a batch that go through the step one after another, to save memory
     c.log_every = 50
     c.eval_every = 1000
     c.checkpoint_every = 1000
     c.keep_checkpoints = 3
     c.ema_decay = 0.0  # of the weights that are evaluated and sampled with; 0 is off, as in the paper
-    c.wandb_project = ""  # of Weights & Biases, where metrics and pictures go too
+    c.wandb_project = ""  # in Weights & Biases, to which metrics and pictures then go too
     c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # -1: the rest of the devices
     return c
 
 
 def use_slice(c: ConfigDict, name: str, slices: dict[str, dict]) -> None:
-    """Sets the fields that a table has for a TPU slice: with a larger batch, fewer steps over as many images.
+    """Sets the fields that a table has for a TPU slice. A larger batch takes fewer steps, over as many images.
 
-    The learning rate grows with the root of the batch size. Raises ValueError for another name than the table's.
+    The learning rate grows with the root of the batch size. Raises ValueError for a name that is not in the table.
     """
     if name not in slices:
         raise ValueError(f"{name!r} is no slice of this config; there are {', '.join(slices)}")
@@ -38,7 +38,7 @@ def use_slice(c: ConfigDict, name: str, slices: dict[str, dict]) -> None:
 
 
 def use_segmentation(c: ConfigDict, num_labels: int) -> None:
-    """Makes of a VQGAN's config the original's VQSegmentationModel: one-hot maps in, a binary cross-entropy a label."""
+    """Turns a VQGAN's config into the original's VQSegmentationModel: one-hot maps in, binary cross-entropy a label."""
     c.input = "segmentation"
     c.data.features = ("image", "segmentation")
     c.model.out_ch = num_labels
@@ -79,19 +79,19 @@ def get_transformer(first_stage: str, cond: str) -> ConfigDict:
 
 
 def get_gpt(**sizes) -> ConfigDict:
-    """A transformer; None for `vocab_size` and `block_size` is what condition and codes need."""
+    """A transformer. None for `vocab_size` and `block_size` means as large as condition and codes need."""
     return ConfigDict(
         dict(n_unmasked=0, remat="none", vocab_size=placeholder(int), block_size=placeholder(int)) | sizes
     )
 
 
 def get_cond(name: str) -> ConfigDict:
-    """What stands before the codes; each field is for the kind of condition behind it."""
+    """The condition, which precedes the codes; comments name the kind of condition that a field is for."""
     return ConfigDict(
         dict(
             name=name,  # none, class, coordinates, image, objects, caption
             drop=0.0,  # share of training examples without their condition, for guidance in sampling
-            aligned=False,  # but for none and class: attention begins at a code's own place, see models/gpt.py
+            aligned=False,  # coordinates, image, objects: attention starts at a code's own place, see models/gpt.py
             sos=0,  # none: the start id
             levels=1024,  # coordinates
             down=16,  # coordinates: pixels a side for each id
@@ -100,13 +100,13 @@ def get_cond(name: str) -> ConfigDict:
             max_words=16,  # caption: words of it that are read
             max_vocabulary=8192,  # caption: words that are told apart
             vocabulary=(),  # caption: filled in from the data
-            layout=dict(  # objects: how a scene becomes ids, see data/layouts.py
+            layout=dict(  # objects: how a scene becomes ids, see conditions/layout.py
                 kind="bbox",  # or center
                 min_objects=2,  # of a picture; others are left out
                 max_objects=30,
                 min_area=1e-5,  # of an object, as a share of its picture
-                categories="",  # those of the annotations, or the original's for 'coco' and 'open_images'
-                num_tokens=8192,  # places on a square grid, the categories' numbers, and the last for no object
+                categories="",  # empty: those of the annotations; 'coco', 'open_images': the original's
+                num_tokens=8192,  # ids, for places on a square grid and for categories; the last is for no object
                 encode_crop=True,
                 use_group=True,
             ),
@@ -115,12 +115,12 @@ def get_cond(name: str) -> ConfigDict:
 
 
 def get_first_stage(workdir: str) -> ConfigDict:
-    """A run directory of a VQGAN at its newest step; `used` codes where not all occur (see `quantize.remap`)."""
+    """A VQGAN's run directory, at its newest step; `used`: the ids that occur, if not all (see `quantize.remap`)."""
     return ConfigDict(dict(workdir=workdir, step=placeholder(int), used=(), unknown="random"))
 
 
 def get_moved_data() -> ConfigDict:
-    """For a second stage: what may differ from the first stage's data, where it is set."""
+    """Fields of a second stage's data that may differ from the first stage's; those that are unset do not."""
     fields = dict(path=str, dir=str, workers=int, random_crop=bool, flip=bool, resize_factor=float)
     return ConfigDict({name: placeholder(kind) for name, kind in fields.items()})
 
@@ -137,14 +137,14 @@ def get_data(name: str, size: int) -> ConfigDict:
             splits=dict(train="train", validation="validation"),  # of TFDS, or sub-folders of a folder's images/
             # What records hold beside the label, see taming_jax/data/features.py.
             features=("image",),
-            downscale=4,  # of 'low', the picture with so many times fewer pixels a side, enlarged again
+            downscale=4,  # of 'low', the image with so many times fewer pixels on a side, enlarged again
             size=size,
-            resize_factor=1.0,  # smallest side before the crop, in sizes
+            resize_factor=1.0,  # smallest side before the crop, as a multiple of `size`
             random_scale=False,  # True: a crop of any size between `size` pixels and the smallest side
             random_crop=True,
             flip=True,
             workers=0,  # processes that read; 0 reads in a thread
-            max_bad_share=0.01,  # of unreadable images, before it is an error
+            max_bad_share=0.01,  # of unreadable images; above it, reading raises an error
             class_names=(),  # filled in from the data
         )
     )

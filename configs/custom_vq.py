@@ -2,9 +2,9 @@
 
     python -m taming_jax.train --config=configs/custom_vq.py --workdir=runs/custom_vq --config.data.path=/my/images
 
-The model is the original's configs/custom_vqgan.yaml. Around it, what spares one its commonest disappointments: the
-discriminator learns for 5,000 steps before the generator feels it, then its weight ramps up over 10,000 and stays
-capped; random crops and flips; a warm-up; averaged weights. On a GPU with less memory, lower --config.batch_size.
+The model is the original's configs/custom_vqgan.yaml. The rest avoids the most common failures: the discriminator
+learns for 5,000 steps before it acts on the generator, then its weight ramps up over 10,000 and stays capped; there are
+random crops and flips, a warm-up, and averaged weights. On a GPU with less memory, lower --config.batch_size.
 """
 
 from ml_collections import ConfigDict

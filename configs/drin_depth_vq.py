@@ -1,9 +1,10 @@
-"""VQGAN of depth maps of ImageNet, the condition's first stage of `drin_transformer`.
+"""VQGAN on depth maps of ImageNet. The first stage of `drin_transformer`'s condition.
 
     python -m taming_jax.train --config=configs/drin_depth_vq.py --workdir=runs/drin_depth_vq
 
 Numbers from the original's configs/imagenetdepth_vqgan.yaml, for 8 devices of 3 maps; docs/data.md has the folder. The
-original's saw all of ImageNet; data/drin holds the animals of `drin_transformer`, --config.data.path another folder.
+original's saw all of ImageNet; data/drin holds the animals of `drin_transformer`. --config.data.path names another
+folder.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Transformer on faces, told where each code lies (the original's FacesHQ): it follows unaligned crops.
+"""Transformer on faces, conditioned on where each code lies (the original's FacesHQ), to follow unaligned crops.
 
     python -m taming_jax.train --config=configs/faceshq_transformer.py --workdir=runs/faceshq_transformer
 

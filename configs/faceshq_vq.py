@@ -3,7 +3,7 @@
     python -m taming_jax.train --config=configs/faceshq_vq.py --workdir=runs/faceshq_vq
 
 Numbers from the original's configs/faceshq_vqgan.yaml, for 8 devices of 3 images; the rest is as in `imagenet_vq`.
-data/faceshq/ has the folders train/ and validation/, and each celebahq/ and ffhq/.
+data/faceshq/ has the folders train/ and validation/, each with celebahq/ and ffhq/.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
     python -m taming_jax.train --config=configs/ffhq_transformer.py --workdir=runs/ffhq_transformer
 
-The original's file for it is not public: sizes as for FacesHQ. Its published samples reached FID 9.6.
+The original's file for it is not public: the sizes are those for FacesHQ. Its published samples reached FID 9.6.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@
 
 Its first stage has 16384 codes: --config=configs/imagenet_vq.py --config.quantizer.codebook_size=16384
 --workdir=runs/imagenet_16384_vq. The sizes are the original's (its file for this model is not public; they are quoted
-in its issues), learning rate and batch size are usual ones for the size. Its published run reached FID 15.78, and 5.20
+in its issues); learning rate and batch size are usual for this size. Its published run reached FID 15.78, and 5.20
 with rejection sampling; this config was compiled for TPU slices, not run at full size here.
 
 On a TPU slice, --config=configs/imagenet_transformer.py:v5e-256 takes that slice's line of the table below. What it can
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-# Parameters and optimizer spread over up to 16 chips; beyond, copies of that.
+# Parameters and optimizer are split over up to 16 chips; more chips hold copies.
 SLICES = {
     "v4-8": {"batch_size": 64},
     "v5e-16": {"batch_size": 128},

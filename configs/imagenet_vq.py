@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-# Half precision, and 16 images a chip or more: the compiler lets them lie next to the channels, so that fewer fill a
-# part of each tile only, and move as many bytes. 32 fill 14.5 of a v5e's 15.75 GiB. Such batches were not trained with.
+# Half precision, and at least 16 images per chip: the compiler lays them next to the channels in memory, so fewer
+# images would fill only part of each tile and move as many bytes. 32 images fill 14.5 of a v5e's 15.75 GiB. Nothing was
+# trained with such batches.
 SLICES = {
     "v4-8": {"dtype": "bfloat16", "batch_size": 128},
     "v5e-16": {"dtype": "bfloat16", "batch_size": 256},
@@ -42,9 +43,9 @@ def get_config(slice_name: str = "") -> ConfigDict:
     c.model.remat = False  # True: less memory, an eighth more arithmetic
     # legacy=True would weight the codebook loss as the original's code does, against the paper's eq. 4.
     c.quantizer = ConfigDict(dict(name="vq", codebook_size=1024, embed_dim=256, commitment_weight=0.25, legacy=False))
-    c.restart_codes_after = 0  # steps without use; the paper lets unused codes lie
+    c.restart_codes_after = 0  # steps without use; the paper leaves unused codes alone
     c.loss = ConfigDict(dict(pixel="l1", perceptual_weight=1.0, perceptual_start=0, codebook_weight=1.0))
-    # The paper's hard switch: the discriminator starts to learn and to be felt at full weight in the same step.
+    # The paper's hard switch: the discriminator starts to learn and gets its full weight in the same step.
     c.disc = ConfigDict(
         dict(
             ndf=64,

@@ -2,7 +2,7 @@
 
     python -m taming_jax.train --config=configs/lsun_transformer.py --workdir=runs/lsun_transformer
 
-Sizes as for FacesHQ.
+The sizes are those for FacesHQ.
 """
 
 from ml_collections import ConfigDict

@@ -2,8 +2,8 @@
 
     python -m taming_jax.train --config=configs/lsun_vq.py --workdir=runs/lsun_vq
 
-The paper's churches and bedrooms; the original has no file for them: as `imagenet_vq`, with FacesHQ's beginning of the
-discriminator. TFDS prepares the data set.
+The paper's churches and bedrooms. The original has no file for them: this is `imagenet_vq`, but the discriminator
+starts when FacesHQ's does. TFDS prepares the data set.
 """
 
 from ml_collections import ConfigDict

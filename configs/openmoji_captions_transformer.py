@@ -4,7 +4,7 @@
         --workdir=runs/openmoji_captions_transformer
     python -m taming_jax.sample --workdir=runs/openmoji_captions_transformer --out=runs/hearts --caption="red heart"
 
-The captions are Unicode's names of the emoji. A tenth of them is dropped in training, so that samples may be guided.
+The captions are Unicode's names of the emoji. A tenth of them is dropped in training, so that samples can be guided.
 """
 
 from ml_collections import ConfigDict

@@ -2,8 +2,8 @@
 
     python -m taming_jax.train --config=configs/openmoji_crops_vq.py --workdir=runs/openmoji_crops_vq
 
-The first stage of `openmoji_coordinates_transformer` and `openmoji_line_transformer`. Its codes follow the latents'
-means.
+The first stage of `openmoji_coordinates_transformer` and `openmoji_line_transformer`. Its codes are running
+means of the latents.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 python -m taming_jax.train --config=configs/openmoji_fsq_vq.py --workdir=runs/openmoji_fsq_vq
 
-There is no codebook: nothing to learn, nothing that dies, and no loss of the quantizer.
+There is no codebook: nothing is learned, no code can die, and the quantizer has no loss.
 """
 
 from ml_collections import ConfigDict

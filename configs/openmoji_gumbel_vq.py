@@ -18,5 +18,5 @@ def get_config() -> ConfigDict:
     c.quantizer.temperature = dict(init_value=1.0, peak_value=1.0, warmup_steps=0, decay_steps=2400, end_value=1 / 16)
     c.quantizer.kl_weight = dict(init_value=0.0, peak_value=5e-4, warmup_steps=600, decay_steps=3000, end_value=5e-4)
     c.loss.pixel = "l1"
-    c.restart_codes_after = 0  # of latents, which it does not have
+    c.restart_codes_after = 0  # this quantizer restarts no codes
     return c

@@ -1,4 +1,4 @@
-"""Transformer that colours line art: its condition are the codes of the lines. The second stage of
+"""Transformer that colours line art: its condition is the codes of the lines. The second stage of
 `make demo-conditional`.
 
     python -m taming_jax.train  --config=configs/openmoji_line_transformer.py --workdir=runs/openmoji_line_transformer
@@ -7,7 +7,7 @@
 
 It learns on crops of 32 pixels, and colours whole drawings of 64 with the sliding window, which moves over the lines
 too. All codes of the lines see each other (`n_unmasked`), and each code begins with attention to the lines at its own
-place (`cond.aligned`): without, it learns that last.
+place (`cond.aligned`): otherwise, the transformer learns that last.
 """
 
 from ml_collections import ConfigDict

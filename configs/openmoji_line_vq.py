@@ -2,7 +2,7 @@
 
     python -m taming_jax.train --config=configs/openmoji_line_vq.py --workdir=runs/openmoji_line_vq
 
-The condition's first stage of `openmoji_line_transformer`. Lines need neither LPIPS nor a discriminator: L1 alone.
+The first stage of `openmoji_line_transformer`'s condition. Lines need neither LPIPS nor a discriminator: L1 alone.
 """
 
 from ml_collections import ConfigDict

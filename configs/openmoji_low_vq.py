@@ -2,7 +2,7 @@
 
     python -m taming_jax.train --config=configs/openmoji_low_vq.py --workdir=runs/openmoji_low_vq
 
-The condition's first stage of `openmoji_superres_transformer`, with a code for each of the fine picture's: with a
+The first stage of `openmoji_superres_transformer`'s condition, with one code for each code of the fine image: with a
 fourth as many, the transformer did not learn to follow them in its time.
 """
 

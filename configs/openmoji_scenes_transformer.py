@@ -3,8 +3,8 @@
 python -m taming_jax.train  --config=configs/openmoji_scenes_transformer.py --workdir=runs/openmoji_scenes_transformer
 python -m taming_jax.sample --workdir=runs/openmoji_scenes_transformer --out=runs/scenes
 
-Corners of boxes have the grid of the codes (16x16 places, and an id for no object), and each code begins with attention
-to the corners around it (`cond.aligned`): without, it learns last what it was asked for.
+Corners of boxes lie on the grid of the codes (16x16 cells, and an id for no object), and each code begins with
+attention to the corners around it (`cond.aligned`): otherwise, the transformer learns last what it was asked for.
 """
 
 from ml_collections import ConfigDict

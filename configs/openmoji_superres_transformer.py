@@ -5,7 +5,7 @@
     python -m taming_jax.sample --workdir=runs/openmoji_superres_transformer --out=runs/sharp --size=64x64 \\
         --condition=small.png
 
-The coarse picture's first stage is `openmoji_low_vq`; all else is as for `openmoji_line_transformer`.
+The coarse image's first stage is `openmoji_low_vq`; all else is as for `openmoji_line_transformer`.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
     python -m taming_jax.train --config=configs/openmoji_vq.py --workdir=runs/openmoji_vq
 
 On a CPU, LPIPS costs more than the whole generator. So the autoencoder first learns on pixels alone, at three times as
-many steps a minute; LPIPS and the discriminator come in together for the last part. Squared errors, since a wrong
-colour is dearer to them than to L1, which the paper has.
+many steps a minute; LPIPS and the discriminator come in together for the last part. The pixel loss is the
+squared error, which punishes a wrong colour more than the paper's L1 does.
 """
 
 from ml_collections import ConfigDict

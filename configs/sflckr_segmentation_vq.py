@@ -1,4 +1,4 @@
-"""VQ model of S-FLCKR's segmentation maps, 182 labels. The condition's first stage of `sflckr_transformer`.
+"""VQ model of S-FLCKR's segmentation maps, 182 labels. The first stage of `sflckr_transformer`'s condition.
 
     python -m taming_jax.train --config=configs/sflckr_segmentation_vq.py --workdir=runs/sflckr_segmentation_vq
 

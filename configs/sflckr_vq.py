@@ -1,9 +1,9 @@
-"""VQGAN on the pictures of S-FLCKR: 256x256 pixels, f=16, 1024 codes.
+"""VQGAN on the images of S-FLCKR: 256x256 pixels, f=16, 1024 codes.
 
     python -m taming_jax.train --config=configs/sflckr_vq.py --workdir=runs/sflckr_vq
 
-The original's file for it is not public: as `imagenet_vq`, with FacesHQ's beginning of the discriminator, on crops of
-half a landscape's side, so that the sliding window has something to continue.
+The original's file for it is not public: this is `imagenet_vq`, but the discriminator starts when FacesHQ's does, and
+crops are half a landscape's side, so that the sliding window has something to continue.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""The config of a run, to train it further: a converted checkpoint, say, on other pictures.
+"""The config of a run, to train it further: a converted checkpoint, say, on other images.
 
 python -m taming_jax.train --config=configs/stored.py:runs/mine --workdir=runs/mine --config.data.path=/my/images
 """
