@@ -100,7 +100,7 @@ def get_cond(name: str) -> ConfigDict:
             max_words=16,  # caption: words of it that are read
             max_vocabulary=8192,  # caption: words that are told apart
             vocabulary=(),  # caption: filled in from the data
-            layout=dict(  # objects: how a scene becomes ids, see data/layouts.py
+            layout=dict(  # objects: how a scene becomes ids, see taming_jax/conditions/layout.py
                 kind="bbox",  # or center
                 min_objects=2,  # of a picture; others are left out
                 max_objects=30,
