@@ -1,12 +1,14 @@
 """The switches of the training step; its numbers are in tests/test_golden.py."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from taming_jax import optim, sharding
+from taming_jax import losses, optim, sharding
 from taming_jax.models.perceptual import load_weights
 from taming_jax.tasks import vqgan
 from tests.conftest import tiny_vq
@@ -61,3 +63,19 @@ def test_perceptual_loss_starts_when_told(picture_folder, vgg, monkeypatch):
     config.disc.update(start=9, gen_start=9)
     assert "p_loss" not in one_step(config, vgg, 0, monkeypatch)[-1]
     assert one_step(config, vgg, 1, monkeypatch)[-1]["p_loss"] > 0
+
+
+def test_weight_of_the_pixels_and_delta(picture_folder, vgg, monkeypatch):
+    """The one scales the pixels' loss and its gradients; the other is added to the divisor of lambda."""
+    config = tiny_vq(picture_folder)
+    config.loss.update(perceptual_weight=0.0, codebook_weight=0.0)
+    config.disc.update(start=9, gen_start=9)
+    logged, grads = {}, {}
+    for weight in (1.0, 3.0):
+        config.loss.pixel_weight = weight
+        _, _, grads[weight], _, logged[weight] = one_step(config, vgg, 0, monkeypatch)
+        np.testing.assert_allclose(logged[weight]["loss"], weight * logged[weight]["l2_loss"], rtol=1e-6)
+    assert logged[1.0]["l2_loss"] == logged[3.0]["l2_loss"]
+    near = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6)
+    jax.tree.map(lambda a, b: near(3 * a, b), grads[1.0]["gen"], grads[3.0]["gen"])
+    np.testing.assert_allclose(losses.adaptive_weight(3 * np.ones(1), np.ones(1), 0.5, 9.0), 2)

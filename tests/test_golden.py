@@ -203,7 +203,7 @@ def test_ema_quantizer(case):
     """Two updates from the file's own start; ours starts cluster sizes at 1, not 0, and so never from case fresh."""
     g = Golden("ema")
     c = g.config
-    vq = quantize.EMAVectorQuantizer(c["n_embed"], c["dim"], commitment_weight=c["beta"], decay=c["decay"])
+    vq = quantize.EMAVectorQuantizer(c["n_embed"], c["dim"], c["beta"], c["decay"], c["eps"])
     book, size, mean = (jnp.asarray(g[f"before/{case}/embedding.{k}"]) for k in ("weight", "cluster_size", "embed_avg"))
     stats = {"cluster_size": size, "embed_avg": mean}
     for step in (0, 1):
@@ -621,7 +621,7 @@ def test_adamw_and_its_groups():
     decays = convert.to_torch(optim.decayed(params), convert.TRANSFORMER, "")
     assert {name for name, decay in decays.items() if decay} == set(groups[0]["params"])
     assert set(decays) == set(groups[0]["params"]) | set(groups[1]["params"])
-    fields = dict(learning_rate=g.config["lr"], schedule="constant", warmup_steps=0, b1=0.9, b2=0.95)
+    fields = dict(learning_rate=g.config["lr"], schedule="constant", warmup_steps=0, b1=0.9, b2=0.95, eps=1e-8)
     optimizer = optim.make_optimizer(ConfigDict(dict(weight_decay=0.01, clip_norm=0.0, **fields)), 3)
     opt, c, begin = optimizer.init(params), g["in/class"][:, None], g.weights
 

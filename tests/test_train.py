@@ -466,7 +466,8 @@ def test_dead_codes_restart_where_the_error_is(name, picture_folder):
     config = tiny_vq(picture_folder)
     if name == "ema":
         with config.unlocked():
-            config.quantizer = dict(name="ema", codebook_size=32, embed_dim=8, commitment_weight=0.25, decay=0.99)
+            sizes = dict(codebook_size=32, embed_dim=8)
+            config.quantizer = dict(name="ema", commitment_weight=0.25, decay=0.99, eps=1e-5, **sizes)
     state = vqgan.make(config).init(jax.random.key(0))
     embedding = state.params["gen"]["quantize"]["embedding"]
     ids = jnp.arange(12).reshape(2, 2, 3) % 4

@@ -73,12 +73,14 @@ class VectorQuantizer(Quantizer):
 class EMAVectorQuantizer(Quantizer):
     """Codes are running means of the latents that chose them (van den Oord et al. 2017, appendix A.1).
 
-    decay: of the means. Departs from the original in its start: a cluster begins with size 1, not 0, or codes without a
-    choice in the first batch would be divided by almost nothing (in the original they reach 1e5).
+    decay: of the means. eps: smooths the clusters' sizes towards uniform. Departs from the original in its start: a
+    cluster begins with size 1, not 0, or codes without a choice in the first batch would be divided by almost nothing
+    (in the original they reach 1e5).
     """
 
     commitment_weight: float
     decay: float
+    eps: float
 
     def setup(self) -> None:
         self.embedding = self.param("embedding", nn.initializers.normal(1.0), (self.codebook_size, self.embed_dim))
@@ -98,14 +100,14 @@ class EMAVectorQuantizer(Quantizer):
 
     @nn.nowrap
     def update(self, embedding: jax.Array, stats: Stats, codes: dict[str, jax.Array]) -> tuple[jax.Array, Stats]:
-        """The means after a batch; sizes are smoothed towards uniform by 1e-5, as in the original."""
+        """The means after a batch."""
         latents, ids = codes["latents"].reshape(-1, self.embed_dim), codes["ids"].ravel()
         count = jnp.zeros(self.codebook_size).at[ids].add(1.0)
         total = jnp.zeros_like(embedding).at[ids].add(latents)
         size = self.decay * stats["cluster_size"] + (1 - self.decay) * count
         mean = self.decay * stats["embed_avg"] + (1 - self.decay) * total
         n = size.sum()
-        smoothed = (size + 1e-5) / (n + self.codebook_size * 1e-5) * n
+        smoothed = (size + self.eps) / (n + self.codebook_size * self.eps) * n
         return mean / smoothed[:, None], {"cluster_size": size, "embed_avg": mean}
 
 

@@ -213,7 +213,8 @@ def make(config: ConfigDict) -> states.Task:
 
         rec_loss, d_recon = jax.value_and_grad(pixel_loss, 1)(images, recon)
         logged = {f"{config.loss.pixel}_loss": rec_loss, "quant_loss": quant_loss}
-        loss = rec_loss + config.loss.codebook_weight * quant_loss
+        d_recon = config.loss.pixel_weight * d_recon
+        loss = config.loss.pixel_weight * rec_loss + config.loss.codebook_weight * quant_loss
         if phase.perceptual:
             p_loss, d_p = perceive(nets["lpips"], images, recon)
             d_recon = d_recon + config.loss.perceptual_weight * d_p
@@ -224,7 +225,10 @@ def make(config: ConfigDict) -> states.Task:
         if phase.adversarial:
             contest = compete(nets["disc"], stats, images, recon)
             ratio = losses.adaptive_weight(
-                pull_head(d_recon)[0]["kernel"], pull_head(contest.d_adv)[0]["kernel"], config.disc.max_weight
+                pull_head(d_recon)[0]["kernel"],
+                pull_head(contest.d_adv)[0]["kernel"],
+                config.disc.delta,
+                config.disc.max_weight,
             )
             disc_factor = ramp(step, config.disc.gen_start, config.disc.ramp_steps)
             d_weight = config.disc.weight * ratio
