@@ -15,6 +15,7 @@ import optax
 from taming_jax import losses
 
 Stats = dict[str, jax.Array]
+LOG_EPS = 1e-10  # keeps the logarithm of a probability of 0 finite; hard-wired in the original
 
 
 def nearest_codes(z: jax.Array, embedding: jax.Array) -> jax.Array:
@@ -143,7 +144,7 @@ class GumbelQuantizer(Quantizer):
         """Draws 'gumbel' noise in training."""
         logits = self.proj(z.astype(jnp.float32))
         p = jax.nn.softmax(logits, -1)
-        kl = jnp.sum(p * jnp.log(p * self.codebook_size + 1e-10), -1).mean()
+        kl = jnp.sum(p * jnp.log(p * self.codebook_size + LOG_EPS), -1).mean()
         loss = optax.warmup_cosine_decay_schedule(**self.kl_weight)(step) * kl
         if not train:
             ids = jnp.argmax(logits, -1).astype(jnp.int32)

@@ -14,6 +14,7 @@ from taming_jax import losses, metrics, optim, sharding
 from taming_jax import state as states
 from taming_jax.errors import UserError, not_among
 from taming_jax.images import Sheet, color_labels, to_float
+from taming_jax.models.autoencoder import GROUPS
 from taming_jax.models.discriminator import NLayerDiscriminator
 from taming_jax.models.perceptual import load_weights, lpips
 from taming_jax.models.quantize import QUANTIZERS, make_quantizer, restart_dead_codes
@@ -39,8 +40,8 @@ def complete(config: ConfigDict, stored: ConfigDict | None) -> ConfigDict:
         )
     if config.input == "low" and (config.data.downscale < 2 or config.data.size % config.data.downscale):
         raise UserError(f"data.downscale={config.data.downscale}: for input='low', a divisor of {config.data.size}")
-    if config.model.ch % 32:
-        raise UserError(f"model.ch={config.model.ch}: GroupNorm has 32 groups, so take a multiple of 32")
+    if config.model.ch % GROUPS:
+        raise UserError(f"model.ch={config.model.ch}: GroupNorm has {GROUPS} groups, so take a multiple of {GROUPS}")
     channels = {"image": 3, "other": 3, "low": 3, "line": 1, "depth": 1}.get(config.input, config.model.out_ch)
     if config.model.out_ch != channels:
         raise UserError(f"model.out_ch={config.model.out_ch}: input={config.input!r} has {channels} channels")
