@@ -69,8 +69,10 @@ def get_transformer(first_stage: str, cond: str) -> ConfigDict:
             learning_rate=4.5e-6 * 16,
             schedule="constant",
             warmup_steps=0,
+            final_share=0.01,
             b1=0.9,
             b2=0.95,
+            eps=1e-8,
             weight_decay=0.01,
             clip_norm=0.0,
         )

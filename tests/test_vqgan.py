@@ -1,12 +1,14 @@
 """The first stage's training step: its switches, and codes that die; its numbers are in tests/test_golden.py."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from taming_jax import optim, sharding
+from taming_jax import losses, optim, sharding
 from taming_jax.models.perceptual import load_weights
 from taming_jax.models.quantize import Learned, make_quantizer
 from taming_jax.tasks import vqgan
@@ -70,7 +72,8 @@ def test_dead_codes_restart_where_the_error_is(name, picture_folder):
     config = tiny_vq(picture_folder)
     if name == "ema":
         with config.unlocked():
-            config.quantizer = dict(name="ema", codebook_size=32, embed_dim=8, commitment_weight=0.25, decay=0.99)
+            sizes = dict(codebook_size=32, embed_dim=8)
+            config.quantizer = dict(name="ema", commitment_weight=0.25, decay=0.99, eps=1e-5, **sizes)
     state, quantizer = vqgan.make_task(config).init(jax.random.key(0)), make_quantizer(config.quantizer)
     gen, extra = state.params["gen"], dict(state.extra["gen"])
     embedding = gen["quantize"]["embedding"]
@@ -85,3 +88,19 @@ def test_dead_codes_restart_where_the_error_is(name, picture_folder):
     for codebook in moved:
         np.testing.assert_array_equal(codebook[:4], embedding[:4])
         np.testing.assert_array_equal(codebook[4:], np.repeat(latents[1, 0, 2][None], 28, 0))
+
+
+def test_weight_of_the_pixels_and_delta(picture_folder, vgg, monkeypatch):
+    """The one scales the pixels' loss and its gradients; the other is added to the divisor of lambda."""
+    config = tiny_vq(picture_folder)
+    config.loss.update(perceptual_weight=0.0, codebook_weight=0.0)
+    config.disc.update(start=9, gen_start=9)
+    logged, grads = {}, {}
+    for weight in (1.0, 3.0):
+        config.loss.pixel_weight = weight
+        _, _, grads[weight], _, logged[weight] = one_step(config, vgg, 0, monkeypatch)
+        np.testing.assert_allclose(logged[weight]["loss"], weight * logged[weight]["l2_loss"], rtol=1e-6)
+    assert logged[1.0]["l2_loss"] == logged[3.0]["l2_loss"]
+    near = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6)
+    jax.tree.map(lambda a, b: near(3 * a, b), grads[1.0]["gen"], grads[3.0]["gen"])
+    np.testing.assert_allclose(losses.adaptive_weight(3 * np.ones(1), np.ones(1), 0.5, 9.0), 2)
