@@ -263,6 +263,7 @@ def test_discriminator(number, norm):
     params, stats = convert.discriminator_from_torch(tensors, like, c["n_layers"], "")
     assert all("num_batches" in name for name in tensors)
 
+    @jax.jit
     def train(params, stats, x):
         logits, new = disc.apply({"params": params, "batch_stats": stats}, x, True, mutable=["batch_stats"])
         return logits, new["batch_stats"]
@@ -276,7 +277,7 @@ def test_discriminator(number, norm):
     logits, after = train(params, stats, x)
     g.close(logits, "out/logits_train", images=True)
     check_after(after, "after1")
-    to_params, to_x = jax.grad(lambda p, x: -train(p, stats, x)[0].mean(), (0, 1))(params, x)
+    to_params, to_x = jax.jit(jax.grad(lambda p, x: -train(p, stats, x)[0].mean(), (0, 1)))(params, x)
     g.close(to_x, "grad/x_of_minus_mean", 1e-4, images=True)
     g.close(to_params["conv_0"]["kernel"].transpose(3, 2, 0, 1), "grad/main.0.weight", 1e-4)
     logits, after = train(params, after, y)
@@ -299,15 +300,15 @@ def test_actnorm_starts_from_its_first_batch():
 
 def test_lpips_with_the_real_weights():
     g, weights = Golden("lpips_real"), perceptual.load_weights()
+
+    @jax.jit
+    def run(weights, a, b):
+        taps = perceptual.vgg16(weights["vgg"], a, jnp.float32)
+        distance, pull = jax.vjp(lambda b: perceptual.lpips(weights, a, b), b)
+        return distance, [jnp.linalg.norm(tap) for tap in taps], pull(jnp.ones_like(distance))[0]
+
     for pair in ("pair0", "pair1", "pair2"):
         a, b = (jnp.asarray(g.nhwc(f"in/{pair}/{k}")) for k in "ab")
-
-        @jax.jit
-        def run(weights, a, b):
-            taps = perceptual.vgg16(weights["vgg"], a, jnp.float32)
-            distance, pull = jax.vjp(lambda b: perceptual.lpips(weights, a, b), b)
-            return distance, [jnp.linalg.norm(tap) for tap in taps], pull(jnp.ones_like(distance))[0]
-
         distance, norms, grad = run(weights, a, b)
         g.close(distance, f"out/{pair}/lpips")
         g.close(norms, f"out/{pair}/feat_norms")
@@ -337,7 +338,7 @@ def start(config, training, step: int) -> tuple:
     """Our task, and its state at a step with the file's weights."""
     _, params, stats, vgg = training
     task = vqgan.make(config)
-    state = task.init(jax.random.key(0))
+    state = jax.jit(task.init)(jax.random.key(0))
     opt = {name: optimizer for name, optimizer in state.opt.items()}
     extra = {"gen": state.extra["gen"], "disc": {"batch_stats": stats}}
     state = TrainState(jnp.int32(step), params, opt, extra, {"lpips": vgg})
@@ -468,9 +469,8 @@ def test_five_steps_as_far_as_they_are_the_same(training):
     for ours, theirs in (("g_loss", "g_loss"), ("d_weight", "d_weight")):
         g.near(logged[ours], g[f"out/log/g/{theirs}"][2], f"out/log/g/{theirs}", 1e-4)
     disc = NLayerDiscriminator(16, 2, False)
-    judge = lambda x: disc.apply(  # noqa: E731
-        {"params": training[1]["disc"], "batch_stats": training[2]}, x, True, mutable=["batch_stats"]
-    )[0]
+    variables = {"params": training[1]["disc"], "batch_stats": training[2]}
+    judge = jax.jit(lambda x: disc.apply(variables, x, True, mutable=["batch_stats"])[0])
     real, fake = judge(x), judge(recon(state.params["gen"], x)[0])
     g.near(losses.hinge_loss(real, fake), g["out/log/d/disc_loss"][2], "out/log/d/disc_loss", 2e-5)
     g.near(real.mean(), g["out/log/d/logits_real"][2], "out/log/d/logits_real", 2e-5)

@@ -17,17 +17,24 @@ def vgg():
     return load_weights()
 
 
-def one_step(config, vgg, step, monkeypatch):
-    """State before, the gradients that the optimizers were given, state after, metrics; at a given step."""
+def make_step(config, vgg, monkeypatch):
+    """step -> state before, the gradients that the optimizers were given, state after, metrics; on one device."""
     # An optimizer whose state is the gradient itself.
     monkeypatch.setattr(optim, "make_optimizer", lambda *_: optax.trace(decay=0.0))
     batch = {"image": jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8))}
-    with jax.set_mesh(sharding.make_mesh(config.mesh, jax.devices()[:1])):
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    with jax.set_mesh(mesh):
         task = vqgan.make(config)
-        before = jax.jit(task.init)(jax.random.key(0)).replace(step=jnp.int32(step), frozen={"lpips": vgg})
-        train_step = jax.jit(task.train_step, static_argnums=3)
-        after, logged = train_step(before, batch, jax.random.key(1), task.phase(step))
-    return batch, before, {k: after.opt[k].trace for k in after.opt}, after, jax.device_get(logged.compute())
+        state = jax.jit(task.init)(jax.random.key(0)).replace(frozen={"lpips": vgg})
+    train_step = jax.jit(task.train_step, static_argnums=3)  # one for all steps, so that each phase compiles once
+
+    def one_step(step):
+        before = state.replace(step=jnp.int32(step))
+        with jax.set_mesh(mesh):
+            after, logged = train_step(before, batch, jax.random.key(1), task.phase(step))
+        return before, {k: after.opt[k].trace for k in after.opt}, after, jax.device_get(logged.compute())
+
+    return one_step
 
 
 def test_switches_of_the_discriminator(picture_folder, vgg, monkeypatch):
@@ -35,7 +42,8 @@ def test_switches_of_the_discriminator(picture_folder, vgg, monkeypatch):
     config = tiny_vq(picture_folder)
     config.loss.perceptual_weight = 0.0
     config.disc.update(start=1, gen_start=2, ramp_steps=2, max_weight=0.25, weight=0.8)
-    _, before, grads, after, logged = one_step(config, vgg, 0, monkeypatch)
+    one_step = make_step(config, vgg, monkeypatch)
+    before, _, after, logged = one_step(0)
     assert "disc_loss" not in logged
     jax.tree.map(np.testing.assert_array_equal, before.opt["disc"], after.opt["disc"])
     jax.tree.map(np.testing.assert_array_equal, before.params["disc"], after.params["disc"])
@@ -43,7 +51,7 @@ def test_switches_of_the_discriminator(picture_folder, vgg, monkeypatch):
 
     factors = {}
     for step in (1, 2, 3, 4):
-        _, before, grads, after, logged = one_step(config, vgg, step, monkeypatch)
+        before, grads, after, logged = one_step(step)
         assert optax.tree.norm(grads["disc"]) > 0
         factors[step] = (float(logged["disc_factor"]), float(logged["d_weight"]))
     assert {step: f for step, (f, _) in factors.items()} == {1: 0, 2: 0.5, 3: 1, 4: 1}
@@ -59,8 +67,9 @@ def test_perceptual_loss_starts_when_told(picture_folder, vgg, monkeypatch):
     config = tiny_vq(picture_folder)
     config.loss.perceptual_start = 1
     config.disc.update(start=9, gen_start=9)
-    assert "p_loss" not in one_step(config, vgg, 0, monkeypatch)[-1]
-    assert one_step(config, vgg, 1, monkeypatch)[-1]["p_loss"] > 0
+    one_step = make_step(config, vgg, monkeypatch)
+    assert "p_loss" not in one_step(0)[-1]
+    assert one_step(1)[-1]["p_loss"] > 0
 
 
 @pytest.mark.parametrize("name", ["vq", "ema"])
@@ -70,7 +79,7 @@ def test_dead_codes_restart_where_the_error_is(name, picture_folder):
     if name == "ema":
         with config.unlocked():
             config.quantizer = dict(name="ema", codebook_size=32, embed_dim=8, commitment_weight=0.25, decay=0.99)
-    state = vqgan.make(config).init(jax.random.key(0))
+    state = jax.jit(vqgan.make(config).init)(jax.random.key(0))
     embedding = state.params["gen"]["quantize"]["embedding"]
     ids = jnp.arange(12).reshape(2, 2, 3) % 4
     latents = embedding[ids].at[1, 0, 2].add(1.0)
