@@ -314,6 +314,7 @@ def test_discriminator(name):
     params, stats = discriminator_from_torch(tensors, like, c["n_layers"], "")
     assert all("num_batches" in name for name in tensors)
 
+    @jax.jit
     def train(params, stats, x):
         logits, new = disc.apply({"params": params, "batch_stats": stats}, x, True, mutable=["batch_stats"])
         return logits, new["batch_stats"]
@@ -327,7 +328,7 @@ def test_discriminator(name):
     logits, after = train(params, stats, x)
     g.close(logits, "out/logits_train", images=True)
     check_after(after, "after1")
-    to_params, to_x = jax.grad(lambda p, x: -train(p, stats, x)[0].mean(), (0, 1))(params, x)
+    to_params, to_x = jax.jit(jax.grad(lambda p, x: -train(p, stats, x)[0].mean(), (0, 1)))(params, x)
     g.close(to_x, "grad/x_of_minus_mean", 1e-4, images=True)
     g.close(to_params["conv_0"]["kernel"].transpose(3, 2, 0, 1), "grad/main.0.weight", 1e-4)
     logits, after = train(params, after, y)
@@ -351,15 +352,15 @@ def test_actnorm_starts_from_its_first_batch():
 
 def test_lpips_with_the_real_weights():
     g, weights = Golden("lpips_real"), perceptual.load_weights()
+
+    @jax.jit
+    def run(weights, a, b):
+        taps = perceptual.vgg16(weights["vgg"], a, jnp.float32)
+        distance, pull = jax.vjp(lambda b: perceptual.lpips(weights, a, b), b)
+        return distance, [jnp.linalg.norm(tap) for tap in taps], pull(jnp.ones_like(distance))[0]
+
     for pair in names_in("lpips_real", r"out/(\w+)/lpips"):
         a, b = (jnp.asarray(g.nhwc(f"in/{pair}/{k}")) for k in "ab")
-
-        @jax.jit
-        def run(weights, a, b):
-            taps = perceptual.vgg16(weights["vgg"], a, jnp.float32)
-            distance, pull = jax.vjp(lambda b: perceptual.lpips(weights, a, b), b)
-            return distance, [jnp.linalg.norm(tap) for tap in taps], pull(jnp.ones_like(distance))[0]
-
         distance, norms, grad = run(weights, a, b)
         g.close(distance, f"out/{pair}/lpips")
         g.close(norms, f"out/{pair}/feat_norms")
@@ -386,7 +387,7 @@ def start(config, training, step: int) -> tuple:
     """Our task, and its state at a step with the file's weights."""
     params, stats, vgg = training
     task = vqgan.make_task(config)
-    state = task.init(jax.random.key(0))
+    state = jax.jit(task.init)(jax.random.key(0))
     opt = {name: optimizer for name, optimizer in state.opt.items()}
     extra = {"gen": state.extra["gen"], "disc": {"batch_stats": stats}}
     state = TrainState(jnp.int32(step), params, opt, extra, {"lpips": vgg})
@@ -522,9 +523,8 @@ def test_steps_as_far_as_they_are_the_same(training):
         g.near(logged["d_weight"], g["out/log/g/d_weight"][last] * factor, "out/log/g/d_weight", 1e-4)
     params, stats, _ = training
     disc, d_loss = discriminator_of(config), losses.DISCRIMINATOR_LOSSES[config.disc.loss]
-    judge = lambda x: disc.apply(  # noqa: E731
-        {"params": params["disc"], "batch_stats": stats}, x, True, mutable=["batch_stats"]
-    )[0]
+    variables = {"params": params["disc"], "batch_stats": stats}
+    judge = jax.jit(lambda x: disc.apply(variables, x, True, mutable=["batch_stats"])[0])
     real, fake = judge(x), judge(recon(state.params["gen"], x)[0])
     g.near(d_loss(real, fake) * factor, g["out/log/d/disc_loss"][last], "out/log/d/disc_loss", 2e-5)
     g.near(real.mean(), g["out/log/d/logits_real"][last], "out/log/d/logits_real", 2e-5)
