@@ -69,8 +69,10 @@ def get_transformer(first_stage: str, cond: str) -> ConfigDict:
             learning_rate=4.5e-6 * 16,
             schedule="constant",
             warmup_steps=0,
+            final_share=0.01,
             b1=0.9,
             b2=0.95,
+            eps=1e-8,
             weight_decay=0.01,
             clip_norm=0.0,
         )
@@ -100,7 +102,7 @@ def get_cond(name: str) -> ConfigDict:
             max_words=16,  # caption: words of it that are read
             max_vocabulary=8192,  # caption: words that are told apart
             vocabulary=(),  # caption: filled in from the data
-            layout=dict(  # objects: how a scene becomes ids, see conditions/layout.py
+            layout=dict(  # objects: how a scene becomes ids, see taming_jax/conditions/layout.py
                 kind="bbox",  # or center
                 min_objects=2,  # of a picture; others are left out
                 max_objects=30,

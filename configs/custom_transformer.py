@@ -31,8 +31,10 @@ def get_config() -> ConfigDict:
             learning_rate=4.5e-6 * 8,
             schedule="cosine",
             warmup_steps=1_000,
+            final_share=0.01,
             b1=0.9,
             b2=0.95,
+            eps=1e-8,
             weight_decay=0.01,
             clip_norm=1.0,
         )

@@ -28,7 +28,9 @@ def get_config() -> ConfigDict:
     c.model.remat = False  # True: less memory, more arithmetic
     c.quantizer = ConfigDict(dict(name="vq", codebook_size=1024, embed_dim=256, commitment_weight=0.25, legacy=False))
     c.restart_codes_after = 100  # steps without use
-    c.loss = ConfigDict(dict(pixel="l1", perceptual_weight=1.0, perceptual_start=0, codebook_weight=1.0))
+    c.loss = ConfigDict(
+        dict(pixel="l1", pixel_weight=1.0, perceptual_weight=1.0, perceptual_start=0, codebook_weight=1.0)
+    )
     c.disc = ConfigDict(
         dict(
             ndf=64,
@@ -39,6 +41,7 @@ def get_config() -> ConfigDict:
             gen_start=15_000,
             ramp_steps=10_000,
             weight=0.8,
+            delta=1e-4,  # beside the divisor of the adaptive weight; the paper has 1e-6
             max_weight=10.0,
         )
     )
@@ -47,8 +50,10 @@ def get_config() -> ConfigDict:
             learning_rate=4.5e-6 * 8,
             schedule="constant",
             warmup_steps=1_000,
+            final_share=0.01,
             b1=0.5,
             b2=0.9,
+            eps=1e-8,
             weight_decay=0.0,
             clip_norm=1.0,
         )

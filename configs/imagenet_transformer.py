@@ -49,8 +49,10 @@ def get_config(slice_name: str = "") -> ConfigDict:
             learning_rate=3e-4,
             schedule="cosine",
             warmup_steps=5_000,
+            final_share=0.01,
             b1=0.9,
             b2=0.95,
+            eps=1e-8,
             weight_decay=0.01,
             clip_norm=1.0,
         )

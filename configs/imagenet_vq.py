@@ -44,7 +44,9 @@ def get_config(slice_name: str = "") -> ConfigDict:
     # legacy=True would weight the codebook loss as the original's code does, against the paper's eq. 4.
     c.quantizer = ConfigDict(dict(name="vq", codebook_size=1024, embed_dim=256, commitment_weight=0.25, legacy=False))
     c.restart_codes_after = 0  # steps without use; the paper leaves unused codes alone
-    c.loss = ConfigDict(dict(pixel="l1", perceptual_weight=1.0, perceptual_start=0, codebook_weight=1.0))
+    c.loss = ConfigDict(
+        dict(pixel="l1", pixel_weight=1.0, perceptual_weight=1.0, perceptual_start=0, codebook_weight=1.0)
+    )
     # The paper's hard switch: the discriminator starts to learn and gets its full weight in the same step.
     c.disc = ConfigDict(
         dict(
@@ -56,6 +58,7 @@ def get_config(slice_name: str = "") -> ConfigDict:
             gen_start=250_001,
             ramp_steps=0,
             weight=0.8,
+            delta=1e-4,  # beside the divisor of the adaptive weight; the paper has 1e-6
             max_weight=1e4,
         )
     )
@@ -64,8 +67,10 @@ def get_config(slice_name: str = "") -> ConfigDict:
             learning_rate=4.5e-6 * 96,
             schedule="constant",
             warmup_steps=0,
+            final_share=0.01,
             b1=0.5,
             b2=0.9,
+            eps=1e-8,
             weight_decay=0.0,
             clip_norm=0.0,
         )

@@ -29,7 +29,9 @@ def get_config() -> ConfigDict:
     c.model.remat = False  # True: less memory, more arithmetic
     c.quantizer = ConfigDict(dict(name="vq", codebook_size=1024, embed_dim=16, commitment_weight=0.25, legacy=False))
     c.restart_codes_after = 20  # steps without use
-    c.loss = ConfigDict(dict(pixel="l2", perceptual_weight=0.3, perceptual_start=2400, codebook_weight=1.0))
+    c.loss = ConfigDict(
+        dict(pixel="l2", pixel_weight=1.0, perceptual_weight=0.3, perceptual_start=2400, codebook_weight=1.0)
+    )
     c.disc = ConfigDict(
         dict(
             ndf=32,
@@ -40,10 +42,21 @@ def get_config() -> ConfigDict:
             gen_start=2500,
             ramp_steps=300,
             weight=0.8,
+            delta=1e-4,  # beside the divisor of the adaptive weight; the paper has 1e-6
             max_weight=1.0,
         )
     )
     c.optim = ConfigDict(
-        dict(learning_rate=1.5e-3, schedule="cosine", warmup_steps=50, b1=0.5, b2=0.99, weight_decay=0.0, clip_norm=1.0)
+        dict(
+            learning_rate=1.5e-3,
+            schedule="cosine",
+            warmup_steps=50,
+            final_share=0.01,
+            b1=0.5,
+            b2=0.99,
+            eps=1e-8,
+            weight_decay=0.0,
+            clip_norm=1.0,
+        )
     )
     return c

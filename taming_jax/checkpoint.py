@@ -1,18 +1,32 @@
 """Run directories: `workdir/checkpoints/<step>/` holds the train state, the next batch's number and the config."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from taming_jax import sharding
 from taming_jax.errors import UserError
 from taming_jax.state import Task, TrainState
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within, Orbax does not warn on the terminal, of things that nobody in front of a notebook can mend."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def open_manager(workdir: Path, keep: int = 3) -> ocp.CheckpointManager:
@@ -98,7 +112,7 @@ def read_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int
             f"run directory {workdir} holds no checkpoint{'' if step is None else f' of step {step}'};"
             f" it has {found or 'none'}"
         )
-    with open_manager(workdir) as manager:
+    with quiet(), open_manager(workdir) as manager:
         for candidate in reversed(found) if step is None else [step]:
             try:
                 stored = manager.restore(candidate, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
@@ -121,7 +135,7 @@ def load_net(workdir: Path, step: int, name: str, like: dict) -> dict:
     like: shapes of the net's parameters; raises UserError where the checkpoint holds others.
     """
     path = state_path(workdir, step)
-    with ocp.PyTreeCheckpointer() as reader:
+    with quiet(), ocp.PyTreeCheckpointer() as reader:
         extra = reader.metadata(path).item_metadata.tree.get("extra", {})
     place = ("extra", name, "ema") if "ema" in extra.get(name, {}) else ("params", name)
     return load_tree(workdir, step, place, like)
@@ -140,7 +154,7 @@ def load_tree(workdir: Path, step: int, place: tuple[str, ...], like: dict) -> d
     if not like:
         return {}
     path = state_path(workdir, step)
-    with ocp.PyTreeCheckpointer() as reader:
+    with quiet(), ocp.PyTreeCheckpointer() as reader:
         item = like
         for key in reversed(place):
             item = {key: item}

@@ -17,11 +17,14 @@ from taming_jax.tasks import TASKS, transformer, vqgan
 
 LoadConfig = Callable[[Path, int | None], tuple[ConfigDict, int]]
 
-# Fields that came after the first runs, each with the value that a run without it has: for all tasks, and by task.
+# Fields that came after the first runs, each with the value that a run without it has: for all tasks, by task, and by
+# quantizer.
 LATER = {
     "accumulate": 1,
     "ema_decay": 0.0,
     "wandb_project": "",
+    "optim.eps": 1e-8,
+    "optim.final_share": 0.01,
     "data.random_scale": False,
     "data.num_labels": 0,
     "data.label_shift": 0,
@@ -29,7 +32,7 @@ LATER = {
     "data.splits": {"train": "train", "validation": "validation"},
 }
 LATER_OF = {
-    "vqgan": {"model.remat": False},
+    "vqgan": {"model.remat": False, "loss.pixel_weight": 1.0, "disc.delta": 1e-4},
     "transformer": {
         "codes": "",
         "canvas": (0, 0),
@@ -43,6 +46,7 @@ LATER_OF = {
         "sample.guidance": 1.0,
     },
 }
+LATER_OF_QUANTIZER = {"ema": {"eps": 1e-5}}
 
 
 def upgrade(config: ConfigDict) -> ConfigDict:
@@ -53,6 +57,8 @@ def upgrade(config: ConfigDict) -> ConfigDict:
     for path, value in (LATER | LATER_OF[fields["task"]]).items():
         *parents, name = path.split(".")
         functools.reduce(lambda place, parent: place.setdefault(parent, {}), parents, fields).setdefault(name, value)
+    if "quantizer" in fields:
+        fields["quantizer"] = LATER_OF_QUANTIZER.get(fields["quantizer"]["name"], {}) | fields["quantizer"]
     for stage in ("first_stage", "cond"):
         if "config" in fields.get(stage, {}):
             fields[stage]["config"] = upgrade(ConfigDict(fields[stage]["config"])).to_dict()

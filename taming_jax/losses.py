@@ -55,12 +55,12 @@ def generator_loss(fake: jax.Array) -> jax.Array:
     return -jnp.mean(fake)
 
 
-def adaptive_weight(nll_grad: jax.Array, adv_grad: jax.Array, max_weight: float) -> jax.Array:
+def adaptive_weight(nll_grad: jax.Array, adv_grad: jax.Array, delta: float, max_weight: float) -> jax.Array:
     """lambda (Esser et al. 2021, eq. 7): the ratio of both losses' gradient norms at the last layer's kernel. -> [].
 
-    delta is 1e-4, as in the original's code (the paper says 1e-6); that clips to [0, 1e4], here to [0, max_weight].
+    delta, added to the divisor: 1e-4 in the original's code, 1e-6 in the paper. Clipped to [0, max_weight], 1e4 there.
     """
-    ratio = jnp.linalg.norm(nll_grad.ravel()) / (jnp.linalg.norm(adv_grad.ravel()) + 1e-4)
+    ratio = jnp.linalg.norm(nll_grad.ravel()) / (jnp.linalg.norm(adv_grad.ravel()) + delta)
     return jnp.clip(ratio, 0, max_weight)
 
 

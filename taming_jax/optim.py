@@ -8,11 +8,11 @@ from taming_jax.errors import not_among
 
 
 def learning_rate(optim: ConfigDict, steps: int) -> optax.Schedule:
-    """Linear warm-up over `warmup_steps`, then 'constant' (as the original) or 'cosine' to 1 % at the last step."""
+    """Linear warm-up over `warmup_steps`, then 'constant' (as the original) or 'cosine' to `final_share` of it."""
     if optim.schedule == "constant":
         after = optax.constant_schedule(optim.learning_rate)
     elif optim.schedule == "cosine":
-        after = optax.cosine_decay_schedule(optim.learning_rate, max(1, steps - optim.warmup_steps), alpha=0.01)
+        after = optax.cosine_decay_schedule(optim.learning_rate, max(1, steps - optim.warmup_steps), optim.final_share)
     else:
         raise not_among("optim.schedule", optim.schedule, ("constant", "cosine"))
     warmup = optax.linear_schedule(0, optim.learning_rate, optim.warmup_steps)
@@ -32,7 +32,7 @@ def make_optimizer(optim: ConfigDict, steps: int) -> optax.GradientTransformatio
             learning_rate(optim, steps),
             b1=optim.b1,
             b2=optim.b2,
-            eps=1e-8,
+            eps=optim.eps,
             weight_decay=optim.weight_decay,
             mask=decayed,
         ),

@@ -1,17 +1,25 @@
 """Every test sees eight CPU devices, so that any of them can build a mesh; runs go to temporary folders."""
 
+import atexit
+import fcntl
 import os
+import shutil
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 # Most of the tests' time is XLA's: the models are tiny, so quick compilation beats quick programs.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_experimental_ynn_fusion_type=")
-# Tests compile the same small programs over and over, in this process and in those that they start.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="jax_cache_"))
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_experimental_ynn_fusion_type="
+os.environ.setdefault("XLA_FLAGS", QUICK)
+# Tests compile the same small programs over and over. pytest itself makes the cache; its workers and the commands that
+# they start find the variable set, and so all have one.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jax_cache_")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,37 +31,51 @@ from tests.tiny import annotate, draw_pictures, tiny_transformer, tiny_vq
 
 flags.FLAGS.mark_as_parsed()
 
+MakeOnce = Callable[[str, Callable[[Path], object]], Path]
+
 
 @pytest.fixture(scope="session")
-def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
+    """Makes a folder by its name, once for all workers: the first that asks makes it, the others wait."""
+    root = tmp_path_factory.getbasetemp()
+    root = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "shared"
+
+    def make_once(name: str, make: Callable[[Path], object]) -> Path:
+        folder = root / name
+        root.mkdir(exist_ok=True)
+        with open(root / f"{name}.made", "a+") as made:
+            fcntl.flock(made, fcntl.LOCK_EX)
+            if made.seek(0, os.SEEK_END) == 0:
+                shutil.rmtree(folder, ignore_errors=True)  # what a worker that failed has left
+                make(folder)
+                made.write("whole\n")
+        return folder
+
+    return make_once
+
+
+@pytest.fixture(scope="session")
+def picture_folder(make_once: MakeOnce) -> Path:
     """48 coloured shapes of many sizes in three class folders."""
-    root = tmp_path_factory.mktemp("pictures")
-    draw_pictures(root)
-    return root
+    return make_once("pictures", draw_pictures)
 
 
 @pytest.fixture(scope="session")
-def annotated_folder(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def annotated_folder(picture_folder: Path, make_once: MakeOnce) -> Path:
     """The same pictures in the layout of docs/data.md, with all that can belong to them."""
-    root = tmp_path_factory.mktemp("annotated")
-    annotate(picture_folder, root)
-    return root
+    return make_once("annotated", lambda folder: annotate(picture_folder, folder))
 
 
 @pytest.fixture(scope="session")
-def vq_run(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def vq_run(picture_folder: Path, make_once: MakeOnce) -> Path:
     """A finished first stage, profiled on its way."""
-    workdir = tmp_path_factory.mktemp("runs") / "vq"
-    train(tiny_vq(picture_folder), workdir, profile_step=2)
-    return workdir
+    return make_once("vq", lambda workdir: train(tiny_vq(picture_folder), workdir, profile_step=2))
 
 
 @pytest.fixture(scope="session")
-def transformer_run(vq_run: Path) -> Path:
+def transformer_run(vq_run: Path, make_once: MakeOnce) -> Path:
     """A finished second stage on top of `vq_run`."""
-    workdir = vq_run.parent / "transformer"
-    train(tiny_transformer(vq_run), workdir)
-    return workdir
+    return make_once("transformer", lambda workdir: train(tiny_transformer(vq_run), workdir))
 
 
 @pytest.fixture(scope="session")

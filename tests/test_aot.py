@@ -98,7 +98,7 @@ def test_flops_are_those_of_the_definition():
 
 def test_a_slice_that_does_not_exist_gets_one_line():
     for name in ("v5e-17", "v9:2x2", "v5e:3x5x7"):
-        with pytest.raises(UserError, match=rf"--topology={name}: no such slice; it is one of .*v5e-16.* v5e:4x4"):
+        with pytest.raises(UserError, match=rf"topology={name}: no such slice; it is one of .*v5e-16.* v5e:4x4"):
             chips.find_devices(name)
 
 

@@ -187,7 +187,7 @@ def test_a_scene_s_transformer_begins_at_the_corners_of_boxes(vq_run, annotated_
     )
     config.cond.layout.update(min_objects=1, max_objects=2, num_tokens=65, encode_crop=False)
     config.gpt.embed_dim = 128
-    params = transformer.make_task(completion.complete(config)).init(jax.random.key(0)).params["gpt"]
+    params = jax.jit(transformer.make_task(completion.complete(config)).init)(jax.random.key(0)).params["gpt"]
     ids, codes = params["token_embedding"][:65], params["position_embedding"][6:]
     assert codes.shape == (63, 128)
     assert (np.argmax(codes @ ids.T, 1) == np.arange(1, 64)).mean() > 0.8  # ids have chance in them, too

@@ -383,7 +383,10 @@ def test_splits_that_are_folders(annotated_folder, tmp_path):
     ("fields", "message"),
     [
         (dict(features=("image", "depth")), "there is no folder images/"),
-        (dict(features=("image", "words")), "folders hold depth, line, other, segmentation, no words"),
+        (
+            dict(features=("image", "words")),
+            "folders hold caption, depth, line, objects, other, segmentation, no words",
+        ),
     ],
 )
 def test_a_folder_without_what_is_needed(fields, message, picture_folder):

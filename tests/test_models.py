@@ -119,13 +119,13 @@ def test_lpips_equals_lpips_j(side, lpips_weights, monkeypatch):
     monkeypatch.setattr(lpips_j.h5py, "File", lambda name, mode="r": files[name])
     module = lpips_j.LPIPS()
     theirs = module.apply(module.init(jax.random.key(0), x, y), x, y)
-    np.testing.assert_allclose(perceptual.lpips(lpips_weights, x, y), theirs.ravel(), rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(perceptual.lpips)(lpips_weights, x, y), theirs.ravel(), rtol=1e-5)
 
 
 def test_lpips_has_a_finite_gradient_where_features_are_zero(lpips_weights):
-    dead = jax.tree.map(np.zeros_like, lpips_weights["vgg"])
+    dead = {"vgg": jax.tree.map(np.zeros_like, lpips_weights["vgg"]), "lins": lpips_weights["lins"]}
     x, y = jax.random.uniform(jax.random.key(0), (2, 1, 16, 16, 3), minval=-1)
-    grad = jax.grad(lambda y: perceptual.lpips({"vgg": dead, "lins": lpips_weights["lins"]}, x, y).sum())(y)
+    grad = jax.jit(jax.grad(lambda y, weights: perceptual.lpips(weights, x, y).sum()))(y, dead)
     assert np.isfinite(grad).all()
 
 
@@ -148,8 +148,9 @@ def gpt(**fields) -> GPT:
 def test_gpt_is_causal():
     """No position's logits move with a later token's embedding, and the last's do with every earlier one's."""
     model, ids = gpt(), jnp.arange(8)[None]
-    params = model.init(jax.random.key(0), ids)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), ids)["params"]
 
+    @jax.jit
     def logit_of(t):
         return jax.grad(lambda p: jnp.square(model.apply({"params": p}, ids)[0, t]).sum())(params)["token_embedding"]
 
@@ -181,14 +182,14 @@ def test_bfloat16_products_and_their_gradients_sum_in_float32():
 def test_bfloat16_learns_as_float32_does():
     """Gradients of a GPT in half precision lie within its rounding of those in full."""
     ids = jax.random.randint(jax.random.key(1), (2, 8), 0, 11)
-    params = gpt().init(jax.random.key(0), ids)
+    params = jax.jit(gpt().init)(jax.random.key(0), ids)
 
     def gradient(dtype):
         def loss(p):
             logits = gpt(dtype=dtype).apply(p, ids)
             return -jnp.take_along_axis(jax.nn.log_softmax(logits[:, :-1]), ids[:, 1:, None], 2).mean()
 
-        return jnp.concatenate([x.ravel() for x in jax.tree.leaves(jax.grad(loss)(params))])
+        return jnp.concatenate([x.ravel() for x in jax.tree.leaves(jax.jit(jax.grad(loss))(params))])
 
     half, full = gradient(jnp.bfloat16), gradient(jnp.float32)
     assert 0 < jnp.linalg.norm(half - full) < 0.02 * jnp.linalg.norm(full)
@@ -197,7 +198,7 @@ def test_bfloat16_learns_as_float32_does():
 def test_on_cpus_bfloat16_sums_products_with_weights_in_float32():
     """Forwards and backwards, or they are slow; and rematerialisation still knows them for products."""
     ids = jnp.zeros((2, 8), jnp.int32)
-    params = gpt().init(jax.random.key(0), ids)
+    params = jax.jit(gpt().init)(jax.random.key(0), ids)
 
     def products(remat):
         model = gpt(dtype=jnp.bfloat16, remat=remat)
@@ -215,7 +216,7 @@ def test_an_aligned_gpt_begins_at_its_own_place():
     model = gpt(block_size=32, embed_dim=64)
     places = np.concatenate([np.indices((4, 4)).reshape(2, -1).T] * 2)
     places = np.concatenate([places, np.arange(32)[:, None] >= 16], 1)
-    params = align(model.init(jax.random.key(0), jnp.arange(8)[None])["params"], places, model.num_heads)
+    params = align(jax.jit(model.init)(jax.random.key(0), jnp.arange(8)[None])["params"], places, model.num_heads)
     x, attn = jax.nn.standardize(params["position_embedding"]), params["blocks"]["attn"]
     for layer in range(model.num_layers):
         q, k = (x @ attn[name]["kernel"][layer] for name in ("query", "key"))
@@ -231,7 +232,7 @@ def test_where_ids_name_places_a_code_begins_at_those_around_it():
     grid = np.indices((16, 16)).reshape(2, -1).T
     places = np.concatenate([np.zeros((2, 2)), grid])
     places = np.concatenate([places, np.arange(258)[:, None] >= 2], 1)
-    before = model.init(jax.random.key(0), jnp.arange(8)[None])["params"]
+    before = jax.jit(model.init)(jax.random.key(0), jnp.arange(8)[None])["params"]
     params = align(before, places, model.num_heads, named=grid)
     tokens, positions, attn = params["token_embedding"], params["position_embedding"], params["blocks"]["attn"]
     np.testing.assert_array_equal(tokens[256:], before["token_embedding"][256:])
@@ -245,12 +246,12 @@ def test_where_ids_name_places_a_code_begins_at_those_around_it():
 def test_gpt_drops_only_in_training():
     model = gpt(embd_pdrop=0.5, attn_pdrop=0.5, resid_pdrop=0.5)
     ids = jnp.arange(8)[None]
-    params = model.init(jax.random.key(0), ids)
-    np.testing.assert_array_equal(model.apply(params, ids), model.apply(params, ids))
-    train = [model.apply(params, ids, True, rngs={"dropout": jax.random.key(k)}) for k in (1, 2)]
+    params, apply = jax.jit(model.init)(jax.random.key(0), ids), jax.jit(model.apply, static_argnums=2)
+    np.testing.assert_array_equal(apply(params, ids), apply(params, ids))
+    train = [apply(params, ids, True, rngs={"dropout": jax.random.key(k)}) for k in (1, 2)]
     assert np.abs(train[0] - train[1]).max() > 1e-3
 
 
 def test_gpt_keeps_its_parameters_in_float32():
-    params = gpt(dtype=jnp.bfloat16).init(jax.random.key(0), jnp.arange(8)[None])
+    params = jax.jit(gpt(dtype=jnp.bfloat16).init)(jax.random.key(0), jnp.arange(8)[None])
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}

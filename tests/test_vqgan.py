@@ -1,12 +1,14 @@
 """The first stage's training step: its switches, and codes that die; its numbers are in tests/test_golden.py."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from taming_jax import optim, sharding
+from taming_jax import losses, optim, sharding
 from taming_jax.models.perceptual import load_weights
 from taming_jax.models.quantize import Learned, make_quantizer
 from taming_jax.tasks import vqgan
@@ -18,17 +20,24 @@ def vgg():
     return load_weights()
 
 
-def one_step(config, vgg, step, monkeypatch):
-    """State before, the gradients that the optimizers were given, state after, metrics; at a given step."""
+def make_step(config, vgg, monkeypatch):
+    """step -> state before, the gradients that the optimizers were given, state after, metrics; on one device."""
     # An optimizer whose state is the gradient itself.
     monkeypatch.setattr(optim, "make_optimizer", lambda *_: optax.trace(decay=0.0))
     batch = {"image": jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8))}
-    with jax.set_mesh(sharding.make_mesh(config.mesh, jax.devices()[:1])):
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    with jax.set_mesh(mesh):
         task = vqgan.make_task(config)
-        before = jax.jit(task.init)(jax.random.key(0)).replace(step=jnp.int32(step), frozen={"lpips": vgg})
-        train_step = jax.jit(task.train_step, static_argnums=3)
-        after, logged = train_step(before, batch, jax.random.key(1), task.phase(step))
-    return batch, before, {k: after.opt[k].trace for k in after.opt}, after, jax.device_get(logged.compute())
+        state = jax.jit(task.init)(jax.random.key(0)).replace(frozen={"lpips": vgg})
+    train_step = jax.jit(task.train_step, static_argnums=3)  # one for all steps, so that each phase compiles once
+
+    def one_step(step):
+        before = state.replace(step=jnp.int32(step))
+        with jax.set_mesh(mesh):
+            after, logged = train_step(before, batch, jax.random.key(1), task.phase(step))
+        return before, {k: after.opt[k].trace for k in after.opt}, after, jax.device_get(logged.compute())
+
+    return one_step
 
 
 def test_switches_of_the_discriminator(picture_folder, vgg, monkeypatch):
@@ -36,7 +45,8 @@ def test_switches_of_the_discriminator(picture_folder, vgg, monkeypatch):
     config = tiny_vq(picture_folder)
     config.loss.perceptual_weight = 0.0
     config.disc.update(start=1, gen_start=2, ramp_steps=2, max_weight=0.25, weight=0.8)
-    _, before, grads, after, logged = one_step(config, vgg, 0, monkeypatch)
+    one_step = make_step(config, vgg, monkeypatch)
+    before, _, after, logged = one_step(0)
     assert "disc_loss" not in logged
     jax.tree.map(np.testing.assert_array_equal, before.opt["disc"], after.opt["disc"])
     jax.tree.map(np.testing.assert_array_equal, before.params["disc"], after.params["disc"])
@@ -44,7 +54,7 @@ def test_switches_of_the_discriminator(picture_folder, vgg, monkeypatch):
 
     factors = {}
     for step in (1, 2, 3, 4):
-        _, before, grads, after, logged = one_step(config, vgg, step, monkeypatch)
+        before, grads, after, logged = one_step(step)
         assert optax.tree.norm(grads["disc"]) > 0
         factors[step] = (float(logged["disc_factor"]), float(logged["d_weight"]))
     assert {step: f for step, (f, _) in factors.items()} == {1: 0, 2: 0.5, 3: 1, 4: 1}
@@ -60,8 +70,9 @@ def test_perceptual_loss_starts_when_told(picture_folder, vgg, monkeypatch):
     config = tiny_vq(picture_folder)
     config.loss.perceptual_start = 1
     config.disc.update(start=9, gen_start=9)
-    assert "p_loss" not in one_step(config, vgg, 0, monkeypatch)[-1]
-    assert one_step(config, vgg, 1, monkeypatch)[-1]["p_loss"] > 0
+    one_step = make_step(config, vgg, monkeypatch)
+    assert "p_loss" not in one_step(0)[-1]
+    assert one_step(1)[-1]["p_loss"] > 0
 
 
 @pytest.mark.parametrize("name", ["vq", "ema"])
@@ -70,8 +81,9 @@ def test_dead_codes_restart_where_the_error_is(name, picture_folder):
     config = tiny_vq(picture_folder)
     if name == "ema":
         with config.unlocked():
-            config.quantizer = dict(name="ema", codebook_size=32, embed_dim=8, commitment_weight=0.25, decay=0.99)
-    state, quantizer = vqgan.make_task(config).init(jax.random.key(0)), make_quantizer(config.quantizer)
+            sizes = dict(codebook_size=32, embed_dim=8)
+            config.quantizer = dict(name="ema", commitment_weight=0.25, decay=0.99, eps=1e-5, **sizes)
+    state, quantizer = jax.jit(vqgan.make_task(config).init)(jax.random.key(0)), make_quantizer(config.quantizer)
     gen, extra = state.params["gen"], dict(state.extra["gen"])
     embedding = gen["quantize"]["embedding"]
     ids = jnp.arange(12).reshape(2, 2, 3) % 4
@@ -85,3 +97,19 @@ def test_dead_codes_restart_where_the_error_is(name, picture_folder):
     for codebook in moved:
         np.testing.assert_array_equal(codebook[:4], embedding[:4])
         np.testing.assert_array_equal(codebook[4:], np.repeat(latents[1, 0, 2][None], 28, 0))
+
+
+def test_weight_of_the_pixels_and_delta(picture_folder, vgg, monkeypatch):
+    """The one scales the pixels' loss and its gradients; the other is added to the divisor of lambda."""
+    config = tiny_vq(picture_folder)
+    config.loss.update(perceptual_weight=0.0, codebook_weight=0.0)
+    config.disc.update(start=9, gen_start=9)
+    logged, grads = {}, {}
+    for weight in (1.0, 3.0):
+        config.loss.pixel_weight = weight
+        _, grads[weight], _, logged[weight] = make_step(config, vgg, monkeypatch)(0)
+        np.testing.assert_allclose(logged[weight]["loss"], weight * logged[weight]["l2_loss"], rtol=1e-6)
+    assert logged[1.0]["l2_loss"] == logged[3.0]["l2_loss"]
+    near = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6)
+    jax.tree.map(lambda a, b: near(3 * a, b), grads[1.0]["gen"], grads[3.0]["gen"])
+    np.testing.assert_allclose(losses.adaptive_weight(3 * np.ones(1), np.ones(1), 0.5, 9.0), 2)

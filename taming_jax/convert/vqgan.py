@@ -62,7 +62,7 @@ def vq_config(model: dict, image_key: str = "image") -> ConfigDict:
         )
     elif kind == "EMAVQ":
         c.quantizer = ConfigDict(dict(name="ema", commitment_weight=params["beta"], decay=params.get("decay", 0.99)))
-        c.quantizer.update(sizes)
+        c.quantizer.update(eps=params.get("eps", 1e-5), **sizes)
     elif kind in ("VQModel", "VQModelInterface", "VQNoDiscModel", "VQSegmentationModel"):
         c.quantizer = ConfigDict(dict(name="vq", commitment_weight=0.25, legacy=True, **sizes))
     else:
@@ -75,6 +75,7 @@ def vq_config(model: dict, image_key: str = "image") -> ConfigDict:
     c.data.num_labels = dd["out_ch"] if c.input == "segmentation" else 0
     c.data.label_shift = int(c.data.num_labels == 183)
     c.loss.codebook_weight = float(loss.get("codebook_weight", 1.0))
+    # The original takes a pixelloss_weight and never uses it: c.loss.pixel_weight stays 1.
     if c.input == "segmentation":
         c.loss.pixel = "bce"
     if not lossconfig["target"].endswith("VQLPIPSWithDiscriminator"):

@@ -1,8 +1,8 @@
 """Convolutional encoder and decoder of the VQGAN (Esser et al. 2021, table 7; after Ho et al. 2020).
 
-Follows the original implementation: ResNet blocks of GroupNorm (32 groups, eps 1e-6), swish and 3x3
-convolutions; single-head attention at chosen resolutions and in the middle; down-sampling pads right and
-bottom only; `num_res_blocks + 1` blocks per level in the decoder; no tanh at the output.
+Follows the original implementation: ResNet blocks of GroupNorm, swish and 3x3 convolutions; single-head
+attention at chosen resolutions and in the middle; down-sampling pads right and bottom only;
+`num_res_blocks + 1` blocks per level in the decoder; no tanh at the output.
 Kernels start from the original's distribution (PyTorch's U(+-1/sqrt(fan_in))); biases start at 0 instead of
 that same distribution, which no result depends on.
 """
@@ -13,6 +13,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+# Hard-wired in the original.
+GROUPS = 32  # of GroupNorm, so that all widths are multiples of it
+GROUP_NORM_EPS = 1e-6
 torch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
@@ -32,7 +35,7 @@ def conv(
 
 def group_norm(name: str, dtype: jnp.dtype) -> nn.GroupNorm:
     # The fast variance E[x^2] - E[x]^2 cancels at large means and would move codes away from the original's.
-    return nn.GroupNorm(num_groups=32, epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name)
+    return nn.GroupNorm(num_groups=GROUPS, epsilon=GROUP_NORM_EPS, use_fast_variance=False, dtype=dtype, name=name)
 
 
 class ResBlock(nn.Module):

@@ -4,12 +4,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+# Hard-wired in the original, or PyTorch's own where it names none.
+LEAKY_SLOPE = 0.2
+BATCH_NORM_EPS = 1e-5
+BATCH_NORM_MOMENTUM = 0.1  # of the new batch, as PyTorch counts it; flax counts the old ones
+ACT_NORM_EPS = 1e-6
 normal_init = nn.initializers.normal(0.02)
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
-    """Slope 0.2 below 0 and, unlike in `jax.nn`, at 0 itself: gradients are PyTorch's there too."""
-    return jnp.where(x > 0, x, 0.2 * x)
+    """`LEAKY_SLOPE` below 0 and, unlike in `jax.nn`, at 0 itself: gradients are PyTorch's there too."""
+    return jnp.where(x > 0, x, LEAKY_SLOPE * x)
 
 
 class BatchNorm(nn.Module):
@@ -32,11 +37,12 @@ class BatchNorm(nn.Module):
             mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
             n = x.size // c
             if not self.is_initializing():
-                running_mean.value = 0.9 * running_mean.value + 0.1 * mean
-                running_var.value = 0.9 * running_var.value + 0.1 * var * n / (n - 1)
+                new = BATCH_NORM_MOMENTUM
+                running_mean.value = (1 - new) * running_mean.value + new * mean
+                running_var.value = (1 - new) * running_var.value + new * var * n / (n - 1)
         else:
             mean, var = running_mean.value, running_var.value
-        return ((x - mean) * (jax.lax.rsqrt(var + 1e-5) * scale) + bias).astype(self.dtype)
+        return ((x - mean) * (jax.lax.rsqrt(var + BATCH_NORM_EPS) * scale) + bias).astype(self.dtype)
 
 
 class ActNorm(nn.Module):
@@ -60,7 +66,7 @@ class ActNorm(nn.Module):
             batch = jax.lax.stop_gradient(x)
             first_loc.value = jnp.where(initialized.value, first_loc.value, -batch.mean((0, 1, 2)))
             deviation = batch.std((0, 1, 2), ddof=1)
-            first_scale.value = jnp.where(initialized.value, first_scale.value, 1 / (deviation + 1e-6))
+            first_scale.value = jnp.where(initialized.value, first_scale.value, 1 / (deviation + ACT_NORM_EPS))
             initialized.value = jnp.ones((), jnp.bool)
         return ((x + first_loc.value + loc) * (first_scale.value + scale)).astype(self.dtype)
 

@@ -10,6 +10,7 @@ import numpy as np
 from taming_jax.backend import platform
 
 BLOCK = 256  # queries that attend at once
+LAYER_NORM_EPS = 1e-5  # PyTorch's, which the original leaves as it is; flax has 1e-6
 normal_init = nn.initializers.normal(0.02)
 Cache = tuple[tuple[jax.Array, jax.Array], ...]  # per layer: keys and values, [B,heads,T,D/heads]
 
@@ -124,7 +125,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; LayerNorm eps 1e-5 and exact GELU, as in PyTorch. [B,T,D] -> [B,T,D].
+    """Pre-norm transformer block; LayerNorm's eps and exact GELU as in PyTorch. [B,T,D] -> [B,T,D].
 
     `at` [B] asks for one position of each sequence: -> [B,1,D].
     """
@@ -137,11 +138,11 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x, mask, deterministic, cache=None, position=None, at=None):
         d = x.shape[-1]
-        h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln1")(x)
+        h = nn.LayerNorm(epsilon=LAYER_NORM_EPS, dtype=self.dtype, name="ln1")(x)
         attention = Attention(self.num_heads, self.attn_pdrop, self.resid_pdrop, self.dtype, name="attn")
         h, cache = attention(h, mask, deterministic, cache, position, at)
         x = (x if at is None else rows_at(x, at)) + h
-        h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln2")(x)
+        h = nn.LayerNorm(epsilon=LAYER_NORM_EPS, dtype=self.dtype, name="ln2")(x)
         h = dense(4 * d, self.dtype, "mlp_in")(h)
         h = dense(d, self.dtype, "mlp_out")(gelu(h))
         return x + nn.Dropout(self.resid_pdrop)(h, deterministic=deterministic), cache
@@ -202,7 +203,7 @@ class GPT(nn.Module):
                 block, axes, split_rngs=rngs, in_axes=(nn.broadcast,) * 2, length=self.num_layers, unroll=unroll
             )
             self.blocks = scanned(*fields)
-        self.ln_f = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
+        self.ln_f = nn.LayerNorm(epsilon=LAYER_NORM_EPS, dtype=self.dtype)
         self.head = dense(self.vocab_size, self.dtype, use_bias=False)
 
     @nn.nowrap

@@ -18,6 +18,7 @@ VGG16_DEPTHS = (2, 2, 3, 3, 3)
 VGG16_CONVS = [(block, i) for block, depth in enumerate(VGG16_DEPTHS, 1) for i in range(1, depth + 1)]
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+UNIT_EPS = 1e-10  # added to a feature vector's length before the division; hard-wired in the original
 
 
 def lpips(params: dict, x: jax.Array, y: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
@@ -65,7 +66,7 @@ def _unit(x: jax.Array) -> jax.Array:
     norm_squared = jnp.sum(jnp.square(x), -1, keepdims=True)
     # sqrt has no finite gradient at 0, so 0 must not reach it, even in the branch that is not taken.
     norm = jnp.where(norm_squared > 0, jnp.sqrt(jnp.where(norm_squared > 0, norm_squared, 1)), 0)
-    return x / (norm + 1e-10)
+    return x / (norm + UNIT_EPS)
 
 
 def load_weights() -> dict:

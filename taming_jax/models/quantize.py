@@ -18,6 +18,7 @@ from taming_jax import losses
 from taming_jax.errors import UserError
 
 Stats = dict[str, jax.Array]
+LOG_EPS = 1e-10  # keeps the logarithm of a probability of 0 finite; hard-wired in the original
 
 
 def nearest_codes(z: jax.Array, embedding: jax.Array) -> jax.Array:
@@ -168,12 +169,14 @@ class VectorQuantizer(NearestCodeQuantizer):
 class EMAVectorQuantizer(NearestCodeQuantizer):
     """Codes are running means of the latents that chose them (van den Oord et al. 2017, appendix A.1).
 
-    decay: of the means. Departs from the original in its start: a cluster begins with size 1, not 0, or codes without a
-    choice in the first batch would be divided by almost nothing (in the original they reach 1e5).
+    decay: of the means. eps: smooths the clusters' sizes towards uniform. Departs from the original in its start: a
+    cluster begins with size 1, not 0, or codes without a choice in the first batch would be divided by almost nothing
+    (in the original they reach 1e5).
     """
 
     commitment_weight: float
     decay: float
+    eps: float
 
     def setup(self) -> None:
         self.embedding = self.param("embedding", nn.initializers.normal(1.0), (self.codebook_size, self.embed_dim))
@@ -208,14 +211,14 @@ class EMAVectorQuantizer(NearestCodeQuantizer):
 
     @nn.nowrap
     def follow(self, embedding: jax.Array, means: Stats, codes: dict[str, jax.Array]) -> tuple[jax.Array, Stats]:
-        """Codebook and means after a batch; sizes are smoothed towards uniform by 1e-5, as in the original."""
+        """Codebook and means after a batch; sizes are smoothed towards uniform by `eps`."""
         latents, ids = codes["latents"].reshape(-1, self.embed_dim), codes["ids"].ravel()
         count = jnp.zeros(self.codebook_size).at[ids].add(1.0)
         total = jnp.zeros_like(embedding).at[ids].add(latents)
         size = self.decay * means["cluster_size"] + (1 - self.decay) * count
         mean = self.decay * means["embed_avg"] + (1 - self.decay) * total
         n = size.sum()
-        smoothed = (size + 1e-5) / (n + self.codebook_size * 1e-5) * n
+        smoothed = (size + self.eps) / (n + self.codebook_size * self.eps) * n
         return mean / smoothed[:, None], {"cluster_size": size, "embed_avg": mean}
 
 
@@ -251,7 +254,7 @@ class GumbelQuantizer(CodebookQuantizer):
         """Draws 'gumbel' noise in training."""
         logits = self.proj(z.astype(jnp.float32))
         p = jax.nn.softmax(logits, -1)
-        kl = jnp.sum(p * jnp.log(p * self.codebook_size + 1e-10), -1).mean()
+        kl = jnp.sum(p * jnp.log(p * self.codebook_size + LOG_EPS), -1).mean()
         loss = optax.warmup_cosine_decay_schedule(**self.kl_weight)(step) * kl
         if not train:
             ids = jnp.argmax(logits, -1).astype(jnp.int32)

@@ -16,6 +16,7 @@ from taming_jax.data.features import FEATURES, LEARNABLE
 from taming_jax.errors import UserError, not_among
 from taming_jax.first_stage import make_first_stage
 from taming_jax.images import Sheet
+from taming_jax.models.autoencoder import GROUPS
 from taming_jax.models.discriminator import NLayerDiscriminator
 from taming_jax.models.perceptual import load_weights, lpips
 from taming_jax.models.quantize import QUANTIZERS, Learned, Quantizer, make_quantizer
@@ -46,8 +47,8 @@ def check(config: ConfigDict) -> None:
         )
     if config.input == "low" and (config.data.downscale < 2 or config.data.size % config.data.downscale):
         raise UserError(f"data.downscale={config.data.downscale}: for input='low', a divisor of {config.data.size}")
-    if config.model.ch % 32:
-        raise UserError(f"model.ch={config.model.ch}: GroupNorm has 32 groups, so take a multiple of 32")
+    if config.model.ch % GROUPS:
+        raise UserError(f"model.ch={config.model.ch}: GroupNorm has {GROUPS} groups, so take a multiple of {GROUPS}")
     channels = FEATURES[config.input].channels or config.model.out_ch
     if config.model.out_ch != channels:
         raise UserError(f"model.out_ch={config.model.out_ch}: input={config.input!r} has {channels} channels")
@@ -170,7 +171,8 @@ def make_task(config: ConfigDict) -> states.Task:
 
         rec_loss, d_recon = jax.value_and_grad(pixel_loss, 1)(images, recon)
         logged = {f"{config.loss.pixel}_loss": rec_loss, "quant_loss": quant_loss}
-        loss = rec_loss + config.loss.codebook_weight * quant_loss
+        d_recon = config.loss.pixel_weight * d_recon
+        loss = config.loss.pixel_weight * rec_loss + config.loss.codebook_weight * quant_loss
         if phase.perceptual:
             p_loss, d_p = perceive(nets["lpips"], images, recon)
             d_recon = d_recon + config.loss.perceptual_weight * d_p
@@ -181,7 +183,10 @@ def make_task(config: ConfigDict) -> states.Task:
         if phase.adversarial:
             contest = compete(nets["disc"], stats, images, recon)
             ratio = losses.adaptive_weight(
-                pull_head(d_recon)[0]["kernel"], pull_head(contest.d_adv)[0]["kernel"], config.disc.max_weight
+                pull_head(d_recon)[0]["kernel"],
+                pull_head(contest.d_adv)[0]["kernel"],
+                config.disc.delta,
+                config.disc.max_weight,
             )
             disc_factor = ramp(step, config.disc.gen_start, config.disc.ramp_steps)
             d_weight = config.disc.weight * ratio
