@@ -14,7 +14,8 @@ def get_config() -> ConfigDict:
     c.batch_size = 4
     # As `openmoji_crops_vq`.
     c.eval_every = 3000
-    c.quantizer = ConfigDict(dict(name="ema", codebook_size=1024, embed_dim=16, commitment_weight=0.25, decay=0.99))
+    c.quantizer = ConfigDict(dict(name="ema", codebook_size=1024, embed_dim=16, commitment_weight=0.25))
+    c.quantizer.update(decay=0.99, eps=1e-5)
     c.loss.perceptual_start = 2600
     c.disc.update(start=2600, gen_start=2700)
     return c

@@ -51,7 +51,7 @@ def run(main: Callable[[], None]) -> None:
         except UserError as e:
             fail(str(e))
         except KeyboardInterrupt:
-            print("interrupted; the same command begins again where it can", file=sys.stderr)
+            print("interrupted; run the same command again to go on where it can", file=sys.stderr)
             sys.exit(130)
 
     app.run(guarded, flags_parser=parse)
@@ -60,9 +60,13 @@ def run(main: Callable[[], None]) -> None:
 def define_processes() -> None:
     """The flags of `join_processes`."""
     flags.DEFINE_bool("distributed", False, "Join the job's processes, told by Cloud TPU, GKE, SLURM or Open MPI.")
-    flags.DEFINE_string("coordinator_address", None, "Or by hand: host:port of process 0, the same in all processes.")
-    flags.DEFINE_integer("num_processes", None, "By hand: how many processes there are.", lower_bound=1)
-    flags.DEFINE_integer("process_id", None, "By hand: the number of this one, from 0.", lower_bound=0)
+    flags.DEFINE_string(
+        "coordinator_address", None, "Without --distributed: host:port of process 0, the same in all processes."
+    )
+    flags.DEFINE_integer("num_processes", None, "Without --distributed: how many processes there are.", lower_bound=1)
+    flags.DEFINE_integer(
+        "process_id", None, "Without --distributed: the number of this process, from 0.", lower_bound=0
+    )
     flags.DEFINE_integer("join_timeout", 300, "Seconds to wait for the job's other processes.", lower_bound=1)
 
 

@@ -1,12 +1,12 @@
-"""Compiles a config's programs for a TPU slice that nobody has to own, and says what they can reach there.
+"""Compiles a config's programs for a TPU slice without owning one, and says what they can reach there.
 
     python -m taming_jax.compile_ahead --config=configs/imagenet_vq.py --topology=v5e:4x4
     python -m taming_jax.compile_ahead --config=configs/imagenet_transformer.py:v5e-256 --topology=v5e-256 \\
         --first_stage=configs/imagenet_vq.py --first_stage.quantizer.codebook_size=16384
 
 The program is the one that runs there, made by TPUs' own compiler, which runs on any Linux machine (the extra
-`aot`). It takes minutes, --quick a fourth of them: the compiler looks for less, so that more bytes are moved than
-there will be. What no compiler knows (how well the floors below are reached) is left to a profile on the real thing:
+`aot`). It takes minutes. --quick takes a quarter of that: the compiler optimizes less, so its program moves more bytes
+than the real one. What no compiler knows (how well the floors below are reached) is left to a profile on the real thing:
 --profile_step of `taming_jax.train`.
 """
 
@@ -31,7 +31,7 @@ if __name__ == "__main__":
     cli.define_stages()
     flags.DEFINE_string("topology", None, f"Kind of chip and shape of the slice, v5e:4x4; or {', '.join(SLICES)}.")
     flags.DEFINE_enum("program", "train", list(PROGRAMS), "The training step, or sampling or decoding a batch.")
-    flags.DEFINE_bool("quick", False, "The compiler looks for less, in a fourth of the time.")
+    flags.DEFINE_bool("quick", False, "Compile in a quarter of the time, with fewer optimizations.")
     flags.DEFINE_string("hlo", None, "File for the compiled program's text, to look at.")
     flags.DEFINE_integer("num_classes", 1000, "Of the data, for --first_stage.", lower_bound=1)
     cli.run(main)

@@ -1,4 +1,4 @@
-"""A transformer's data set as codes, written once: training on them does not run the first stage at every step.
+"""Writes a transformer's data set as codes, once: training on them does not run the first stage.
 
     python -m taming_jax.encode --config=configs/openmoji_transformer.py --out=runs/openmoji_codes
     python -m taming_jax.train  --config=configs/openmoji_transformer.py --workdir=runs/openmoji_transformer \\

@@ -1,4 +1,4 @@
-"""A run directory -> numbers over its whole validation split, and its picture.
+"""Evaluates a run: numbers over its whole validation split, and its picture.
 
 python -m taming_jax.evaluate --workdir=runs/openmoji_vq
 python -m taming_jax.evaluate --workdir=runs/openmoji_vq --data_path=/my/images

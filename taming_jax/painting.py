@@ -102,10 +102,10 @@ class Painting:
             painted.block_until_ready()
             tell(done)
         pictures = decode_tiled(functools.partial(self.decode, nets["gen"]), painted, plan.tile)
-        return to_uint8(pictures) if plan.kept is None else keep(pictures, plan.kept, self.stage.first.patch)
+        return to_uint8(pictures) if plan.kept is None else restore_kept(pictures, plan.kept, self.stage.first.patch)
 
 
-def keep(painted: np.ndarray, kept: Kept, fade: int) -> np.ndarray:
+def restore_kept(painted: np.ndarray, kept: Kept, fade: int) -> np.ndarray:
     """Puts back the pixels that stay, without a seam. painted: float [B,H,W,3] in about [-1, 1] -> uint8.
 
     Each other pixel is corrected by the difference at the nearest pixel that stays, less and less over `fade` pixels.

@@ -1,4 +1,4 @@
-"""Run directories -> their last figures and their pictures.
+"""Reports the last figures and the pictures of run directories.
 
 python -m taming_jax.report runs/openmoji_vq runs/openmoji_transformer runs/openmoji_samples
 """

@@ -108,7 +108,7 @@ def read_kept(
         record["segmentation"] = open_or_refuse("keep", keep).min(-1)
         if record["segmentation"].shape != record["image"].shape[:2]:
             sizes = ["x".join(map(str, record[kind].shape[:2])) for kind in ("segmentation", "image")]
-            raise ArgumentError(f"keep is {sizes[0]} pixels, image is {sizes[1]}: a mask is as large")
+            raise ArgumentError(f"keep is {sizes[0]} pixels, image is {sizes[1]}: the mask must be as large")
     patch, least, wanted = stage.first.patch, stage.first.size, size
     if size is None:
         sides = record["image"].shape[:2]

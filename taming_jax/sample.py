@@ -1,4 +1,4 @@
-"""A run directory of the second stage -> images.
+"""Samples images from a run of the second stage.
 
     python -m taming_jax.sample --workdir=runs/openmoji_transformer --out=runs/openmoji_samples
     python -m taming_jax.sample --workdir=runs/openmoji_coordinates_transformer --out=runs/large --size=64x128
@@ -142,11 +142,22 @@ if __name__ == "__main__":
     flags.DEFINE_string("first_stage", None, "Run directory of the first stage, if it was moved.")
     for name, text in ARGUMENTS.items():
         flags.DEFINE_list(name, None, text)
-    flags.DEFINE_string("data_path", None, "Folder of such pictures, in place of the run's validation split.")
-    flags.DEFINE_integer("num_conditions", 8, "Pictures that are taken from there.", lower_bound=1)
-    flags.DEFINE_string("image", None, "A picture of which a part is given and the rest is painted.")
-    flags.DEFINE_string("keep", None, "That part: top, bottom, left, right, or a mask that is white there.")
-    flags.DEFINE_bool("keep_pixels", True, "That part stays pixel for pixel; else it is decoded with the rest.")
+    flags.DEFINE_string(
+        "data_path", None, "Folder of images with their conditions, in place of the run's validation split."
+    )
+    flags.DEFINE_integer(
+        "num_conditions",
+        8,
+        "Held-out images whose conditions are taken, where no other flag says which.",
+        lower_bound=1,
+    )
+    flags.DEFINE_string("image", None, "An image of which a part stays; the rest is painted.")
+    flags.DEFINE_string(
+        "keep", None, "The part of --image that stays: top, bottom, left, right, or a mask that is white there."
+    )
+    flags.DEFINE_bool(
+        "keep_pixels", True, "The part of --image stays pixel for pixel; else it is decoded with the rest."
+    )
     flags.DEFINE_integer("num_samples", 8, "Images of each class or condition.", lower_bound=1)
     flags.DEFINE_string(
         "size",

@@ -1,4 +1,4 @@
-"""A data set as a config sees it: what is there, and a picture of its batches, or one line on what is missing.
+"""Shows a data set as a config sees it: a picture of its batches, or one line on what is missing.
 
     python -m taming_jax.show_data --config=configs/openmoji_segmentation_vq.py --out=data.png
     python -m taming_jax.show_data --config=configs/coco_transformer.py --first_stage=configs/coco_vq.py \\

@@ -9,8 +9,7 @@ import tempfile
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 # Most of the tests' time is XLA's: the models are tiny, so quick compilation beats quick programs.
-QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_experimental_ynn_fusion_type="
-os.environ.setdefault("XLA_FLAGS", QUICK)
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_experimental_ynn_fusion_type=")
 # Tests compile the same small programs over and over. pytest itself makes the cache; its workers and the commands that
 # they start find the variable set, and so all have one.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

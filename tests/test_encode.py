@@ -222,7 +222,7 @@ def test_codes_are_not_written_over_anything_else(vq_run, crops_run, class_codes
             2,
             "made otherwise: made_of.data.flip .* views 1 -> 2; name another folder",
         ),
-        (changed(tiny_transformer(vq_run), seed=1), class_codes, 1, "made otherwise: seed 0 -> 1; name another --out"),
+        (changed(tiny_transformer(vq_run), seed=1), class_codes, 1, "made otherwise: seed 0 -> 1; name another folder"),
         (tiny_transformer(vq_run), vq_run, 1, "is there and holds no codes"),
     ):
         with pytest.raises(UserError, match=message):

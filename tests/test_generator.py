@@ -72,7 +72,7 @@ def test_a_fade_takes_over_the_difference_at_the_seam():
     stays = np.zeros((4, 12), bool)
     stays[:, :4] = True
     kept = painting.Kept(np.full((4, 12, 3), 200, np.uint8), stays[:, ::4], stays, (4, 11))
-    seamless = painting.keep(np.full((1, 4, 12, 3), -1.0), kept, fade=3)
+    seamless = painting.restore_kept(np.full((1, 4, 12, 3), -1.0), kept, fade=3)
     assert seamless.shape == (1, 4, 11, 3)
     np.testing.assert_array_equal(seamless[0, 0, :, 0], [200] * 4 + [150, 100, 50] + [0] * 4)
 

@@ -511,7 +511,7 @@ def test_steps_as_far_as_they_are_the_same(training):
         state, logged = step(state, {"image": x}, jax.random.key(0), task.phase(i))
         logged = jax.device_get(logged.compute())
         for ours, theirs in (("loss", "total_loss"), ("quant_loss", "quant_loss"), ("p_loss", "p_loss")):
-            if theirs != "p_loss" or vqgan.perceives(config):
+            if theirs != "p_loss" or vqgan.uses_lpips(config):
                 g.near(logged[ours], g[f"out/log/g/{theirs}"][i], f"out/log/g/{theirs}", 2e-5)
         now = to_torch(jax.device_get(state.params["gen"]), names.GENERATOR, "")
         for name in (name for name in g.below("out/delta/") if "discriminator" not in name):

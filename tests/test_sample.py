@@ -80,7 +80,7 @@ def test_given_codes_stay(generator, picture_folder, tmp_path):
     for name, part in (("whole", whole), ("half", half), ("none", None)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("taming_jax.painting.decode_tiled", lambda decode, grid, tile: np.asarray(grid, np.uint8))
-            patch.setattr("taming_jax.painting.keep", lambda grid, kept, patch: grid)
+            patch.setattr("taming_jax.painting.restore_kept", lambda grid, kept, patch: grid)
             seen[name] = paint_codes(generator, part)
     assert (seen["whole"] == seen["whole"][0]).all()
     np.testing.assert_array_equal(seen["half"][:, :4], seen["whole"][:, :4])

@@ -1,4 +1,4 @@
-"""Checkpoints of the original PyTorch code <-> run directories. The command is `__main__`.
+"""Converts checkpoints of the original PyTorch code into run directories, and back.
 
 The rooms, each of which knows only those before it: `names` has the rules from our paths to the original's, `tensors`
 moves arrays along them, `vqgan` converts first stages, `transformer` second stages with their conditions, and

@@ -26,7 +26,7 @@ from taming_jax.models.discriminator import NLayerDiscriminator
 from taming_jax.models.perceptual import load_weights
 from taming_jax.models.quantize import make_quantizer
 from taming_jax.state import TrainState
-from taming_jax.tasks.vqgan import competes, make_task
+from taming_jax.tasks.vqgan import has_discriminator, make_task
 
 
 def vq_config(model: dict, image_key: str = "image") -> ConfigDict:
@@ -106,7 +106,7 @@ def vq_from_torch(
     stats = quantizer.init_stats(gen["quantize"])
     means = {k: take(tensors, f"{prefix}quantize.embedding.{k}", v.shape) for k, v in stats["codebook"].items()}
     params, extra = {"gen": gen}, {"gen": jax.device_get({**stats, "codebook": means})}
-    if competes(config):
+    if has_discriminator(config):
         disc = NLayerDiscriminator(config.disc.ndf, config.disc.n_layers, config.disc.use_actnorm)
         shapes = jax.eval_shape(lambda key, x: disc.init(key, x, True), jax.random.key(0), x)
         params["disc"], stats = discriminator_from_torch(

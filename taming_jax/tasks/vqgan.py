@@ -40,7 +40,7 @@ def check(config: ConfigDict) -> None:
         )
     if config.input != "segmentation" and config.data.size < 16:
         raise UserError(f"data.size={config.data.size}: LPIPS halves the image four times, so take at least 16")
-    if competes(config) and config.data.size >> config.disc.n_layers < 3:
+    if has_discriminator(config) and config.data.size >> config.disc.n_layers < 3:
         raise UserError(
             f"disc.n_layers={config.disc.n_layers} leaves no patch of {config.data.size} pixels to judge; take"
             f" at most {(config.data.size // 3).bit_length() - 1}"
@@ -57,7 +57,7 @@ def check(config: ConfigDict) -> None:
         raise UserError(
             f"loss.pixel={config.loss.pixel!r} does not go with input={config.input!r}: 'bce' is for segmentation maps"
         )
-    if segments and (perceives(config) or competes(config)):
+    if segments and (uses_lpips(config) or has_discriminator(config)):
         raise UserError(
             "segmentation maps have neither LPIPS nor a discriminator: loss.perceptual_weight=0 disc.weight=0"
         )
@@ -74,12 +74,12 @@ def check(config: ConfigDict) -> None:
     make_quantizer(config.quantizer).check()
 
 
-def perceives(config: ConfigDict) -> bool:
+def uses_lpips(config: ConfigDict) -> bool:
     """Whether LPIPS is part of the loss."""
     return config.loss.perceptual_weight > 0
 
 
-def competes(config: ConfigDict) -> bool:
+def has_discriminator(config: ConfigDict) -> bool:
     """Whether there is a discriminator."""
     return config.disc.weight > 0
 
@@ -92,7 +92,7 @@ def make_task(config: ConfigDict) -> states.Task:
     disc = NLayerDiscriminator(config.disc.ndf, config.disc.n_layers, config.disc.use_actnorm, dtype)
     disc_loss, pixel_loss = losses.DISCRIMINATOR_LOSSES[config.disc.loss], losses.PIXEL_LOSSES[config.loss.pixel]
     optimizers = {"gen": optim.make_optimizer(config.optim, config.steps)}
-    if competes(config):
+    if has_discriminator(config):
         optimizers["disc"] = optim.make_optimizer(config.optim, config.steps - config.disc.start)
     ema_decay = {"gen": config.ema_decay}
 
@@ -101,7 +101,7 @@ def make_task(config: ConfigDict) -> states.Task:
         x = jnp.zeros((1, config.data.size, config.data.size, config.model.out_ch))
         gen = model.init(gen_key, x)["params"]
         params, extra = {"gen": gen}, {"gen": quantizer.init_stats(gen.get("quantize", {}))}
-        if competes(config):
+        if has_discriminator(config):
             d = disc.init(disc_key, x, True)
             params["disc"], extra["disc"] = d["params"], {"batch_stats": d["batch_stats"]}
         return states.create(optimizers, params, extra, ema_decay)
@@ -109,28 +109,28 @@ def make_task(config: ConfigDict) -> states.Task:
     def load_frozen() -> dict:
         return {} if config.input == "segmentation" else {"lpips": load_weights()}
 
-    def judge(params, stats, images):
+    def discriminate(params, stats, images):
         logits, new = disc.apply({"params": params, "batch_stats": stats}, images, True, mutable=["batch_stats"])
         return logits, new["batch_stats"]
 
-    def perceive(vgg, images, recon) -> tuple[jax.Array, jax.Array]:
+    def perceptual_loss(vgg, images, recon) -> tuple[jax.Array, jax.Array]:
         """LPIPS and its gradient at the reconstruction: ([], [B,H,W,3])."""
         return jax.value_and_grad(lambda r: lpips(vgg, images, r, dtype).mean())(recon)
 
-    def compete(params, stats, images, recon) -> "Contest":
+    def adversarial_losses(params, stats, images, recon) -> "AdversarialLosses":
         """The discriminator on real and fake, once each, and what both nets learn from it."""
-        real, pull_real, stats = jax.vjp(lambda p: judge(p, stats, images), params, has_aux=True)
-        fake, pull_fake, stats = jax.vjp(lambda p, r: judge(p, stats, r), params, recon, has_aux=True)
+        real, pull_real, stats = jax.vjp(lambda p: discriminate(p, stats, images), params, has_aux=True)
+        fake, pull_fake, stats = jax.vjp(lambda p, r: discriminate(p, stats, r), params, recon, has_aux=True)
         g_loss, d_logits = jax.value_and_grad(losses.generator_loss)(fake)
         d_loss, (d_real, d_fake) = jax.value_and_grad(disc_loss, (0, 1))(real, fake)
         grads = jax.tree.map(jnp.add, pull_real(d_real)[0], pull_fake(d_fake)[0])
         logged = dict(g_loss=g_loss, disc_loss=d_loss, logits_real=real.mean(), logits_fake=fake.mean())
-        return Contest(g_loss, pull_fake(d_logits)[1], grads, stats, logged)
+        return AdversarialLosses(g_loss, pull_fake(d_logits)[1], grads, stats, logged)
 
     def phase(step: int) -> Phase:
         return Phase(
-            perceives(config) and step >= config.loss.perceptual_start,
-            competes(config) and step >= config.disc.start,
+            uses_lpips(config) and step >= config.loss.perceptual_start,
+            has_discriminator(config) and step >= config.disc.start,
         )
 
     def train_step(state: states.TrainState, batch: dict, key: jax.Array, phase: Phase):
@@ -174,26 +174,26 @@ def make_task(config: ConfigDict) -> states.Task:
         d_recon = config.loss.pixel_weight * d_recon
         loss = config.loss.pixel_weight * rec_loss + config.loss.codebook_weight * quant_loss
         if phase.perceptual:
-            p_loss, d_p = perceive(nets["lpips"], images, recon)
+            p_loss, d_p = perceptual_loss(nets["lpips"], images, recon)
             d_recon = d_recon + config.loss.perceptual_weight * d_p
             loss += config.loss.perceptual_weight * p_loss
             logged["p_loss"] = p_loss
 
         disc_grads = {}
         if phase.adversarial:
-            contest = compete(nets["disc"], stats, images, recon)
+            adversarial = adversarial_losses(nets["disc"], stats, images, recon)
             ratio = losses.adaptive_weight(
                 pull_head(d_recon)[0]["kernel"],
-                pull_head(contest.d_adv)[0]["kernel"],
+                pull_head(adversarial.d_adv)[0]["kernel"],
                 config.disc.delta,
                 config.disc.max_weight,
             )
             disc_factor = ramp(step, config.disc.gen_start, config.disc.ramp_steps)
             d_weight = config.disc.weight * ratio
-            d_recon = d_recon + disc_factor * d_weight * contest.d_adv
-            loss += disc_factor * d_weight * contest.g_loss
-            disc_grads, stats = {"disc": contest.grads}, contest.stats
-            logged |= {"disc_factor": disc_factor, "d_weight": d_weight, **contest.logged}
+            d_recon = d_recon + disc_factor * d_weight * adversarial.d_adv
+            loss += disc_factor * d_weight * adversarial.g_loss
+            disc_grads, stats = {"disc": adversarial.grads}, adversarial.stats
+            logged |= {"disc_factor": disc_factor, "d_weight": d_weight, **adversarial.logged}
 
         g_head, d_hidden = pull_head(d_recon)
         (g_trunk,) = pull_trunk((d_hidden, jnp.asarray(config.loss.codebook_weight)))
@@ -234,7 +234,7 @@ def make_task(config: ConfigDict) -> states.Task:
     )
 
 
-class Contest(NamedTuple):
+class AdversarialLosses(NamedTuple):
     """The results of one run of the discriminator."""
 
     g_loss: jax.Array  # []
