@@ -5,8 +5,8 @@
         --first_stage=configs/imagenet_vq.py --first_stage.quantizer.codebook_size=16384
 
 The program is the one that runs there, made by TPUs' own compiler, which runs on any Linux machine (the extra
-`aot`). It takes minutes. --quick takes a quarter of that: the compiler optimizes less, so its program moves more bytes
-than the real one. What no compiler knows (how well the floors below are reached) is left to a profile on the real thing:
+`aot`). It takes minutes. --quick takes a quarter of that: the compiler optimizes less, so that its program moves more
+bytes than the real one. No compiler knows how well the floors below are reached; a profile on the real thing does:
 --profile_step of `taming_jax.train`.
 """
 
