@@ -1,14 +1,18 @@
 """Configs: what they take from the runs below them, and those that do not fit."""
 
+import functools
+import json
 import shutil
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from taming_jax import completion
+from taming_jax import checkpoint, completion
 from taming_jax.errors import UserError
 from taming_jax.loop import train
-from tests.tiny import changed, records, tiny_transformer, tiny_vq
+from taming_jax.tasks import make_task
+from tests.tiny import ROOT, changed, records, tiny_transformer, tiny_vq
 
 
 def test_second_stage_takes_data_and_codes_from_the_first(vq_run, transformer_run):
@@ -102,3 +106,45 @@ def test_a_first_stage_that_is_not_there_is_refused(transformer_run, tmp_path):
 def test_a_run_of_the_other_task_is_left_alone(vq_run, transformer_run):
     with pytest.raises(UserError, match="holds a 'vqgan' run, the config is for 'transformer'"):
         train(tiny_transformer(vq_run), vq_run)
+
+
+def flat(config: ConfigDict) -> dict:
+    """Every field by its full name."""
+    return {
+        name if not inner else f"{name}.{inner}": leaf
+        for name, value in config.items()
+        for inner, leaf in (flat(value).items() if isinstance(value, ConfigDict) else [("", value)])
+    }
+
+
+@pytest.mark.parametrize("name", ["vq", "ema", "class", "line"])
+def test_a_config_of_an_older_version_becomes_one_of_today(name, transformer_run, vq_run):
+    """As commit 5717c59 stored them: nothing that is there changes, nothing of today is missing."""
+    stored = ConfigDict(checkpoint.to_tuples(json.loads((ROOT / "tests" / "old_runs" / f"{name}.json").read_text())))
+    upgraded, before = flat(completion.upgrade(stored)), flat(stored)
+    today = flat(completion.load_config(vq_run if name in ("vq", "ema") else transformer_run)[0])
+    renamed = {"task": "transformer"} if before["task"] == "prior" else {}
+    assert {field: upgraded[field] for field in before} == before | renamed
+    own = {field for field in today if "quantizer." not in field}
+    assert own <= set(upgraded)
+    added = set(upgraded) - set(before)
+    assert added and all(upgraded[field] == today[field] for field in added & own - {"ema_decay"})
+    make_task(completion.upgrade(stored))
+
+
+def test_every_later_field_is_filled_in_as_it_was(vq_run, transformer_run):
+    """Of configs without any of them, and of first stages within."""
+    for workdir in (vq_run, transformer_run):
+        whole, _ = completion.load_config(workdir)
+        older = whole.to_dict()
+        stages = [
+            older,
+            *(older[name]["config"] for name in ("first_stage", "cond") if "config" in older.get(name, {})),
+        ]
+        for stage in stages:
+            for path in completion.LATER | completion.LATER_OF[stage["task"]]:
+                *parents, name = path.split(".")
+                del functools.reduce(lambda place, parent: place[parent], parents, stage)[name]
+        found = flat(completion.upgrade(ConfigDict(older)))
+        changed = {field for field, value in flat(whole).items() if found[field] != value}
+        assert changed <= {"ema_decay", "first_stage.config.ema_decay", "data.num_labels", "first_stage.config.seed"}
