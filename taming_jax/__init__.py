@@ -7,12 +7,21 @@ A mistake that the user can correct raises `taming_jax.UserError`, whose message
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taming_jax.errors import UserError
+    from taming_jax.generator import Generator
+    from taming_jax.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
 __all__ = ["Generator", "Tokenizer", "UserError"]
 
 HOMES = {"Tokenizer": "tokenizer", "Generator": "generator", "UserError": "errors"}
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ from taming_jax.state import Task, TrainState
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within, Orbax does not warn on the terminal, of things that nobody in front of a notebook can mend."""
+    """Within, Orbax does not warn on the terminal, which the user of a notebook cannot mend."""
     before = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
@@ -163,6 +163,10 @@ def load_tree(workdir: Path, step: int, place: tuple[str, ...], like: dict) -> d
     for key in place:
         tree = tree[key]
     for (where, leaf), expected in zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(like), strict=True):
+        if not isinstance(leaf, np.ndarray):  # it was not there
+            raise UserError(
+                f"{path} holds no {'/'.join(place)}{jax.tree_util.keystr(where)}: it is another kind of run"
+            )
         if leaf.shape != expected.shape:
             raise UserError(f"{path}: {jax.tree_util.keystr(where)} is {leaf.shape}, its config says {expected.shape}")
     return tree

@@ -4,10 +4,10 @@
     python -m taming_jax.compile_ahead --config=configs/imagenet_transformer.py:v5e-256 --topology=v5e-256 \\
         --first_stage=configs/imagenet_vq.py --first_stage.quantizer.codebook_size=16384
 
-The program is the one that runs there, made by TPUs' own compiler, which runs on any Linux machine (the extra
-`aot`). It takes minutes. --quick takes a quarter of that: the compiler optimizes less, so that its program moves more
-bytes than the real one. No compiler knows how well the floors below are reached; a profile on the real thing does:
---profile_step of `taming_jax.train`.
+The program is the one that runs there (of --program=sample: all codes in one), made by TPUs' own compiler, which runs
+on any Linux machine (the extra `aot`). It takes minutes. --quick takes a quarter of that: the compiler optimizes less,
+so that its program moves more bytes than the real one. No compiler knows how well the floors below are reached; a
+profile on the real thing does: --profile_step of `taming_jax.train`.
 """
 
 from absl import flags

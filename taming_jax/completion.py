@@ -54,6 +54,8 @@ def upgrade(config: ConfigDict) -> ConfigDict:
     fields = config.to_dict()
     if fields["task"] == "prior":  # its name until 0.1.0
         fields["task"] = "transformer"
+    if fields.get("input") == "segmentation":
+        fields["data"].setdefault("num_labels", fields["model"]["out_ch"])
     for path, value in (LATER | LATER_OF[fields["task"]]).items():
         *parents, name = path.split(".")
         functools.reduce(lambda place, parent: place.setdefault(parent, {}), parents, fields).setdefault(name, value)

@@ -87,7 +87,13 @@ def learned(config: ConfigDict) -> dict:
         raise UserError(
             f"codes={config.codes}: there is no codes.json; python -m taming_jax.encode writes such folders"
         )
-    return ConfigDict(checkpoint.to_tuples(stated["made_of"]["cond"]))
+    found = ConfigDict(checkpoint.to_tuples(stated["made_of"]["cond"]))
+    if found.name != config.cond.name:
+        raise UserError(
+            f"codes={config.codes} are not those of this config: cond.name {found.name!r} -> {config.cond.name!r};"
+            " encode again to another folder"
+        )
+    return found
 
 
 def read_statement(folder: Path) -> dict | None:
@@ -145,9 +151,14 @@ def weights(stage: ConfigDict) -> dict:
 
 def differences(stated: dict, asked: dict) -> str:
     """'seed 0 -> 1, views 1 -> 4', or '' where both are the same. Run directories may have moved and do not count."""
-    stated, asked = (
-        ConfigDict({name: value for name, value in x.items() if name != "workdirs"}) for x in (stated, asked)
-    )
+    later = {path.removeprefix("data."): value for path, value in completion.LATER.items() if path.startswith("data.")}
+    kept = []
+    for statement in (stated, asked):  # data fields that an older statement lacks count as what they did then
+        made = statement.get("made_of", statement)
+        made = {**made, "data": {**later, **made["data"]}}
+        whole = {**statement, "made_of": made} if "made_of" in statement else made
+        kept.append(ConfigDict({name: value for name, value in whole.items() if name != "workdirs"}))
+    stated, asked = kept
     return ", ".join(completion.differences(stated, asked))
 
 
@@ -193,7 +204,7 @@ def encode(config: ConfigDict, out: Path, views: int, batch_size: int) -> None:
         writer.close()
         part.replace(paths[i])
     multihost_utils.sync_global_devices("all files are there")
-    say(f"{stated['records']} records; to train on them: --config.codes={out}")
+    say(f"{stated['records']} records; to train on them, a config has codes={out}")
 
 
 def prepare(out: Path, stated: dict) -> None:

@@ -1,6 +1,7 @@
 """A trained second stage with its weights: it paints images on request, and scores given images."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,10 @@ class Generator:
     first use and kept: other conditions, seeds and numbers of the same shapes compile nothing.
     """
 
-    def __init__(self, config: ConfigDict, step: int, stage: SecondStage, nets: dict):
-        """nets: parameters of the transformer ('gpt'), its first stage ('gen') and its condition's, if any ('cond')."""
-        self.config, self.step, self.stage = config, step, stage
-        self.mesh, self.painting = sharding.mesh_here(config.mesh), Painting(stage)
-        nets = jax.device_put(nets, sharding.infer_shardings(nets, self.mesh))
-        with jax.set_mesh(self.mesh):
-            self.nets = {**nets, "gpt": self.painting.prepare(nets["gpt"])}
-        self._score = jax.jit(self._nats)
+    def __init__(self, config: ConfigDict, step: int, stage: SecondStage, load_nets: Callable[[], dict]):
+        """load_nets: -> parameters of the transformer ('gpt'), its first stage ('gen') and its condition's ('cond')."""
+        self.config, self.step, self.stage, self._load_nets = config, step, stage, load_nets
+        self.mesh, self.painting, self._score = sharding.mesh_here(config.mesh), Painting(stage), jax.jit(self._nats)
 
     @classmethod
     def load(cls, workdir: str | Path, step: int | None = None, first_stage: str | Path | None = None) -> "Generator":
@@ -43,6 +40,13 @@ class Generator:
 
         first_stage: its first stage's run directory, if that was moved. Raises UserError where there is no such run.
         """
+        generator = cls.open(workdir, step, first_stage)
+        generator.nets  # noqa: B018, read here, so that what is missing is told here
+        return generator
+
+    @classmethod
+    def open(cls, workdir: str | Path, step: int | None = None, first_stage: str | Path | None = None) -> "Generator":
+        """As `load`, but weights are read at their first use: a request can be checked before."""
         config, step = completion.load_config(Path(workdir), step)
         if config.task != "transformer":
             raise UserError(
@@ -52,8 +56,23 @@ class Generator:
             config.first_stage.workdir = str(first_stage)
         stage = make_second_stage(config)
         like = jax.eval_shape(stage.init, jax.random.key(0))
-        nets = {"gpt": checkpoint.load_net(Path(workdir), step, "gpt", like), **load_first_stages(config, stage)}
-        return cls(config, step, stage, nets)
+        return cls(
+            config,
+            step,
+            stage,
+            lambda: {
+                "gpt": checkpoint.load_net(Path(workdir), step, "gpt", like),
+                **load_first_stages(config, stage),
+            },
+        )
+
+    @functools.cached_property
+    def nets(self) -> dict:
+        """The weights on their devices, as `Painting` takes them."""
+        nets = self._load_nets()
+        nets = jax.device_put(nets, sharding.infer_shardings(nets, self.mesh))
+        with jax.set_mesh(self.mesh):
+            return {**nets, "gpt": self.painting.prepare(nets["gpt"])}
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -92,13 +111,12 @@ class Generator:
         `sampling.painter`. tile: codes on a side that are decoded at once. batch_size: images painted at once. Raises
         ArgumentError for arguments that do not fit the run.
         """
-        if num_samples < 1:
-            raise ArgumentError(f"num_samples={num_samples}: it must be at least 1")
+        request.check_count(num_samples=num_samples, num_conditions=num_conditions)
         plan = self.plan(
             size=size, seed=seed, image=image, keep=keep, keep_pixels=keep_pixels, method=method, stride=stride,
             tile=tile, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance,
         )  # fmt: skip
-        rows = request.make_rows(self.stage, self.config, plan.size, asked, data_path, num_conditions)
+        rows = request.make_rows(self.stage, self.config, plan.size, asked, data_path, num_conditions, plan.kept)
         rows = {name: np.repeat(value, num_samples, 0) for name, value in rows.items()}
         rows["index"] = np.tile(np.arange(num_samples, dtype=np.int32), len(rows["label"]) // num_samples)
         return np.concatenate(list(self.paint(rows, plan, batch_size, progress)))
@@ -117,10 +135,12 @@ class Generator:
         **sampling: float | None,
     ) -> Plan:
         """Checks all that `sample` is asked for except the conditions; arguments and errors are those of `sample`."""
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+            raise ArgumentError(f"seed={seed!r}: it is a whole number")
         given = {name: value for name, value in sampling.items() if value is not None}
         drawing = make_sampling({**self.config.sample, **given}, self.stage.drop, ArgumentError)
         if (image is None) != (keep is None):
-            raise ArgumentError("image and keep go together: what is given, and which part of it stays")
+            raise ArgumentError("image and keep go together: an image, and which part of it stays")
         if tile < 8:
             raise ArgumentError(f"tile={tile}: it must be at least 8")
         if method not in METHODS:
@@ -142,8 +162,7 @@ class Generator:
         ones.
         """
         total, parts = len(rows["label"]), self.mesh.shape["data"]
-        if "objects" in rows and "windows" not in rows and plan.size != (self.stage.first.size,) * 2:
-            raise ValueError("rows: of a larger picture, scenes have 'windows', see `Layout.of_size`")
+        request.check_count(batch_size=batch_size)
         if batch_size is None:
             share = plan.size[0] * plan.size[1] / self.stage.first.size**2
             batch_size = max(1, round(BATCH_SIZE / share / parts)) * parts
@@ -188,8 +207,10 @@ class Generator:
         if seen.shape[1:3] != (first.size, first.size):
             sides = "x".join(map(str, seen.shape[1:3]))
             raise ArgumentError(f"images: {sides} pixels; the run was trained at {first.size}x{first.size}")
-        if self.stage.cond.NEEDS_DATA and not asked:
-            raise ArgumentError(f"{next(iter(self.stage.cond.ARGUMENTS))} is missing: what each picture was asked for")
+        request.check_count(batch_size=batch_size)
+        asked, arguments = {n: v for n, v in asked.items() if v is not None}, self.stage.cond.ARGUMENTS
+        if arguments and not asked:
+            raise ArgumentError(f"{next(iter(arguments))} is missing: the condition of each image, or one for all")
         rows = request.make_rows(self.stage, self.config, seen.shape[1:3], asked)
         if len(rows["label"]) not in (1, len(seen)):
             raise ArgumentError(

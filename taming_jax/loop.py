@@ -46,7 +46,7 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
                 f"{workdir} holds a {stored.task!r} run, the config is for {config.task!r}: name another one"
             )
         if done >= config.steps:
-            say(f"{workdir} is finished at step {done}. To go on, raise --config.steps; else name another --workdir.")
+            say(f"{workdir} is finished at step {done}. To go on, raise steps; else name another run directory.")
             say(f"Its figures and pictures again: python -m taming_jax.evaluate --workdir={workdir}")
             return {}
 
@@ -78,7 +78,7 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
         batches = exits.enter_context(closing(data.train_batches(source, config, next_batch, augment)))
         batch = sharding.shard_batch(next(batches), mesh)
         if profile_step is not None and not start < profile_step <= config.steps:
-            say(f"--profile_step={profile_step} is not among the steps {start + 1} to {config.steps}: no profile")
+            say(f"profile_step={profile_step} is not among the steps {start + 1} to {config.steps}: no profile")
         step_fn, phase, window, result = None, None, None, {}
         progress = Progress(start, config.steps, config.batch_size)
 

@@ -11,6 +11,7 @@ from taming_jax import data
 from taming_jax.completion import check_classes
 from taming_jax.conditions import ARGUMENTS, CONDITIONS
 from taming_jax.conditions.condition import Condition
+from taming_jax.data.features import FEATURES
 from taming_jax.data.files import open_picture
 from taming_jax.data.transforms import fit
 from taming_jax.errors import ArgumentError, UserError, not_among
@@ -26,9 +27,9 @@ def parse_size(asked: str | tuple[int, int] | None, stage: SecondStage, config: 
     Raises ArgumentError for a size that the transformer cannot paint.
     """
     if asked is None:
-        factor, least = stage.first.patch, stage.first.size
-        whole = round(least * config.data.resize_factor) // factor * factor
-        return (whole, whole) if stage.cond.WHOLE else (least, least)
+        least = stage.first.size
+        whole = max(least, round(least * config.data.resize_factor) // stage.step * stage.step)
+        return (whole, whole) if stage.cond.WHOLE and stage.slides else (least, least)
     parts = asked.lower().split("x") if isinstance(asked, str) else [str(side) for side in np.atleast_1d(asked)]
     if len(parts) != 2 or not all(part.isdecimal() for part in parts):
         raise ArgumentError(f"size={asked!r}: height x width in pixels, such as 512x1024")
@@ -44,11 +45,13 @@ def make_rows(
     asked: dict[str, Any],
     data_path: str | Path | None = None,
     num_conditions: int = 8,
+    kept: Kept | None = None,
 ) -> dict[str, np.ndarray]:
     """A row for each condition: from the user's arguments by `Condition.rows`, or from held-out images.
 
     asked: values for `conditions.ARGUMENTS`, None where one is not given. data_path: a folder of images and their other
-    features, in place of the run's. Raises ArgumentError for arguments that do not fit the run.
+    features, in place of the run's. kept: an image whose part stays; the conditions lie as it does. Raises
+    ArgumentError for arguments that do not fit the run.
     """
     kind, asked = config.cond.name, {name: value for name, value in asked.items() if value is not None}
     if unknown := set(asked) - set(ARGUMENTS):
@@ -60,28 +63,52 @@ def make_rows(
             raise ArgumentError(f"{name}: the run is conditioned on {kind!r}, not on {' or '.join(map(repr, kinds))}")
     if asked and data_path is not None:
         raise UserError(f"give one of data_path and {', '.join(asked)}")
+    check_count(num_conditions=num_conditions)
+    inner = size if kept is None else kept.size
     if asked or not takes_data:
-        return condition_of(stage, size).rows(size, **asked)
+        return extend(condition_of(stage, size, inner).rows(inner if takes_data else size, **asked), inner, size)
     if data_path is not None:
         config = config.copy_and_resolve_references()
         config.data.update(name="folder", path=str(data_path), validation_share=1.0)
-    return held_out(stage, config, num_conditions, size)
+    return extend(held_out(stage, config, num_conditions, size, inner), inner, size)
 
 
-def condition_of(stage: SecondStage, size: tuple[int, int]) -> Condition:
-    """The stage's condition for an image of a size."""
+def condition_of(stage: SecondStage, size: tuple[int, int], inner: tuple[int, int]) -> Condition:
+    """The stage's condition for an image of `size`, whose upper left part of `inner` people asked for."""
     grid = size[0] // stage.first.patch, size[1] // stage.first.patch
-    return stage.cond.of_size(grid, stage.first.side)
+    return stage.cond.of_size(grid, stage.first.side, (inner[0] / size[0], inner[1] / size[1]))
 
 
-def held_out(stage: SecondStage, config: ConfigDict, count: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """The first `count` held-out records as conditions, at the scale of training or fitted to a larger size."""
+def extend(rows: dict[str, np.ndarray], inner: tuple[int, int], size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Features of images [N,H,W,...] of one size, their last rows and columns repeated up to another."""
+    fill = [(0, whole - part) for whole, part in zip(size, inner, strict=True)]
+    if not any(behind for _, behind in fill):
+        return rows
+    spatial = {name for name in rows if name in FEATURES and FEATURES[name].channels is not None and name != "coord"}
+    return {
+        name: np.pad(value, [(0, 0), *fill, *[(0, 0)] * (value.ndim - 3)], mode="edge") if name in spatial else value
+        for name, value in rows.items()
+    }
+
+
+def held_out(
+    stage: SecondStage,
+    config: ConfigDict,
+    count: int,
+    size: tuple[int, int],
+    inner: tuple[int, int] | None = None,
+) -> dict[str, np.ndarray]:
+    """The conditions of the first `count` held-out images, at training's scale or fitted to a larger size.
+
+    inner: as of `condition_of`, if not all of the size.
+    """
+    inner = inner or size
     source = data.open_source(config.data, "validation")
     check_classes(config, source.class_names)
-    cond = condition_of(stage, size)
+    cond = condition_of(stage, size, inner)
     augment = data.make_augment(config.data, cond if cond.ANNOTATES else None)
-    if size != augment.size:
-        augment = dataclasses.replace(augment, size=size, resize_factor=1.0)
+    if inner != augment.size:
+        augment = dataclasses.replace(augment, size=inner, resize_factor=1.0)
     records = [augment.centered(source[int(i)]) for i in data.eval_order(source)[:count]]
     batch = {name: np.stack([record[name] for record in records]) for name in records[0]}
     return batch | {"label": np.arange(len(records), dtype=np.int32)}
@@ -103,9 +130,7 @@ def read_kept(
     if isinstance(keep, str) and keep not in SIDES and not Path(keep).is_file():
         raise not_among("keep", keep, [*SIDES, "a mask's file"], ArgumentError)
     if not (isinstance(keep, str) and keep in SIDES):
-        mask = np.asarray(keep)
-        keep = np.uint8(255) * mask.astype(np.uint8) if mask.dtype == bool else keep
-        record["segmentation"] = open_or_refuse("keep", keep).min(-1)
+        record["segmentation"] = open_or_refuse("keep", to_mask(keep)).min(-1)
         if record["segmentation"].shape != record["image"].shape[:2]:
             sizes = ["x".join(map(str, record[kind].shape[:2])) for kind in ("segmentation", "image")]
             raise ArgumentError(f"keep is {sizes[0]} pixels, image is {sizes[1]}: the mask must be as large")
@@ -114,18 +139,13 @@ def read_kept(
         sides = record["image"].shape[:2]
         scale = max(1.0, least / min(sides))
         wanted = tuple(max(least, round(side * scale)) for side in sides) if stage.slides else (least, least)
-        step = (
-            patch
-            if stage.cond.grid is None
-            else patch * stage.first.side // np.gcd(stage.first.side, stage.cond.grid[0])
-        )
-        size = tuple(-(-side // step) * step for side in wanted)
+        size = tuple(-(-side // stage.step) * stage.step for side in wanted)
     record = fit(record, wanted)
     fill = [(0, whole - part) for whole, part in zip(size, wanted, strict=True)]
     picture = np.pad(record["image"], [*fill, (0, 0)], mode="edge")
     h, w = (side // patch for side in size)
     if "segmentation" in record:
-        stays = np.pad(record["segmentation"] > 127, fill)
+        stays = np.pad(record["segmentation"] > 127, fill, mode="edge")
     else:
         i, j = np.indices(size)
         middle = h // 2 * patch, w // 2 * patch
@@ -133,6 +153,28 @@ def read_kept(
     codes = stays.reshape(h, patch, w, patch).all((1, 3))
     inside = (np.arange(size[0]) < wanted[0])[:, None] & (np.arange(size[1]) < wanted[1])
     return Kept(picture, codes, stays & inside if keep_pixels else None, wanted), size
+
+
+def to_mask(keep: Any) -> Any:
+    """A mask in memory that is true or 1 where the image stays -> one that is 255 there; others as they are."""
+    if isinstance(keep, (str, Path)):
+        return keep
+    try:
+        mask = np.asarray(keep)
+    except ValueError as e:
+        raise ArgumentError(f"keep cannot be read: {' '.join(str(e).split())}") from e
+    if mask.size and mask.dtype.kind in "biuf" and np.isin(mask, (0, 1)).all():
+        return np.uint8(255) * mask.astype(np.uint8)
+    if mask.dtype.kind == "f":
+        raise ArgumentError("keep cannot be read: a mask of floats holds 0 and 1 alone")
+    return keep
+
+
+def check_count(**counts: Any) -> None:
+    """Raises ArgumentError for a number of things that is no whole number, 1 or more; None is not checked."""
+    for name, value in counts.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
+            raise ArgumentError(f"{name}={value!r}: it must be at least 1")
 
 
 def open_or_refuse(name: str, picture: Any) -> np.ndarray:

@@ -42,7 +42,9 @@ def describe(generator: Generator, plan: Plan) -> dict:
     told["classes"] = told["classes"] and ",".join(told["classes"])
     lists = [given[name].value or [] for name in ARGUMENTS if name != "classes"]
     files = digest([given.image, given.keep, *(part for parts in lists for part in parts)])
-    made_by = dict(workdir=given.workdir, step=generator.step, first_stage=generator.config.first_stage.workdir)
+    made_by = dict(
+        workdir=str(Path(given.workdir)), step=generator.step, first_stage=generator.config.first_stage.workdir
+    )
     return made_by | told | plan.sampling._asdict() | {"files": files}
 
 
@@ -57,10 +59,15 @@ def digest(files: Iterable[str | None]) -> str:
 
 def check_out(out: Path, record: Path, made_by: dict) -> None:
     """Raises ArgumentError where `out` is a run directory, UserError where it holds samples made with other options."""
+    if out.is_file():
+        raise ArgumentError(f"out={out} is a file; name a folder")
     if (out / "checkpoints").exists():
         raise ArgumentError(f"out={out} is a run directory, whose pictures would be written over; name another")
     # Samples from before `tile` was recorded were made with its present default.
-    if record.exists() and {"tile": TILE} | json.loads(record.read_text()) != made_by:
+    told = {"tile": TILE} | json.loads(record.read_text()) if record.exists() else made_by
+    if told["classes"]:
+        told["classes"] = ",".join(word.strip() for word in told["classes"].split(","))
+    if told != made_by:
         raise UserError(f"{out} holds samples made with other options (see {record}); name another --out")
 
 
@@ -83,12 +90,12 @@ def main() -> None:
     given, out = flags.FLAGS, Path(cli.required("out"))
     if given.animate == "mp4":
         animation.check_mp4()
-    generator = Generator.load(cli.required("workdir"), first_stage=given.first_stage)
+    generator = Generator.open(cli.required("workdir"), first_stage=given.first_stage)
     stage, config = generator.stage, generator.config
     drawing = {name: given[name].value for name in config.sample}
     plan = generator.plan(**{name: given[name].value for name in PLAN}, **drawing)
     asked = {name: given[name].value for name in ARGUMENTS}
-    rows = request.make_rows(stage, config, plan.size, asked, given.data_path, given.num_conditions)
+    rows = request.make_rows(stage, config, plan.size, asked, given.data_path, given.num_conditions, plan.kept)
     made_by, record = describe(generator, plan), out / "samples.json"
     check_out(out, record, made_by)
 

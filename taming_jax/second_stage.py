@@ -5,6 +5,7 @@ Pure functions of parameters; `generator.Generator` binds weights to them.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -46,6 +47,12 @@ class SecondStage:
     def slides(self) -> bool:
         """Whether its window can slide over a larger image: only if it writes row by row."""
         return self.order_name == "row_major"
+
+    @property
+    def step(self) -> int:
+        """Pixels that a side is a multiple of: whole codes, and whole ids of the condition's grid."""
+        n, grid = self.first.side, self.cond.grid
+        return self.first.patch * (1 if grid is None else n // math.gcd(n, grid[0]))
 
     @property
     def null(self) -> int:

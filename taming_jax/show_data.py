@@ -26,7 +26,9 @@ ROWS, COLUMNS = 8, 4  # of images
 def look(config: ConfigDict, split: str) -> images.Sheet:
     """The first images of a split, each with its input or condition; prints what the split holds. Raises UserError."""
     source = data.open_source(config.data, split)
-    config.data.class_names = names = tuple(source.class_names)
+    if split == "train" or not config.data.class_names:
+        config.update(completion.complete_from_data(config, source))  # the words of captions are the training's
+    names = config.data.class_names
     say(f"{split}: {len(source)} images" + (f", {len(names)} classes: {', '.join(names)[:200]}" if names else ""))
     config.batch_size = min(ROWS * COLUMNS, len(source))
     cond = make_condition(config) if config.task == "transformer" else None

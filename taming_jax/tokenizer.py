@@ -62,7 +62,10 @@ class Tokenizer:
 
     def decode(self, ids: np.ndarray, batch_size: int = BATCH_SIZE, progress: bool = False) -> np.ndarray:
         """Ids [B,h,w] -> images uint8 [B,H,W,3]. Raises ArgumentError for ids outside of the codebook."""
-        ids = np.asarray(ids)
+        try:
+            ids = np.asarray(ids)
+        except ValueError as e:
+            raise ArgumentError(f"ids: {' '.join(str(e).split())}; they are integers [B,h,w]") from e
         if ids.ndim != 3 or ids.dtype.kind not in "iu" or not ids.size:
             raise ArgumentError(f"ids: {ids.dtype} of shape {ids.shape}; they are integers [B,h,w]")
         if ids.min() < 0 or ids.max() >= self.stage.codebook_size:
@@ -78,6 +81,8 @@ def in_batches(mesh: Mesh, function: Callable, rows: Any, batch_size: int, progr
 
     The last batch is filled up, so that one program serves all. progress: whether to show a bar with the label `word`.
     """
+    if batch_size < 1:
+        raise ArgumentError(f"batch_size={batch_size}: it must be at least 1")
     total, parts, done = len(jax.tree.leaves(rows)[0]), mesh.shape["data"], []
     batch_size = -(-min(batch_size, total) // parts) * parts
     with jax.set_mesh(mesh), tqdm(total=total, desc=word, unit="image", disable=not progress) as bar:
@@ -105,9 +110,8 @@ def read_pictures(stage: FirstStage, images: Any, label_shift: int = 0, name: st
     channels = FEATURES[kind].channels
     for number, image in enumerate(images):
         try:
-            feature = open_picture(image, kind, label_shift)
-            if isinstance(image, np.ndarray) and image.dtype.kind == "f" and kind != "depth":
-                feature = np.broadcast_to(image, (*image.shape[:2], channels)).astype(np.float32)
+            feature = as_floats(image, channels) if kind not in ("depth", "segmentation") else None
+            feature = open_picture(image, kind, label_shift) if feature is None else feature
         except UNREADABLE as e:
             raise ArgumentError(f"{name}[{number}] cannot be read: {' '.join(str(e).split())}") from e
         if kind == "segmentation":
@@ -119,4 +123,24 @@ def read_pictures(stage: FirstStage, images: Any, label_shift: int = 0, name: st
     height, width = pictures[0].shape[:2]
     if height % stage.patch or width % stage.patch:
         raise ArgumentError(f"{name}: {height}x{width} pixels; they are multiples of {stage.patch}, the side of an id")
+    if len({picture.dtype for picture in pictures}) > 1:  # bytes among floats
+        pictures = [p / np.float32(127.5) - 1 if p.dtype == np.uint8 else p for p in pictures]
     return np.stack(pictures)
+
+
+def as_floats(image: Any, channels: int) -> np.ndarray | None:
+    """An array of floats in [-1, 1] as it is, not in 256 steps: [H,W], [H,W,1] or [H,W,channels] -> [H,W,channels].
+
+    None for anything else. Raises ValueError for other floats.
+    """
+    image = np.asarray(image) if isinstance(image, jax.Array) else image
+    if not isinstance(image, np.ndarray) or image.dtype.kind != "f":
+        return None
+    image = image[..., None] if image.ndim == 2 else image
+    if image.ndim != 3 or image.shape[-1] not in (1, channels):
+        raise ValueError(f"floats of shape {image.shape}: [H,W], [H,W,1] or [H,W,{channels}]")
+    if not np.isfinite(image).all():
+        raise ValueError("an array with numbers that are not finite")
+    if image.size and np.abs(image).max() > 1:
+        raise ValueError(f"floats from {image.min():g} to {image.max():g}: they are within [-1, 1]")
+    return np.broadcast_to(image, (*image.shape[:2], channels)).astype(np.float32)

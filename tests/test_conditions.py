@@ -227,3 +227,24 @@ def test_the_commonest_words_are_learned(annotated_folder):
             Caption.learn(config, data.open_source(data_config, "train"))
     finally:
         lost.write_text(text)
+
+
+def test_conditions_lie_as_an_image_that_fills_no_whole_codes(vq_run, annotated_folder):
+    """Of 19x27 pixels on 20x28: maps are extended, boxes are shares of what was asked for."""
+    config = changed(tiny_transformer(vq_run), cond__name="objects", data__path=str(annotated_folder))
+    config.cond.layout.update(min_objects=1, max_objects=2, num_tokens=64, encode_crop=False)
+    stage = make_second_stage(completion.complete_from_data(completion.complete(config), Classes()))
+    cond = request.condition_of(stage, (20, 28), (10, 14))  # a half of each side
+    scene = [{"category": "cross", "box": [0.0, 0.0, 1.0, 1.0]}]
+    ids = cond.rows((10, 14), layout=scene)["objects"][0]
+    back = layouts.from_ids(ids, cond.layout, 3)
+    np.testing.assert_allclose(back["boxes"], [[0, 0, 0.5, 0.5]], atol=1 / 7)
+    rows = {"line": np.arange(6.0).reshape(1, 2, 3, 1), "label": np.zeros(1, np.int32)}
+    wider = request.extend(rows, (2, 3), (2, 4))["line"]
+    np.testing.assert_array_equal(wider[0, :, :, 0], [[0, 1, 2, 2], [3, 4, 5, 5]])
+
+
+class Classes:
+    """A source that has classes and nothing else."""
+
+    class_names = ("circle", "cross", "square")

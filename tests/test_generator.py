@@ -94,6 +94,25 @@ def test_a_picture_larger_than_the_window_is_completed_at_its_own_size(generator
     assert fitted.size == fitted.kept.size == (16, 16)
 
 
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.float32, list])
+def test_a_mask_of_ones_and_zeros_is_a_mask(kind, generator):
+    mask = np.zeros((19, 27), bool)
+    mask[:9] = mask[:, 20:] = True
+    given = mask.tolist() if kind is list else mask.astype(kind)
+    kept = generator.plan(image=np.zeros((19, 27, 3), np.uint8), keep=given).kept
+    np.testing.assert_array_equal(kept.pixels[:19, :27], mask)
+    assert kept.codes[:4].all() and kept.codes[:, 10:].all() and kept.codes.sum() == 4 * 14 + 6 * 4
+
+
+def test_equal_numbers_of_other_types_compile_nothing(generator, compilations):
+    asked = dict(num_samples=4, classes="cross", progress=False)
+    generator.sample(temperature=0.5, top_k=5, top_p=0.5, **asked)
+    compilations.clear()
+    generator.sample(temperature=1, top_k=np.int64(7), top_p=np.float32(1), **asked)
+    generator.sample(temperature=2, top_k=10**12, top_p=1, guidance=1, **asked)
+    assert not compilations
+
+
 def test_scores_are_the_nats_of_an_evaluation(generator, transformer_run, picture_folder):
     """Of the held-out pictures, with the classes that they have: on average the run's last figure."""
     from taming_jax import data
@@ -120,6 +139,8 @@ def test_a_step_and_a_first_stage_are_chosen_by_argument(transformer_run, vq_run
         Generator.load(transformer_run, step=3)
     with pytest.raises(taming_jax.UserError, match="is a 'vqgan' run; samples come from a transformer's"):
         taming_jax.Generator.load(vq_run)
+    with pytest.raises(taming_jax.UserError, match="holds no .*: it is another kind of run"):
+        Generator.load(transformer_run, first_stage=transformer_run)
     with pytest.raises(taming_jax.UserError, match="nothing does not exist"):
         Generator.load(tmp_path / "nothing")
     assert checkpoint.steps(transformer_run) == [2, 4]
@@ -147,6 +168,15 @@ MISTAKES = {
     ),
     "keep": (dict(image=np.zeros((16, 16, 3), np.uint8), keep="topp"), "did you mean 'top'"),
     "number": (dict(num_samples=0), "num_samples=0: it must be at least 1"),
+    "no number": (dict(num_samples=["circle"]), "num_samples=['circle']: it must be at least 1"),
+    "batch": (dict(batch_size=0), "batch_size=0: it must be at least 1"),
+    "seed": (dict(seed=1.5), "seed=1.5: it is a whole number"),
+    "words": (dict(temperature="warm"), "temperature, top_k, top_p and guidance are numbers"),
+    "ragged": (dict(image=np.zeros((16, 16, 3), np.uint8), keep=[[1], [1, 0]]), "keep cannot be read"),
+    "greys": (
+        dict(image=np.zeros((16, 16, 3), np.uint8), keep=np.full((16, 16), 0.5)),
+        "a mask of floats holds 0 and 1 alone",
+    ),
 }
 
 
@@ -158,6 +188,8 @@ def test_a_mistake_is_refused_with_one_line(mistake, generator, compilations):
     assert "\n" not in str(caught.value)
     with pytest.raises(taming_jax.UserError, match="16x18 pixels; the run was trained at 16x16"):
         generator.score(np.zeros((2, 16, 18, 3), np.uint8), classes="cross")
+    with pytest.raises(taming_jax.UserError, match="classes is missing: the condition of each image"):
+        generator.score(np.zeros((3, 16, 16, 3), np.uint8), classes=None)
     with pytest.raises(taming_jax.UserError, match="images: 3 for 2 conditions"):
         generator.score(np.zeros((3, 16, 16, 3), np.uint8), classes=["cross", "circle"])
 
@@ -177,5 +209,5 @@ def test_a_run_of_a_larger_mesh_is_sampled_with_the_devices_that_are_there(gener
     config.mesh.update(data=16, fsdp=16, tensor=3)
     nets = {**generator.nets, "gpt": jax.eval_shape(generator.stage.init, jax.random.key(0))}
     nets["gpt"] = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), nets["gpt"])
-    other = Generator(config, 0, dataclasses.replace(generator.stage), nets)
+    other = Generator(config, 0, dataclasses.replace(generator.stage), lambda: nets)
     assert dict(other.mesh.shape) == {"data": 8, "fsdp": 1, "tensor": 1}

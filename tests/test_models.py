@@ -92,7 +92,11 @@ def test_finite_scalars_pass_the_gradient_of_their_bound():
     through = jax.grad(lambda z: jnp.sum(fsq.apply({}, z)[0] * jnp.arange(12.0).reshape(6, 2)))(z)
     bound = jax.grad(lambda z: jnp.sum(fsq.bound(z) / 2 * jnp.arange(12.0).reshape(6, 2)))(z)
     np.testing.assert_allclose(through, bound, rtol=1e-6)
-    for levels, eps, message in (((5, 1), 1e-3, r"levels=\(5, 1\)"), ((5, 4), 1.0, "eps=1: it must be in")):
+    for levels, eps, message in (
+        ((5, 1), 1e-3, r"levels=\(5, 1\)"),
+        ((5, 4), 0.7, "eps=0.7: it must be in"),
+        ((8, 2), 1e-3, "3 or more"),
+    ):
         with pytest.raises(UserError, match=message):
             FiniteScalarQuantizer(levels, eps).check()
 

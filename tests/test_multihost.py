@@ -50,16 +50,16 @@ def vq_flags(folder: Path) -> list[str]:
     return ["--config=configs/openmoji_vq.py", *(f"--config.{s}" for s in settings)]
 
 
-def prior_flags(first_stage: Path) -> list[str]:
+def transformer_flags(first_stage: Path) -> list[str]:
     settings = "gpt.num_layers=1 gpt.num_heads=2 gpt.embed_dim=32 batch_size=8 eval_every=8 log_every=1".split()
     settings += [f"first_stage.workdir={first_stage}", "checkpoint_every=2", f"steps={STEPS}"]
     return ["--config=configs/openmoji_transformer.py", *(f"--config.{s}" for s in settings)]
 
 
-@pytest.mark.parametrize("stage", [pytest.param("vq", marks=pytest.mark.slow), "prior"])
+@pytest.mark.parametrize("stage", [pytest.param("vq", marks=pytest.mark.slow), "transformer"])
 def test_two_processes_train_as_one(stage, picture_folder, vq_run, tmp_path):
     """The same losses and figures, one log, and the same run after both were killed."""
-    flags = vq_flags(picture_folder) if stage == "vq" else prior_flags(vq_run)
+    flags = vq_flags(picture_folder) if stage == "vq" else transformer_flags(vq_run)
     one, two = tmp_path / "one", tmp_path / "two"
     finish(start(1, one, *flags))
     killed = start(2, two, *flags)

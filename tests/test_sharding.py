@@ -74,7 +74,7 @@ def losses_on(task, config, mesh_sizes, devices, steps=3):
 
 
 @pytest.mark.parametrize(
-    "stage", ["vqgan", "prior", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ema", "gumbel"))]
+    "stage", ["vqgan", "transformer", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ema", "gumbel"))]
 )
 def test_eight_devices_train_like_one(stage, picture_folder, vq_run):
     if stage == "vqgan":
@@ -105,8 +105,8 @@ def test_eight_devices_train_like_one(stage, picture_folder, vq_run):
     [
         pytest.param("vqgan", dict(accumulate=2), marks=pytest.mark.slow),
         ("vqgan", dict(model__remat=True)),
-        ("prior", dict(accumulate=2)),
-        ("prior", dict(gpt__remat="full")),
+        ("transformer", dict(accumulate=2)),
+        ("transformer", dict(gpt__remat="full")),
     ],
 )
 def test_saving_memory_changes_nothing(stage, saver, picture_folder, vq_run):

@@ -34,6 +34,10 @@ def test_pictures_become_the_models_own_ids_whatever_they_come_as(tokenizer, pho
         photo.save(tmp_path / f"{i}.png")
     for same in (photos, arrays / 127.5 - 1, [str(tmp_path / f"{i}.png") for i in range(5)], jax.numpy.asarray(arrays)):
         np.testing.assert_array_equal(tokenizer.encode(same), ids)
+    mixed = [arrays[0], arrays[1] / 127.5 - 1, photos[2], str(tmp_path / "3.png"), jax.numpy.asarray(arrays[4])]
+    np.testing.assert_array_equal(tokenizer.encode(mixed), ids)
+    grey = np.linspace(-1, 1, 16 * 20).reshape(1, 16, 20)
+    np.testing.assert_array_equal(tokenizer.encode(list(grey)), tokenizer.encode(np.stack([grey] * 3, -1)))
     np.testing.assert_array_equal(tokenizer.encode(arrays, batch_size=1), ids)  # 8 at once, one for each device
 
 

@@ -46,8 +46,10 @@ class Caption(Condition):
     @staticmethod
     def learn(config: ConfigDict, source) -> None:
         """Fills in the vocabulary: the most frequent words of the data, at most `max_vocabulary`."""
-        counts, texts = collections.Counter(), source.texts("caption")
-        for text in tqdm(texts, "reading captions", len(source), unit="caption", mininterval=1, leave=False):
+        counts, texts, quiet = collections.Counter(), source.texts("caption"), jax.process_index() > 0
+        for text in tqdm(
+            texts, "reading captions", len(source), unit="caption", mininterval=1, leave=False, disable=quiet
+        ):
             counts.update(WORDS.findall(text.lower()))
         if not counts:
             raise UserError("cond.name='caption': the captions of the data hold no word")
@@ -78,7 +80,9 @@ class Caption(Condition):
 
     def rows(self, size: tuple[int, int], caption: str | Sequence[str]) -> dict[str, np.ndarray]:
         """Raises ArgumentError for a caption without any learned word, which would ask for nothing."""
-        asked = [caption] if isinstance(caption, str) else list(caption)
+        asked = list(caption) if isinstance(caption, (list, tuple)) else [caption]
+        if not all(isinstance(text, str) for text in asked):
+            raise ArgumentError(f"caption={caption!r}: it is a text, or several in a list")
         for text in asked:
             words = WORDS.findall(text.lower())
             if not set(words) & set(self.vocabulary):

@@ -73,8 +73,11 @@ class Condition:
         """See `transforms.Annotator`."""
         return {}
 
-    def of_size(self, grid: tuple[int, int], window: int) -> "Condition":
-        """The condition for an image with this grid of codes, over which the transformer's window may have to slide."""
+    def of_size(self, grid: tuple[int, int], window: int, share: tuple[float, float] = (1.0, 1.0)) -> "Condition":
+        """The condition for an image of a grid of codes, over which the transformer's window may have to slide.
+
+        share: the shares of its sides that its upper left part has, which people asked for.
+        """
         return self
 
     def rows(self, size: tuple[int, int], **asked: Any) -> dict[str, np.ndarray]:

@@ -30,7 +30,7 @@ class Layout(Condition):
 
     In an image larger than in training, each place of the window has its own ids: batch['windows']
     [B,rows,columns,length], which `ids` then returns. canvas: (rows, columns) of such an image's codes. window: codes
-    on a side of the window.
+    on a side of the window. share: of the sides of such an image, what its upper left part has that people asked for.
     """
 
     FEATURES = ("objects",)
@@ -43,6 +43,7 @@ class Layout(Condition):
     class_names: tuple[str, ...]
     canvas: tuple[int, int] = (0, 0)
     window: int = 0
+    share: tuple[float, float] = (1.0, 1.0)
 
     @staticmethod
     def check(config: ConfigDict) -> None:
@@ -83,10 +84,12 @@ class Layout(Condition):
         return {**record, **{name: record[name][order] for name in ("boxes", "categories", "groups")}}
 
     def see(self, record: dict, crop: tuple[float, ...], flip: bool) -> dict[str, np.ndarray]:
-        return features(record, self.layout, self.num_classes, crop, flip, self.canvas, self.window)
+        (left, top, width, height), (h, w) = crop, self.share
+        whole = (left, top, width / w, height / h)
+        return features(record, self.layout, self.num_classes, whole, flip, self.canvas, self.window)
 
-    def of_size(self, grid: tuple[int, int], window: int) -> "Layout":
-        return dataclasses.replace(self, canvas=grid, window=window)
+    def of_size(self, grid: tuple[int, int], window: int, share: tuple[float, float] = (1.0, 1.0)) -> "Layout":
+        return dataclasses.replace(self, canvas=grid, window=window, share=share)
 
     def rows(self, size: tuple[int, int], layout: Any) -> dict[str, np.ndarray]:
         """layout: one or several files, or scenes as files hold them (lists of {'category', 'box'})."""

@@ -49,7 +49,7 @@ def to_diffusers(workdir: Path, out: Path) -> None:
     if config.task != "vqgan" or config.quantizer.name not in ("vq", "ema"):
         raise UserError(
             f"{workdir}: diffusers has a VQModel with a nearest-code quantizer, and neither transformers nor Gumbel"
-            " quantizers"
+            " or other quantizers"
         )
     model = config.model
     levels = len(model.ch_mult)

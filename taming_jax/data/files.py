@@ -71,6 +71,8 @@ def open_picture(
         array = array[..., 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)) or not array.size:
         raise ValueError(f"an array of shape {np.shape(picture)}: a picture is [H,W], [H,W,1] or [H,W,3]")
+    if kind in ("depth", "segmentation") and array.ndim != 2:
+        raise ValueError(f"an array of shape {np.shape(picture)}: a map is [H,W] or [H,W,1]")
     if kind == "segmentation" and array.dtype.kind in "iu":
         if array.min() < 0 or array.max() > 255:
             raise ValueError(f"labels from {array.min()} to {array.max()}: they are 0 to 255")

@@ -84,8 +84,8 @@ def source(data: ConfigDict, split: str) -> FolderSource:
     """
     if not data.path:
         raise UserError(
-            "data.path is empty: name a folder of images, --config.data.path=/path/to/images in training, --data_path"
-            " where a run is evaluated or sampled"
+            "data.path is empty: name a folder of images, data.path of the config in training, data_path where a run is"
+            " evaluated or sampled"
         )
     root = Path(data.path).expanduser()
     if not root.is_dir():
@@ -104,7 +104,7 @@ def source(data: ConfigDict, split: str) -> FolderSource:
         there, lacking = sorted(parts, key=Path.is_dir, reverse=True)
         raise UserError(
             f"{there} is there, {lacking} is not: name both by data.splits, or have neither"
-            + (f"; --config.data.splits.validation={others[0]}, perhaps" if others else "")
+            + (f"; data.splits.validation={others[0]}, perhaps" if others else "")
         )
     files = sorted(p for p in root.rglob("*") if (p.suffix.lower() in ENDINGS or p.match(ARRAYS)) and p.is_file())
     if len(files) < 2:

@@ -80,7 +80,7 @@ class Augment:
         top, left = (round(c * (side - want)) for c, side, want in zip(corner, (h, w), self.size, strict=True))
         done = {"label": np.int32(record["label"])} | {name: record[name] for name in ("mask",) if name in record}
         for name in record.keys() & set(PICTURES):
-            image = Image.fromarray(np.squeeze(record[name]))
+            image = Image.fromarray(record[name][..., 0] if record[name].shape[2:] == (1,) else record[name])
             if (w, h) != image.size:
                 image = image.resize((w, h), FEATURES[name].resampling)
             array = np.asarray(image)[top : top + self.size[0], left : left + self.size[1]]

@@ -269,7 +269,7 @@ class GumbelQuantizer(CodebookQuantizer):
 class FiniteScalarQuantizer(Quantizer):
     """Each of a few latent channels is rounded to one of a few levels (Mentzer et al. 2023, FSQ): no codebook to learn.
 
-    levels: of each channel, 2 or more; an id is the number that they write, the first channel's digit being the lowest.
+    levels: of each channel, 3 or more; an id is the number that they write, the first channel's digit being the lowest.
     (8, 5, 5, 5) are 1000 ids, about as many as 1024 codes; the paper's table 1 has others. eps: by this share the bound
     of a channel stays within its outermost levels, so that rounding never leaves them.
     Departs from the paper's listing in one thing: what shifts channels with an even number of levels is the inverse of
@@ -289,10 +289,15 @@ class FiniteScalarQuantizer(Quantizer):
 
     @nn.nowrap
     def check(self) -> None:
-        if not self.levels or min(self.levels) < 2:
-            raise UserError(f"quantizer.levels={tuple(self.levels)}: one number for each channel, 2 or more")
-        if not 0 < self.eps < 1:
-            raise UserError(f"quantizer.eps={self.eps:g}: it must be in (0, 1)")
+        if not self.levels or any(level != int(level) or level < 3 for level in self.levels):
+            raise UserError(f"quantizer.levels={tuple(self.levels)}: one whole number for each channel, 3 or more")
+        if self.codebook_size >= 2**31:
+            raise UserError(f"quantizer.levels={tuple(self.levels)}: their product must be below 2^31")
+        least = min(self.levels)
+        if not 0 < self.eps < 1 - 1 / (least - 1):
+            raise UserError(
+                f"quantizer.eps={self.eps:g}: it must be in (0, {1 - 1 / (least - 1):g}) for {least} levels"
+            )
 
     @nn.nowrap
     def bound(self, z: jax.Array) -> jax.Array:

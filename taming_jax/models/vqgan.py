@@ -48,7 +48,7 @@ class VQModel(nn.Module):
     def encode(
         self, images: jax.Array, step: jax.Array | int = 0, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """[B,H,W,C] -> (z_q [B,h,w,D], {'ids': [B,h,w] int32, 'loss': [], 'latents': [B,h,w,...]})."""
+        """[B,H,W,C] -> (z_q [B,h,w,D], {'ids': [B,h,w] int32, 'loss': [], ...})."""
         return self.quantize(self.quant_conv(self.encoder(images)), step, train)
 
     def head(self, hidden: jax.Array) -> jax.Array:
