@@ -139,7 +139,7 @@ def test_a_step_and_a_first_stage_are_chosen_by_argument(transformer_run, vq_run
         Generator.load(transformer_run, step=3)
     with pytest.raises(taming_jax.UserError, match="is a 'vqgan' run; samples come from a transformer's"):
         taming_jax.Generator.load(vq_run)
-    with pytest.raises(taming_jax.UserError, match="holds no .*: it is another kind of run"):
+    with pytest.raises(taming_jax.UserError, match=r"holds no .*: it is another kind of run"):
         Generator.load(transformer_run, first_stage=transformer_run)
     with pytest.raises(taming_jax.UserError, match="nothing does not exist"):
         Generator.load(tmp_path / "nothing")
