@@ -161,7 +161,7 @@ BEATS = {
     "openmoji_ema_vq": ("l1", 0.2),
     "openmoji_gumbel_vq": ("l1", 0.24),
     "openmoji_fsq_vq": ("l1", 0.2),
-    "openmoji_segmentation_vq": ("bce", 0.16),
+    "openmoji_segmentation_vq": ("bce", 0.2),
 }
 
 
