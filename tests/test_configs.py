@@ -161,7 +161,7 @@ BEATS = {
     "openmoji_ema_vq": ("l1", 0.2),
     "openmoji_gumbel_vq": ("l1", 0.24),
     "openmoji_fsq_vq": ("l1", 0.2),
-    "openmoji_segmentation_vq": ("bce", 0.2),
+    "openmoji_segmentation_vq": ("bce", 0.16),
 }
 
 
@@ -170,6 +170,8 @@ BEATS = {
 def test_first_stages_learn(name, tmp_path):
     """300 steps at the config's own size, as typed; the losses on pixels and codes alone."""
     fields = "steps=300 eval_every=300 loss.perceptual_start=300 disc.start=300 disc.gen_start=300"
+    if "segmentation" in name:  # its bound is that of whole drawings, of which little is ink
+        fields += " data.resize_factor=1.0 data.random_crop=False"
     flags = [f"--config.{field}" for field in fields.split()]
     command = [sys.executable, "-m", "taming_jax.train", f"--config=configs/{name}.py", f"--workdir={tmp_path}", *flags]
     env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}  # those of the tests
