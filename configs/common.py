@@ -64,18 +64,14 @@ def get_transformer(first_stage: str, cond: str) -> ConfigDict:
     c.gpt.update(vocab_size=1024, block_size=512)
     c.canvas = (0, 0)  # height and width in pixels of a larger image, painted and animated at each evaluation; 0: none
     c.sample = ConfigDict(dict(temperature=1.0, top_k=100, top_p=1.0, guidance=1.0))
-    c.optim = ConfigDict(
-        dict(
-            learning_rate=4.5e-6 * 16,
-            schedule="constant",
-            warmup_steps=0,
-            final_share=0.01,
-            b1=0.9,
-            b2=0.95,
-            eps=1e-8,
-            weight_decay=0.01,
-            clip_norm=0.0,
-        )
+    c.optim = get_optim(
+        learning_rate=4.5e-6 * 16,
+        schedule="constant",
+        warmup_steps=0,
+        b1=0.9,
+        b2=0.95,
+        weight_decay=0.01,
+        clip_norm=0.0,
     )
     return c
 
@@ -85,6 +81,11 @@ def get_gpt(**sizes) -> ConfigDict:
     return ConfigDict(
         dict(n_unmasked=0, remat="none", vocab_size=placeholder(int), block_size=placeholder(int)) | sizes
     )
+
+
+def get_optim(**fields) -> ConfigDict:
+    """Adam; `final_share` is what a cosine schedule leaves of the learning rate, `eps` Adam's own."""
+    return ConfigDict(dict(final_share=0.01, eps=1e-8) | fields)
 
 
 def get_cond(name: str) -> ConfigDict:

@@ -45,17 +45,13 @@ def get_config() -> ConfigDict:
             max_weight=10.0,
         )
     )
-    c.optim = ConfigDict(
-        dict(
-            learning_rate=4.5e-6 * 8,
-            schedule="constant",
-            warmup_steps=1_000,
-            final_share=0.01,
-            b1=0.5,
-            b2=0.9,
-            eps=1e-8,
-            weight_decay=0.0,
-            clip_norm=1.0,
-        )
+    c.optim = common.get_optim(
+        learning_rate=4.5e-6 * 8,
+        schedule="constant",
+        warmup_steps=1_000,
+        b1=0.5,
+        b2=0.9,
+        weight_decay=0.0,
+        clip_norm=1.0,
     )
     return c

@@ -44,18 +44,14 @@ def get_config(slice_name: str = "") -> ConfigDict:
     c.gpt.remat = "dots"
     c.canvas = (0, 0)
     c.sample = ConfigDict(dict(temperature=1.0, top_k=250, top_p=1.0, guidance=1.0))
-    c.optim = ConfigDict(
-        dict(
-            learning_rate=3e-4,
-            schedule="cosine",
-            warmup_steps=5_000,
-            final_share=0.01,
-            b1=0.9,
-            b2=0.95,
-            eps=1e-8,
-            weight_decay=0.01,
-            clip_norm=1.0,
-        )
+    c.optim = common.get_optim(
+        learning_rate=3e-4,
+        schedule="cosine",
+        warmup_steps=5_000,
+        b1=0.9,
+        b2=0.95,
+        weight_decay=0.01,
+        clip_norm=1.0,
     )
     if slice_name:
         common.use_slice(c, slice_name, SLICES)

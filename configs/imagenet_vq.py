@@ -62,18 +62,14 @@ def get_config(slice_name: str = "") -> ConfigDict:
             max_weight=1e4,
         )
     )
-    c.optim = ConfigDict(
-        dict(
-            learning_rate=4.5e-6 * 96,
-            schedule="constant",
-            warmup_steps=0,
-            final_share=0.01,
-            b1=0.5,
-            b2=0.9,
-            eps=1e-8,
-            weight_decay=0.0,
-            clip_norm=0.0,
-        )
+    c.optim = common.get_optim(
+        learning_rate=4.5e-6 * 96,
+        schedule="constant",
+        warmup_steps=0,
+        b1=0.5,
+        b2=0.9,
+        weight_decay=0.0,
+        clip_norm=0.0,
     )
     if slice_name:
         common.use_slice(c, slice_name, SLICES)

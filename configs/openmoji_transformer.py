@@ -27,18 +27,14 @@ def get_config() -> ConfigDict:
     c.gpt = common.get_gpt(num_layers=4, num_heads=8, embed_dim=256, embd_pdrop=0.1, attn_pdrop=0.1, resid_pdrop=0.1)
     c.canvas = (0, 0)  # height and width in pixels of a larger image, painted and animated at each evaluation; 0: none
     c.sample = ConfigDict(dict(temperature=0.8, top_k=1024, top_p=0.9, guidance=1.0))
-    c.optim = ConfigDict(
-        dict(
-            learning_rate=1e-3,
-            schedule="cosine",
-            warmup_steps=50,
-            final_share=0.01,
-            b1=0.9,
-            b2=0.95,
-            eps=1e-8,
-            weight_decay=0.01,
-            clip_norm=1.0,
-        )
+    c.optim = common.get_optim(
+        learning_rate=1e-3,
+        schedule="cosine",
+        warmup_steps=50,
+        b1=0.9,
+        b2=0.95,
+        weight_decay=0.01,
+        clip_norm=1.0,
     )
     return c
 

@@ -46,17 +46,13 @@ def get_config() -> ConfigDict:
             max_weight=1.0,
         )
     )
-    c.optim = ConfigDict(
-        dict(
-            learning_rate=1.5e-3,
-            schedule="cosine",
-            warmup_steps=50,
-            final_share=0.01,
-            b1=0.5,
-            b2=0.99,
-            eps=1e-8,
-            weight_decay=0.0,
-            clip_norm=1.0,
-        )
+    c.optim = common.get_optim(
+        learning_rate=1.5e-3,
+        schedule="cosine",
+        warmup_steps=50,
+        b1=0.5,
+        b2=0.99,
+        weight_decay=0.0,
+        clip_norm=1.0,
     )
     return c
