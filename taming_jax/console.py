@@ -4,6 +4,7 @@ import time
 
 import jax
 
+# On the progress line; files hold all.
 SHOWN = (
     "loss",
     "l1_loss",
@@ -13,7 +14,7 @@ SHOWN = (
     "disc_loss",
     "d_weight",
     "code_use",
-)  # on the progress line; files hold all
+)
 
 
 def say(message: str) -> None:

@@ -63,9 +63,7 @@ def open_codes(config: ConfigDict) -> Codes:
     Raises UserError where they come from other weights, another condition or other data, or where some are missing.
     """
     folder = Path(config.codes)
-    stated = read_statement(folder)
-    if stated is None:
-        raise UserError(f"codes={folder}: there is no codes.json; python -m taming_jax.encode writes such folders")
+    stated = required_statement(folder)
     if changed := differences(stated["made_of"], made_of(config)):
         raise UserError(f"codes={folder} are not those of this config: {changed}; encode again to another folder")
     missing = [file.name for file in files(folder, stated) if not file.exists()]
@@ -80,13 +78,9 @@ def open_codes(config: ConfigDict) -> Codes:
     return source
 
 
-def learned(config: ConfigDict) -> dict:
+def learned(config: ConfigDict) -> ConfigDict:
     """The fields of the condition that the codes in `config.codes` were made with; raises as `open_codes` does."""
-    stated = read_statement(Path(config.codes))
-    if stated is None:
-        raise UserError(
-            f"codes={config.codes}: there is no codes.json; python -m taming_jax.encode writes such folders"
-        )
+    stated = required_statement(Path(config.codes))
     found = ConfigDict(checkpoint.to_tuples(stated["made_of"]["cond"]))
     if found.name != config.cond.name:
         raise UserError(
@@ -96,13 +90,29 @@ def learned(config: ConfigDict) -> dict:
     return found
 
 
+def required_statement(folder: Path) -> dict:
+    """The contents of `codes.json`; raises UserError where there is none."""
+    stated = read_statement(folder)
+    if stated is None:
+        raise UserError(f"codes={folder}: there is no codes.json; python -m taming_jax.encode writes such folders")
+    return stated
+
+
 def read_statement(folder: Path) -> dict | None:
-    """The contents of `codes.json`; None where there is none. Raises UserError if it cannot be read."""
+    """The contents of `codes.json`; None where there is none. Raises UserError if it cannot be read.
+
+    Fields of the data that an older one lacks get the value of what it did then.
+    """
     file = folder / "codes.json"
+    if not file.exists():
+        return None
+    later = {path.removeprefix("data."): value for path, value in completion.LATER.items() if path.startswith("data.")}
     try:
-        return json.loads(file.read_text()) if file.exists() else None
-    except ValueError as e:
+        stated = json.loads(file.read_text())
+        stated["made_of"]["data"] = later | stated["made_of"]["data"]
+    except (ValueError, KeyError, TypeError) as e:
         raise UserError(f"{file} cannot be read: {e}") from e
+    return stated
 
 
 def statement(config: ConfigDict, images: int, views: int, row: np.dtype) -> dict:
@@ -151,15 +161,8 @@ def weights(stage: ConfigDict) -> dict:
 
 def differences(stated: dict, asked: dict) -> str:
     """'seed 0 -> 1, views 1 -> 4', or '' where both are the same. Run directories may have moved and do not count."""
-    later = {path.removeprefix("data."): value for path, value in completion.LATER.items() if path.startswith("data.")}
-    kept = []
-    for statement in (stated, asked):  # data fields that an older statement lacks count as what they did then
-        made = statement.get("made_of", statement)
-        made = {**made, "data": {**later, **made["data"]}}
-        whole = {**statement, "made_of": made} if "made_of" in statement else made
-        kept.append(ConfigDict({name: value for name, value in whole.items() if name != "workdirs"}))
-    stated, asked = kept
-    return ", ".join(completion.differences(stated, asked))
+    old, new = (ConfigDict({k: v for k, v in given.items() if k != "workdirs"}) for given in (stated, asked))
+    return ", ".join(completion.differences(old, new))
 
 
 def row_type(stated: dict) -> np.dtype:
@@ -241,7 +244,7 @@ def encode_files(
     batch_size *= mesh.size
     frozen = load_first_stages(config, stage)
     frozen = jax.device_put(frozen, sharding.infer_shardings(frozen, mesh))
-    read, augment = jax.jit(stage.read), data.make_augment(config.data, stage.cond if stage.cond.ANNOTATES else None)
+    read, augment = jax.jit(stage.read), data.make_augment(config.data, stage.cond.annotator)
     # Each file begins with a new batch, so that its contents do not depend on which other files are missing.
     filled = [np.pad(n, (0, -len(n) % batch_size), mode="edge") for n in numbers]
     chosen = Views(source, augment, config.seed, views, np.concatenate([np.arange(0), *filled]))

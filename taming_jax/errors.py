@@ -1,8 +1,10 @@
 """The one exception for a user's mistake: its message is one line that says what to do."""
 
 import difflib
+import numbers
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(Exception):
@@ -28,6 +30,13 @@ def not_among(name: str, value: str, allowed: Iterable[str], kind: type[UserErro
     """The error for a word that is not one of a few."""
     allowed = list(allowed)
     return kind(f"{name}={value!r}: allowed are {', '.join(map(repr, allowed))}{nearest(value, allowed)}")
+
+
+def check_count(**counts: Any) -> None:
+    """Raises ArgumentError for a number of things that is no whole number, 1 or more; None is not checked."""
+    for name, value in counts.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1):
+            raise ArgumentError(f"{name}={value!r}: it must be at least 1")
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:

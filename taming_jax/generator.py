@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
 from taming_jax import checkpoint, completion, losses, request, sharding
-from taming_jax.errors import ArgumentError, UserError
+from taming_jax.errors import ArgumentError, UserError, check_count
 from taming_jax.painting import Painting, Plan
 from taming_jax.sampling.animation import Animation, draw_frames
 from taming_jax.sampling.draw import make_sampling
@@ -111,7 +111,7 @@ class Generator:
         `sampling.painter`. tile: codes on a side that are decoded at once. batch_size: images painted at once. Raises
         ArgumentError for arguments that do not fit the run.
         """
-        request.check_count(num_samples=num_samples, num_conditions=num_conditions)
+        check_count(num_samples=num_samples, num_conditions=num_conditions)
         plan = self.plan(
             size=size, seed=seed, image=image, keep=keep, keep_pixels=keep_pixels, method=method, stride=stride,
             tile=tile, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance,
@@ -162,7 +162,7 @@ class Generator:
         ones.
         """
         total, parts = len(rows["label"]), self.mesh.shape["data"]
-        request.check_count(batch_size=batch_size)
+        check_count(batch_size=batch_size)
         if batch_size is None:
             share = plan.size[0] * plan.size[1] / self.stage.first.size**2
             batch_size = max(1, round(BATCH_SIZE / share / parts)) * parts
@@ -173,16 +173,12 @@ class Generator:
             total=total * codes, desc="painting", unit="code", unit_scale=True, mininterval=1, disable=not progress
         )
         with bar:
-            for start in range(0, total, batch_size):
-                # The last batch is filled up with the first rows again, so that one program serves all.
-                chosen = np.arange(start, start + batch_size) % total
-                count = min(batch_size, total - start)
+            for batch, count in sharding.filled_batches(rows, batch_size, self.mesh):
 
-                def tell(done: int, start: int = start, count: int = count) -> None:
-                    bar.update(start * codes + count * done - bar.n)
+                def tell(done: int, before: int = bar.n, count: int = count) -> None:
+                    bar.update(before + count * done - bar.n)
 
                 with jax.set_mesh(self.mesh):
-                    batch = sharding.shard_batch({name: value[chosen] for name, value in rows.items()}, self.mesh)
                     painted = self.painting.paint(self.nets, batch, plan, tell)
                 yield painted[:count]
 
@@ -207,7 +203,6 @@ class Generator:
         if seen.shape[1:3] != (first.size, first.size):
             sides = "x".join(map(str, seen.shape[1:3]))
             raise ArgumentError(f"images: {sides} pixels; the run was trained at {first.size}x{first.size}")
-        request.check_count(batch_size=batch_size)
         asked, arguments = {n: v for n, v in asked.items() if v is not None}, self.stage.cond.ARGUMENTS
         if arguments and not asked:
             raise ArgumentError(f"{next(iter(arguments))} is missing: the condition of each image, or one for all")

@@ -10,11 +10,11 @@ from ml_collections import ConfigDict
 from taming_jax import data
 from taming_jax.completion import check_classes
 from taming_jax.conditions import ARGUMENTS, CONDITIONS
-from taming_jax.conditions.condition import Condition
+from taming_jax.conditions.condition import Condition, number_rows
 from taming_jax.data.features import FEATURES
-from taming_jax.data.files import open_picture
+from taming_jax.data.files import open_picture, refusing
 from taming_jax.data.transforms import fit
-from taming_jax.errors import ArgumentError, UserError, not_among
+from taming_jax.errors import ArgumentError, UserError, check_count, not_among
 from taming_jax.painting import Kept
 from taming_jax.second_stage import SecondStage
 
@@ -66,7 +66,8 @@ def make_rows(
     check_count(num_conditions=num_conditions)
     inner = size if kept is None else kept.size
     if asked or not takes_data:
-        return extend(condition_of(stage, size, inner).rows(inner if takes_data else size, **asked), inner, size)
+        made = inner if takes_data else size
+        return extend(condition_of(stage, size, inner).rows(made, **asked), made, size)
     if data_path is not None:
         config = config.copy_and_resolve_references()
         config.data.update(name="folder", path=str(data_path), validation_share=1.0)
@@ -84,7 +85,7 @@ def extend(rows: dict[str, np.ndarray], inner: tuple[int, int], size: tuple[int,
     fill = [(0, whole - part) for whole, part in zip(size, inner, strict=True)]
     if not any(behind for _, behind in fill):
         return rows
-    spatial = {name for name in rows if name in FEATURES and FEATURES[name].channels is not None and name != "coord"}
+    spatial = {name for name in rows if name in FEATURES and FEATURES[name].channels is not None}
     return {
         name: np.pad(value, [(0, 0), *fill, *[(0, 0)] * (value.ndim - 3)], mode="edge") if name in spatial else value
         for name, value in rows.items()
@@ -106,12 +107,10 @@ def held_out(
     source = data.open_source(config.data, "validation")
     check_classes(config, source.class_names)
     cond = condition_of(stage, size, inner)
-    augment = data.make_augment(config.data, cond if cond.ANNOTATES else None)
+    augment = data.make_augment(config.data, cond.annotator)
     if inner != augment.size:
         augment = dataclasses.replace(augment, size=inner, resize_factor=1.0)
-    records = [augment.centered(source[int(i)]) for i in data.eval_order(source)[:count]]
-    batch = {name: np.stack([record[name] for record in records]) for name in records[0]}
-    return batch | {"label": np.arange(len(records), dtype=np.int32)}
+    return number_rows([augment.centered(source[int(i)]) for i in data.eval_order(source)[:count]])
 
 
 def read_kept(
@@ -159,10 +158,8 @@ def to_mask(keep: Any) -> Any:
     """A mask in memory that is true or 1 where the image stays -> one that is 255 there; others as they are."""
     if isinstance(keep, (str, Path)):
         return keep
-    try:
+    with refusing("keep"):
         mask = np.asarray(keep)
-    except ValueError as e:
-        raise ArgumentError(f"keep cannot be read: {' '.join(str(e).split())}") from e
     if mask.size and mask.dtype.kind in "biuf" and np.isin(mask, (0, 1)).all():
         return np.uint8(255) * mask.astype(np.uint8)
     if mask.dtype.kind == "f":
@@ -170,20 +167,10 @@ def to_mask(keep: Any) -> Any:
     return keep
 
 
-def check_count(**counts: Any) -> None:
-    """Raises ArgumentError for a number of things that is no whole number, 1 or more; None is not checked."""
-    for name, value in counts.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
-            raise ArgumentError(f"{name}={value!r}: it must be at least 1")
-
-
 def open_or_refuse(name: str, picture: Any) -> np.ndarray:
     """Opens an image in colours, uint8 [H,W,3]; raises ArgumentError, with the argument's name, if that fails."""
-    try:
+    with refusing(f"{name}={picture}" if isinstance(picture, (str, Path)) else name):
         return open_picture(picture)
-    except data.UNREADABLE as e:
-        what = f"={picture}" if isinstance(picture, (str, Path)) else ""
-        raise ArgumentError(f"{name}{what} cannot be read: {' '.join(str(e).split())}") from e
 
 
 def picture_of(kept: Kept) -> np.ndarray:

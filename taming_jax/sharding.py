@@ -1,7 +1,7 @@
 """Sharding: the mesh, one table from parameter paths to mesh axes, and the split of a batch over the devices."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -148,3 +148,15 @@ def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
     """This process's rows -> global arrays, split over data x fsdp."""
     sharding = NamedSharding(mesh, BATCH)
     return jax.tree.map(lambda value: jax.make_array_from_process_local_data(sharding, value), batch)
+
+
+def filled_batches(rows: PyTree, batch_size: int, mesh: Mesh) -> Iterator[tuple[PyTree, int]]:
+    """Rows [N,...] in batches for one process, sharded; and how many rows of each batch count.
+
+    The last batch is filled up with the first rows again, so that one program serves all.
+    """
+    total = len(jax.tree.leaves(rows)[0])
+    for start in range(0, total, batch_size):
+        chosen = np.arange(start, start + batch_size) % total
+        batch = jax.tree.map(lambda value, chosen=chosen: value[chosen], rows)
+        yield shard_batch(batch, mesh), min(batch_size, total - start)

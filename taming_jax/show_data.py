@@ -32,7 +32,7 @@ def look(config: ConfigDict, split: str) -> images.Sheet:
     say(f"{split}: {len(source)} images" + (f", {len(names)} classes: {', '.join(names)[:200]}" if names else ""))
     config.batch_size = min(ROWS * COLUMNS, len(source))
     cond = make_condition(config) if config.task == "transformer" else None
-    augment = data.make_augment(config.data, cond if cond is not None and cond.ANNOTATES else None)
+    augment = data.make_augment(config.data, None if cond is None else cond.annotator)
     if split == "train":
         batch = next(data.train_batches(source, config, 0, augment))
     else:

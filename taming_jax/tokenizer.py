@@ -11,10 +11,9 @@ from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
 from taming_jax import checkpoint, completion, sharding
-from taming_jax.data import UNREADABLE
 from taming_jax.data.features import FEATURES
-from taming_jax.data.files import check_labels, open_picture
-from taming_jax.errors import ArgumentError, UserError
+from taming_jax.data.files import check_labels, open_picture, refusing
+from taming_jax.errors import ArgumentError, UserError, check_count
 from taming_jax.first_stage import FirstStage, make_first_stage
 from taming_jax.images import to_uint8
 
@@ -79,18 +78,15 @@ class Tokenizer:
 def in_batches(mesh: Mesh, function: Callable, rows: Any, batch_size: int, progress: bool, word: str) -> np.ndarray:
     """Runs a program over rows (a pytree of arrays [N,...]), a batch at a time. -> [N,...]
 
-    The last batch is filled up, so that one program serves all. progress: whether to show a bar with the label `word`.
+    progress: whether to show a bar with the label `word`.
     """
-    if batch_size < 1:
-        raise ArgumentError(f"batch_size={batch_size}: it must be at least 1")
+    check_count(batch_size=batch_size)
     total, parts, done = len(jax.tree.leaves(rows)[0]), mesh.shape["data"], []
     batch_size = -(-min(batch_size, total) // parts) * parts
     with jax.set_mesh(mesh), tqdm(total=total, desc=word, unit="image", disable=not progress) as bar:
-        for start in range(0, total, batch_size):
-            chosen = np.arange(start, start + batch_size) % total
-            batch = sharding.shard_batch(jax.tree.map(lambda x, chosen=chosen: x[chosen], rows), mesh)
-            done.append(np.asarray(function(batch))[: total - start])
-            bar.update(len(done[-1]))
+        for batch, count in sharding.filled_batches(rows, batch_size, mesh):
+            done.append(np.asarray(function(batch))[:count])
+            bar.update(count)
     return np.concatenate(done)
 
 
@@ -109,11 +105,9 @@ def read_pictures(stage: FirstStage, images: Any, label_shift: int = 0, name: st
     kind, pictures = "image" if stage.input == "low" else stage.input, []
     channels = FEATURES[kind].channels
     for number, image in enumerate(images):
-        try:
+        with refusing(f"{name}[{number}]"):
             feature = as_floats(image, channels) if kind not in ("depth", "segmentation") else None
             feature = open_picture(image, kind, label_shift) if feature is None else feature
-        except UNREADABLE as e:
-            raise ArgumentError(f"{name}[{number}] cannot be read: {' '.join(str(e).split())}") from e
         if kind == "segmentation":
             check_labels(feature, f"{name}[{number}]", stage.model.out_ch, label_shift)
         if pictures and feature.shape != pictures[0].shape:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from typing import ClassVar
@@ -11,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
-from taming_jax.conditions.condition import Condition
+from taming_jax.conditions.condition import Condition, number_rows
 from taming_jax.errors import ArgumentError, UserError, nearest
 from taming_jax.first_stage import FirstStage
 
@@ -72,10 +73,14 @@ class Caption(Condition):
         first, *_ = record["caption"].splitlines() or [""]
         return {"caption": self.to_ids(first)}
 
+    @functools.cached_property
+    def word_ids(self) -> dict[str, int]:
+        """The id of each learned word."""
+        return {word: 2 + i for i, word in enumerate(self.vocabulary)}
+
     def to_ids(self, caption: str) -> np.ndarray:
         """A caption's ids, int32 [length]; words beyond that length are left out."""
-        number = {word: 2 + i for i, word in enumerate(self.vocabulary)}
-        found = [number.get(word, UNKNOWN) for word in WORDS.findall(caption.lower())][: self.length]
+        found = [self.word_ids.get(word, UNKNOWN) for word in WORDS.findall(caption.lower())][: self.length]
         return np.int32(found + [NOTHING] * (self.length - len(found)))
 
     def rows(self, size: tuple[int, int], caption: str | Sequence[str]) -> dict[str, np.ndarray]:
@@ -85,13 +90,12 @@ class Caption(Condition):
             raise ArgumentError(f"caption={caption!r}: it is a text, or several in a list")
         for text in asked:
             words = WORDS.findall(text.lower())
-            if not set(words) & set(self.vocabulary):
+            if not self.word_ids.keys() & set(words):
                 hint = nearest(words[0], self.vocabulary) if words else ""
                 raise ArgumentError(f"caption={text!r}: the transformer has learned none of its words{hint}")
         if not asked:
             raise ArgumentError("caption is empty: say what to paint")
-        ids = np.stack([self.to_ids(text) for text in asked])
-        return {"caption": ids, "label": np.arange(len(asked), dtype=np.int32)}
+        return number_rows([{"caption": self.to_ids(text)} for text in asked])
 
     def names(self, rows: dict[str, np.ndarray]) -> tuple[str, ...]:
         words = ("", "?", *self.vocabulary)

@@ -65,8 +65,13 @@ class Condition:
         """The places that the first N ids name, [N,2] in cells of that grid; None if ids name no places."""
         return None
 
+    @property
+    def annotator(self) -> "Condition | None":
+        """The condition as a `transforms.Annotator` if it `ANNOTATES`, or else None."""
+        return self if self.ANNOTATES else None
+
     def shuffle(self, record: dict, rng: np.random.Generator) -> dict:
-        """See `transforms.Annotator`; a condition is one if it `ANNOTATES`."""
+        """See `transforms.Annotator`."""
         return record
 
     def see(self, record: dict, crop: tuple[float, ...], flip: bool) -> dict[str, np.ndarray]:
@@ -95,6 +100,12 @@ class Condition:
     def pictures(self, rows: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray | None:
         """The conditions as pictures, [N,H,W,3], uint8 or float in [-1, 1]; None if they cannot be drawn."""
         return None
+
+
+def number_rows(records: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Records of equal shapes as the rows of a batch, with int32 'label' [N]: their numbers."""
+    batch = {name: np.stack([record[name] for record in records]) for name in records[0]}
+    return batch | {"label": np.arange(len(records), dtype=np.int32)}
 
 
 class Unconditional(Condition):

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
-from taming_jax.conditions.condition import Condition
+from taming_jax.conditions.condition import Condition, number_rows
 from taming_jax.data.annotations import check_table
 from taming_jax.errors import ArgumentError, UserError, not_among
 from taming_jax.first_stage import FirstStage
@@ -98,9 +98,9 @@ class Layout(Condition):
             given = [given]
         if not given:
             raise ArgumentError("layout is empty: name files, with commas between")
-        rows = [self.see(read_scene(scene, self.layout, self.class_names), WHOLE, False) for scene in given]
-        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        return batch | {"label": np.arange(len(rows), dtype=np.int32)}
+        return number_rows(
+            [self.see(read_scene(scene, self.layout, self.class_names), WHOLE, False) for scene in given]
+        )
 
     def pictures(self, rows: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:
         found = [from_ids(ids, self.layout, self.num_classes) for ids in rows["objects"]]

@@ -8,9 +8,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from taming_jax.conditions.condition import Condition
-from taming_jax.data import UNREADABLE
-from taming_jax.data.files import check_labels, open_picture
+from taming_jax.conditions.condition import Condition, number_rows
+from taming_jax.data.files import check_labels, open_picture, refusing
 from taming_jax.data.transforms import fit
 from taming_jax.errors import ArgumentError, UserError
 from taming_jax.first_stage import FirstStage
@@ -52,20 +51,16 @@ class Picture(Condition):
         given = condition if isinstance(condition, (list, tuple)) else [condition]
         if not given:
             raise ArgumentError("condition is empty: name files, with commas between")
-        rows = [self.read(picture, size) for picture in given]
-        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        return batch | {"label": np.arange(len(rows), dtype=np.int32)}
+        return number_rows([self.read(picture, size) for picture in given])
 
     def read(self, picture: Any, size: tuple[int, int]) -> dict[str, np.ndarray]:
         """One image as a record of a batch; raises ArgumentError if it cannot be read."""
         low = self.stage.input == "low"
         kind, name = "image" if low else self.stage.input, describe(picture)
-        try:
+        with refusing(f"condition={name}"):
             feature = open_picture(picture, kind, self.label_shift)
-            if kind == "segmentation":
-                check_labels(feature, name, self.stage.model.out_ch, self.label_shift)
-        except UNREADABLE as e:
-            raise ArgumentError(f"condition={name} cannot be read: {' '.join(str(e).split())}") from e
+        if kind == "segmentation":
+            check_labels(feature, name, self.stage.model.out_ch, self.label_shift)
         image = np.zeros((*feature.shape[:2], 3), np.uint8)
         return fit({"image": image, kind: feature, "label": 0}, size, self.downscale if low else 1)
 

@@ -16,14 +16,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
-from PIL import Image
 
 from taming_jax.data import folder, scenes, tfds_source
+from taming_jax.data.files import UNREADABLE
 from taming_jax.data.transforms import Annotator, Augment
 from taming_jax.errors import UserError
 
 T = TypeVar("T")
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
 
 
 def open_source(data: ConfigDict, split: str) -> "Readable":

@@ -1,5 +1,7 @@
 """Reads an image, from a file or from memory, as a feature of a record."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +9,10 @@ from PIL import Image
 
 from taming_jax.data.features import FEATURES
 from taming_jax.data.transforms import decode
-from taming_jax.errors import UserError
+from taming_jax.errors import ArgumentError, UserError
 from taming_jax.images import to_uint8
 
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
 FARTHEST = 1e9  # depth; colours in RGBA, read as floats, are far beyond, or not numbers
 ARRAYS = "imgHQ*.npy"  # CelebA-HQ as its tool writes it: uint8 [1,3,H,W]
 
@@ -86,6 +89,15 @@ def open_picture(
     elif array.dtype != np.uint8:
         raise ValueError(f"an array of {array.dtype}: a picture is uint8, or floats in [-1, 1]")
     return to_feature(Image.fromarray(array), kind, label_shift, "the array")
+
+
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Within, an image that cannot be read raises ArgumentError; `what` names it in the message."""
+    try:
+        yield
+    except UNREADABLE as e:
+        raise ArgumentError(f"{what} cannot be read: {' '.join(str(e).split())}") from e
 
 
 def read_array(file: Path) -> np.ndarray:

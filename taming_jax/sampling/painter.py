@@ -35,7 +35,7 @@ def make_painter(
     """
     if not 1 <= stride <= window // 2:
         raise ValueError(f"stride={stride}: it must be 1 to {window // 2}, half the window")
-    if method not in ("cached", "wavefront") or (method == "wavefront" and stride > 1):
+    if method not in METHODS or (method == "wavefront" and stride > 1):
         raise ValueError(f"method={method!r}: 'cached', or 'wavefront' with stride=1")
 
     def sampler(params, keys, sampling) -> Sampler:

@@ -116,7 +116,7 @@ def make_task(config: ConfigDict) -> states.Task:
         eval_step,
         make_pictures(config, stage),
         learns_convolutions=False,
-        annotator=cond if cond.ANNOTATES else None,
+        annotator=cond.annotator,
     )
 
 
