@@ -33,6 +33,9 @@ def report(folder: Path) -> list[str]:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] in ([], ["-h"], ["--help"]):
+        print(__doc__)
+        sys.exit()
     try:
         for name in sys.argv[1:]:
             print("\n".join(report(Path(name))))

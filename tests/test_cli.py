@@ -26,3 +26,10 @@ def test_a_mistake_on_the_command_line_gets_one_line(mistake):
     (line,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
     assert message in line
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("flags", [[], ["--help"]])
+def test_a_report_of_nothing_says_how_it_is_called(flags):
+    done = run("report", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "python -m taming_jax.report runs/" in done.stdout
