@@ -7,6 +7,7 @@ A mistake that the user can correct raises `taming_jax.UserError`, whose message
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,3 +30,7 @@ def __getattr__(name: str) -> Any:
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{HOMES[name]}"), name)
+
+
+if sys.argv[:1] == ["-m"]:  # Python imports the package of a command that it is about to run
+    importlib.import_module(f"{__name__}.stopping").end_at_once()

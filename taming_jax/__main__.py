@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from taming_jax.errors import fail, nearest
+from taming_jax.stopping import end_at_once
 
-COMMANDS = ("train", "sample", "evaluate", "encode", "convert", "show_data", "compile_ahead", "report")
+COMMANDS = ("train", "sample", "evaluate", "encode", "convert", "show_data", "compile_ahead", "report", "check")
 
 
 def summary(command: str) -> str:
@@ -18,6 +19,7 @@ def summary(command: str) -> str:
 
 
 def main() -> None:
+    end_at_once()
     if len(sys.argv) < 2 or sys.argv[1] in ("help", "-h", "--help"):
         width = max(map(len, COMMANDS))
         print("taming COMMAND --flag=value ..., or python -m taming_jax.COMMAND; --help lists a command's flags.\n")

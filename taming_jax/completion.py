@@ -4,17 +4,24 @@ A complete config holds everything that determines a run; everything is built fr
 """
 
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
 from taming_jax import checkpoint
 from taming_jax.conditions import find_condition
+from taming_jax.console import say
 from taming_jax.errors import UserError, not_among
+from taming_jax.first_stage import make_first_stage
 from taming_jax.second_stage import make_second_stage
 from taming_jax.tasks import TASKS, transformer, vqgan
 
+COPIES = {"first_stage": "first_stage", "cond": "cond_stage"}  # folders of a run, as `convert` names them too
+NETS = {"vqgan": "gen", "transformer": "gpt"}  # the net that is sampled with
 LoadConfig = Callable[[Path, int | None], tuple[ConfigDict, int]]
 
 # Fields that came after the first runs, each with the value that a run without it has: for all tasks, by task, and by
@@ -22,6 +29,7 @@ LoadConfig = Callable[[Path, int | None], tuple[ConfigDict, int]]
 LATER = {
     "accumulate": 1,
     "ema_decay": 0.0,
+    "max_skipped": 20,
     "wandb_project": "",
     "optim.eps": 1e-8,
     "optim.final_share": 0.01,
@@ -44,6 +52,11 @@ LATER_OF = {
         "cond.max_vocabulary": 8192,
         "cond.vocabulary": (),
         "sample.guidance": 1.0,
+        # Which weights a first stage has, and where this run's own copy of them comes from; empty without a copy.
+        "first_stage.digest": "",
+        "first_stage.origin": "",
+        "cond.digest": "",
+        "cond.origin": "",
     },
 }
 LATER_OF_QUANTIZER = {"ema": {"eps": 1e-5}}
@@ -70,19 +83,52 @@ def upgrade(config: ConfigDict) -> ConfigDict:
 def load_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int]:
     """The complete config of a run at a step (None for the newest that can be read), upgraded; and that step.
 
-    If a first stage's run directory has moved, it is looked for beside this one, and in it. Raises UserError where
-    there is no config.
+    Runs from before they had copies of their first stages name them by a path, relative to the folder in which they
+    were trained: it is looked for around the run, then here, then by its name beside the run and in it. Raises
+    UserError where there is no config.
     """
     config, step = checkpoint.read_config(workdir, step)
     config = upgrade(config)
-    for stage in (config.get("first_stage"), config.get("cond")):
-        if stage is not None and stage.workdir and not Path(stage.workdir).is_dir():
-            moved = [place / Path(stage.workdir).name for place in (workdir.parent, workdir)]
-            stage.workdir = str(next((m for m in moved if (m / "checkpoints").is_dir()), stage.workdir))
+    for name, copy in COPIES.items():
+        stage = config.get(name)
+        if stage is not None and stage.workdir:
+            path, around = Path(stage.workdir), Path(os.path.abspath(workdir))
+            places = [] if path.is_absolute() or stage.digest else [above / path for above in around.parents]
+            places += [path, workdir / copy, workdir.parent / path.name, workdir / path.name]
+            found = next((place for place in places if (place / "checkpoints").is_dir()), path)
+            stage.workdir = str(checkpoint.from_here(found))
     return config, step
 
 
-def complete(config: ConfigDict, stored: ConfigDict | None = None, load: LoadConfig = load_config) -> ConfigDict:
+def load_run(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int, dict]:
+    """-> (a run's complete config, its step, the weights that are sampled with, as numpy arrays).
+
+    step: None for the newest that is whole; damaged ones are named and passed over. Raises UserError where there is no
+    run, and Damaged where no checkpoint is whole.
+    """
+    workdir = Path(workdir)
+
+    def read(step: int) -> tuple[ConfigDict, dict]:
+        config, _ = load_config(workdir, step)
+        return config, checkpoint.load_net(workdir, step, NETS[config.task], net_shapes(config))
+
+    (config, params), step, _ = checkpoint.newest(workdir, read, checkpoint.required_steps(workdir, step))
+    return config, step, params
+
+
+def net_shapes(config: ConfigDict) -> dict:
+    """The shapes of the weights of a complete config's main net."""
+    if config.task == "vqgan":
+        return make_first_stage(config).parameter_shapes()
+    return jax.eval_shape(make_second_stage(config).init, jax.random.key(0))
+
+
+def load_whole_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int]:
+    """`load_config` of the newest checkpoint whose weights are whole too."""
+    return load_run(workdir, step)[:2]
+
+
+def complete(config: ConfigDict, stored: ConfigDict | None = None, load: LoadConfig = load_whole_config) -> ConfigDict:
     """Completes a config, except for what `complete_from_data` adds, as it is stored with a run.
 
     stored: the config of the run that is resumed, if any. Raises UserError where the parts do not fit.
@@ -173,17 +219,83 @@ def check_classes(config: ConfigDict, class_names: tuple[str, ...]) -> None:
 def find_stage(config: ConfigDict, stored: ConfigDict | None, name: str, load: LoadConfig) -> ConfigDict:
     """Fills in the step and the config of the VQGAN's run at `config[name].workdir`; -> its config.
 
-    A resumed run keeps the checkpoints of the first stages that it began with: other weights would give other codes.
+    A resumed run keeps the weights of the first stages that it began with, its own copies: others would give other
+    codes. Raises UserError where the config names a first stage with other weights.
     """
     stage = config[name]
+    if stored is not None and stored[name].digest:
+        own = stored[name]
+        check_same(name, stage, own)
+        with config.unlocked():
+            stage.update({field: own[field] for field in ("workdir", "origin", "step", "digest", "config")})
+        return own.config
     if stored is not None and stage.step is None:
         stage.step = stored[name].step
     found, step = load(Path(stage.workdir), stage.step)
     if found.task != "vqgan":
         raise UserError(f"{name}.workdir={stage.workdir} holds a {found.task!r} run; a first stage is a 'vqgan' run")
     with config.unlocked():
-        stage.update(step=step, config=found)
+        stage.update(step=step, config=found, digest="", origin="")
     return found
+
+
+def check_same(name: str, asked: ConfigDict, own: ConfigDict) -> None:
+    """Compares the first stage that a config asks for with the copy that the run has.
+
+    Says so where the one that was copied has other weights by now; raises UserError where another one is asked for.
+    """
+    places = {os.path.abspath(place) for place in (own.workdir, own.origin)}
+    step = own.step if asked.step is None else asked.step
+    elsewhere = os.path.abspath(asked.workdir) not in places
+    if not elsewhere and step == own.step and os.path.abspath(asked.workdir) == os.path.abspath(own.workdir):
+        return
+    try:
+        config, _ = load_config(Path(asked.workdir), step if not elsewhere else asked.step)
+        step = step if not elsewhere else _
+        digest = checkpoint.digest(checkpoint.load_net(Path(asked.workdir), step, "gen", net_shapes(config)))
+    except UserError as e:
+        if elsewhere and Path(asked.workdir).is_dir():
+            raise UserError(f"{name}.workdir={asked.workdir}: {e}") from e
+        return  # it is gone, or trained further: the run has its own
+    if digest == own.digest:
+        return
+    if elsewhere or step != own.step:
+        raise UserError(
+            f"{name}.workdir={asked.workdir}, step {step}, has other weights than the first stage that this run was"
+            f" trained on ({own.workdir}, from {own.origin}); name another run directory for training on it"
+        )
+    say(f"{asked.workdir} has other weights by now; the run goes on with its own copy of them, {own.workdir}")
+
+
+def keep_stages(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """Copies the first stages of a complete config into its run directory, -> the config with them.
+
+    Copies hold the weights that are used: averages where there are some. What is copied already stays.
+    """
+    config = config.copy_and_resolve_references()
+    for name, copy in COPIES.items():
+        stage, place = config.get(name), workdir / copy
+        if stage is None or not stage.workdir or stage.digest:
+            continue
+        with config.unlocked():
+            stage.origin = stage.workdir
+            if os.path.abspath(stage.workdir) != os.path.abspath(place) and checkpoint.steps(place) != [stage.step]:
+                checkpoint.copy_nets(Path(stage.workdir), stage.step, place)
+            stage.workdir = str(place)
+            like = make_first_stage(stage.config).parameter_shapes()
+            stage.digest = checkpoint.digest(checkpoint.load_net(place, stage.step, "gen", like))
+    return config
+
+
+@contextmanager
+def explain_misfit(stored: ConfigDict | None, config: ConfigDict) -> Iterator[None]:
+    """Within, a checkpoint of other arrays than the config's is explained by the fields that differ."""
+    try:
+        yield
+    except checkpoint.Misfit as e:
+        changed = differences(stored, config) if stored is not None else []
+        told = f"; changed since: {', '.join(changed[:5])}" if changed else ""
+        raise UserError(f"{e}{told}; name another run directory, or set the fields back") from e
 
 
 def differences(old: ConfigDict, new: ConfigDict, prefix: str = "") -> list[str]:

@@ -1,6 +1,8 @@
 """What people read on the terminal."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import jax
 
@@ -18,9 +20,9 @@ SHOWN = (
 
 
 def say(message: str) -> None:
-    """Prints a line, from process 0 alone."""
+    """Prints a line, from process 0 alone; what the terminal cannot write is replaced."""
     if jax.process_index() == 0:
-        print(message, flush=True)
+        print(message.encode("utf-8", "replace").decode(), flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -31,23 +33,72 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """The line that people read while they wait: step, rate, time left, and a few numbers."""
+    """The line that people read while they wait: step, rate, time left, and a few numbers.
 
-    def __init__(self, step: int, steps: int, batch_size: int):
-        self.steps, self.batch_size = steps, batch_size
+    costs: the relative cost of a step from a number of steps on, {0: 1.0, 3000: 2.2}: later losses cost more.
+    """
+
+    def __init__(self, step: int, steps: int, batch_size: int, eval_every: int, costs: dict[int, float]):
+        self.steps, self.batch_size, self.eval_every, self.costs = steps, batch_size, eval_every, costs
+        self.evaluation_seconds, self.told = 0.0, False
         self.restart(step)
 
     def restart(self, step: int) -> None:
         """Starts the clock again, after something that is not training."""
-        self.step, self.time = step, time.monotonic()
+        self.step, self.time, self.waited = step, time.monotonic(), 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Within, the loop waits for data."""
+        began = time.monotonic()
+        yield
+        self.waited += time.monotonic() - began
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within, the loop evaluates, which counts for the time that is left."""
+        began = time.monotonic()
+        yield
+        self.evaluation_seconds, self.told = time.monotonic() - began, False
+
+    def left(self, step: int, rate: float) -> float:
+        """Seconds that the steps and the evaluations after `step` take, at a rate in steps per second of now."""
+        starts = sorted(self.costs)
+        now = max(s for s in starts if s < step or s == starts[0])
+        seconds = 0.0
+        for start, end in zip(starts, [*starts[1:], self.steps], strict=True):
+            seconds += max(0, end - max(start, step)) * self.costs[start] / self.costs[now] / rate
+        evaluations = -(-self.steps // self.eval_every) - step // self.eval_every
+        return seconds + evaluations * self.evaluation_seconds
+
+    def first(self, step: int, values: dict[str, float]) -> None:
+        """Prints a line as soon as there is a step, which may be long before there is a rate."""
+        say(f"{self._place(step)}  {duration(time.monotonic() - self.time)} for the first  {self._numbers(values)}")
 
     def report(self, step: int, values: dict[str, float]) -> dict[str, float]:
         """Prints the line for the steps since the last report; returns the rates."""
         seconds = max(time.monotonic() - self.time, 1e-9)
-        rate = (step - self.step) / seconds
-        numbers = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)
-        place = f"step {step:>{len(str(self.steps))}}/{self.steps}"
+        rate, waited = (step - self.step) / seconds, self.waited / seconds
         speed = f"{rate:.2f} steps/s  {rate * self.batch_size:.0f} images/s"
-        say(f"{place}  {speed}  {duration((self.steps - step) / rate)} left  {numbers}")
+        speed += f"  {waited:.0%} waiting for data" if waited >= 0.01 else ""
+        skipped = f"  {values['skipped']:.0f} skipped" if values.get("skipped") else ""
+        left = duration(self.left(step, rate))
+        say(f"{self._place(step)}  {speed}  {left} left  {self._numbers(values)}{skipped}")
+        if not self.told and step < self.steps:
+            more = "" if self.evaluation_seconds else ", evaluations not counted yet"
+            phases = f", {len(self.costs)} phases" if len(self.costs) > 1 else ""
+            say(f"all {self.steps} steps{phases}: about {left} from here{more}")
+            self.told = True
         self.restart(step)
-        return {"steps_per_second": rate, "images_per_second": rate * self.batch_size, "seconds": seconds}
+        return {
+            "steps_per_second": rate,
+            "images_per_second": rate * self.batch_size,
+            "seconds": seconds,
+            "data_wait": waited,
+        }
+
+    def _place(self, step: int) -> str:
+        return f"step {step:>{len(str(self.steps))}}/{self.steps}"
+
+    def _numbers(self, values: dict[str, float]) -> str:
+        return "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)

@@ -19,7 +19,7 @@ from ml_collections import config_flags
 from taming_jax import cli, completion
 from taming_jax.encoded import encode
 from taming_jax.errors import UserError
-from taming_jax.loop import PREEMPTED
+from taming_jax.stopping import PREEMPTED
 
 
 def main() -> None:

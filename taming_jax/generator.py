@@ -1,7 +1,7 @@
 """A trained second stage with its weights: it paints images on request, and scores given images."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
-from taming_jax import checkpoint, completion, losses, request, sharding
+from taming_jax import completion, losses, request, sharding
 from taming_jax.errors import ArgumentError, UserError, check_count
 from taming_jax.painting import Painting, Plan
 from taming_jax.sampling.animation import Animation, draw_frames
@@ -29,47 +29,31 @@ class Generator:
     first use and kept: other conditions, seeds and numbers of the same shapes compile nothing.
     """
 
-    def __init__(self, config: ConfigDict, step: int, stage: SecondStage, load_nets: Callable[[], dict]):
-        """load_nets: -> parameters of the transformer ('gpt'), its first stage ('gen') and its condition's ('cond')."""
-        self.config, self.step, self.stage, self._load_nets = config, step, stage, load_nets
+    def __init__(self, config: ConfigDict, step: int, stage: SecondStage, params: dict):
+        """params: of the transformer, as numpy arrays. Those of the first stages are read at their first use."""
+        self.config, self.step, self.stage, self._params = config, step, stage, params
         self.mesh, self.painting, self._score = sharding.mesh_here(config.mesh), Painting(stage), jax.jit(self._nats)
 
     @classmethod
     def load(cls, workdir: str | Path, step: int | None = None, first_stage: str | Path | None = None) -> "Generator":
-        """Loads a run directory, at its newest step or another.
+        """Loads a run directory, at its newest step that is whole, or another.
 
         first_stage: its first stage's run directory, if that was moved. Raises UserError where there is no such run.
         """
-        generator = cls.open(workdir, step, first_stage)
-        generator.nets  # noqa: B018, read here, so that what is missing is told here
-        return generator
-
-    @classmethod
-    def open(cls, workdir: str | Path, step: int | None = None, first_stage: str | Path | None = None) -> "Generator":
-        """As `load`, but weights are read at their first use: a request can be checked before."""
-        config, step = completion.load_config(Path(workdir), step)
-        if config.task != "transformer":
-            raise UserError(
-                f"{workdir} is a {config.task!r} run; samples come from a transformer's (task 'transformer')"
-            )
+        task = completion.load_config(Path(workdir), step)[0].task
+        if task != "transformer":
+            raise UserError(f"{workdir} is a {task!r} run; samples come from a transformer's (task 'transformer')")
+        config, step, params = completion.load_run(Path(workdir), step)
         if first_stage is not None:
             config.first_stage.workdir = str(first_stage)
-        stage = make_second_stage(config)
-        like = jax.eval_shape(stage.init, jax.random.key(0))
-        return cls(
-            config,
-            step,
-            stage,
-            lambda: {
-                "gpt": checkpoint.load_net(Path(workdir), step, "gpt", like),
-                **load_first_stages(config, stage),
-            },
-        )
+        generator = cls(config, step, make_second_stage(config), params)
+        generator.nets  # noqa: B018, read here, so that what is missing is told here
+        return generator
 
     @functools.cached_property
     def nets(self) -> dict:
         """The weights on their devices, as `Painting` takes them."""
-        nets = self._load_nets()
+        nets = {"gpt": self._params, **load_first_stages(self.config, self.stage)}
         nets = jax.device_put(nets, sharding.infer_shardings(nets, self.mesh))
         with jax.set_mesh(self.mesh):
             return {**nets, "gpt": self.painting.prepare(nets["gpt"])}

@@ -1,11 +1,11 @@
 """The loop that trains a stage: a config and a run directory in; checkpoints, metrics and pictures out."""
 
 import json
-import math
 import signal
+import threading
 import time
-from collections.abc import Hashable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Hashable
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 
 import jax
@@ -16,76 +16,89 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from taming_jax import checkpoint, completion, data, encoded, metrics, sharding
+from taming_jax import checkpoint, completion, data, encoded, memory, metrics, places, sharding, stopping
 from taming_jax.backend import compiler_options
 from taming_jax.console import Progress, say
 from taming_jax.errors import UserError, not_among
 from taming_jax.evaluation import evaluate
 from taming_jax.state import Task, TrainState
 from taming_jax.tasks import make_task
-from taming_jax.writer import Writer
+from taming_jax.writer import Writer, read_records
 
 PROFILED_STEPS = 3
-PREEMPTED = 75  # sysexits.h's "try again": the launcher starts the job again
+SILENCE = 30  # seconds of compiling after which the terminal hears that it goes on
 
 
 def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) -> dict[str, float]:
     """Trains to `config.steps`, from the newest checkpoint in `workdir` if there is one; returns the last evaluation.
 
     Raises UserError for mistakes that the user can correct. Raises SystemExit once a checkpoint is saved: PREEMPTED
-    after SIGTERM, 130 after Ctrl-C.
+    after SIGTERM, INTERRUPTED after Ctrl-C.
     """
     check(config)
     check_agreement({**config.to_dict(), "workdir": str(workdir)})
     completion.check_task(config.task)
-    stored = None
-    if checkpoint.steps(workdir):
-        stored, done = completion.load_config(workdir)
-        if stored.task != config.task:
-            raise UserError(
-                f"{workdir} holds a {stored.task!r} run, the config is for {config.task!r}: name another one"
-            )
-        if done >= config.steps:
-            say(f"{workdir} is finished at step {done}. To go on, raise steps; else name another run directory.")
-            say(f"Its figures and pictures again: python -m taming_jax.evaluate --workdir={workdir}")
-            return {}
+    if is_finished(config, workdir):
+        return {}
+    with places.claimed(workdir), stopping.listen() as stop, ExitStack() as exits:
+        stored = completion.load_config(workdir)[0] if checkpoint.steps(workdir) else None
+        config = completion.complete(config, stored)
+        mesh = sharding.make_mesh(config.mesh)
+        sharding.check_batch(config.batch_size, mesh, config.accumulate)
+        held_out = data.in_turn(lambda: data.open_source(config.data, "validation"))
+        on_codes = "codes" in config and bool(config.codes)
+        source = held_out if on_codes else data.in_turn(lambda: data.open_source(config.data, "train"))
+        config = completion.complete_from_data(config, source, stored, encoded.learned(config) if on_codes else None)
+        config = completion.keep_stages(config, workdir)
+        task = make_task(config)
+        source = encoded.open_codes(config) if on_codes else source
+        augment = None if on_codes else data.make_augment(config.data, task.annotator)
+        init_key, run_key = jax.random.split(jax.random.key(config.seed))
 
-    config = completion.complete(config, stored)
-    mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch(config.batch_size, mesh, config.accumulate)
-    held_out = data.in_turn(lambda: data.open_source(config.data, "validation"))
-    on_codes = "codes" in config and bool(config.codes)
-    source = held_out if on_codes else data.in_turn(lambda: data.open_source(config.data, "train"))
-    config = completion.complete_from_data(config, source, stored, encoded.learned(config) if on_codes else None)
-    task = make_task(config)
-    source = encoded.open_codes(config) if on_codes else source
-    augment = None if on_codes else data.make_augment(config.data, task.annotator)
-    init_key, run_key = jax.random.split(jax.random.key(config.seed))
-
-    with (
-        jax.set_mesh(mesh),
-        checkpoint.open_manager(workdir, config.keep_checkpoints) as manager,
-        Writer(workdir, config) as writer,
-        ExitStack() as exits,
-        stop_signal() as stop,
-    ):
-        state, next_batch = checkpoint.init_or_restore(manager, task, init_key, mesh)
+        exits.enter_context(jax.set_mesh(mesh))
+        manager = exits.enter_context(checkpoint.open_manager(workdir, config.keep_checkpoints))
+        with completion.explain_misfit(stored, config):
+            state, next_batch = checkpoint.init_or_restore(manager, task, init_key, mesh, set_aside=True)
         start = int(state.step)
+        writer = exits.enter_context(Writer(workdir, config, start))
         describe(config, workdir, mesh, state, source, held_out)
         for change in completion.differences(stored, config) if stored is not None else []:
             say(f"going on with another config: {change}")
 
+        phases = find_phases(task.phase, start, config.steps)
+        progress = Progress(start, config.steps, config.batch_size, config.eval_every, dict.fromkeys(phases, 1.0))
+        window, result, in_row = None, {}, 0
+
+        def evaluate_now() -> dict[str, float]:
+            checkpoint.wait(manager)
+            with stop.nothing_to_lose(), progress.evaluating():
+                return evaluate(task, state, held_out, config, mesh, writer)
+
+        def save_and_stop() -> None:
+            checkpoint.save(manager, state, next_batch, config)
+            checkpoint.wait(manager)
+            say(f"stopped at step {state.step}, checkpoint saved; the same command goes on from there")
+            raise SystemExit(stopping.CODES[stop.received])
+
+        if lacks_evaluation(config, workdir, start):
+            say(f"step {start} was not evaluated before the run was stopped")
+            result = evaluate_now()
+        if start >= config.steps:
+            return result
         batches = exits.enter_context(closing(data.train_batches(source, config, next_batch, augment)))
         batch = sharding.shard_batch(next(batches), mesh)
         if profile_step is not None and not start < profile_step <= config.steps:
             say(f"profile_step={profile_step} is not among the steps {start + 1} to {config.steps}: no profile")
-        step_fn, phase, window, result = None, None, None, {}
-        progress = Progress(start, config.steps, config.batch_size)
 
         for step in range(start + 1, config.steps + 1):
-            if task.phase(step - 1) != phase or step_fn is None:
-                phase = task.phase(step - 1)
-                step_fn = compile_step(task, run_key, phase, state, batch)
+            if step - 1 in phases:
+                try:
+                    with stop.nothing_to_lose() if step - 1 == start else nullcontext():
+                        step_fn = compile_step(task, run_key, phases[step - 1], state, batch, stop)
+                except stopping.Interrupted:
+                    save_and_stop()
+                if step - 1 == start:
+                    progress.costs = phase_costs(task, run_key, phases, state, batch)
                 window = None  # the metrics of another phase have other names
                 progress.restart(step - 1)
             if step == profile_step:
@@ -95,33 +108,64 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
             state, logged = step_fn(state, batch)
             window = logged if window is None else metrics.merge(window, logged)
             next_batch += 1
+            if step == start + 1 and config.log_every > 1:
+                progress.first(step, metrics.summarize(logged))
 
             # Asked once: a later signal waits for the next step.
-            stopping = agreed(stop, step, config) and step < config.steps
-            if step < config.steps and not stopping:
-                batch = sharding.shard_batch(next(batches), mesh)
+            stops = agreed(stop, step, config) and step < config.steps
+            if step < config.steps and not stops:
+                try:
+                    with progress.waiting():
+                        batch = sharding.shard_batch(next(batches), mesh)
+                except UserError:  # too many bad pictures, or a reader that was killed
+                    if jax.process_count() == 1:
+                        checkpoint.save(manager, state, next_batch, config)
+                    raise
             if profile_step is not None and step == profile_step + PROFILED_STEPS - 1:
                 jax.block_until_ready(state.step)
                 profile.close()
                 say(f"profile of steps {profile_step} to {step} in {workdir / 'profile'}")
 
-            evaluating = not stopping and (step == config.steps or step % config.eval_every == 0)
-            saving = stopping or evaluating or step % config.checkpoint_every == 0
+            evaluating = not stops and (step == config.steps or step % config.eval_every == 0)
+            saving = stops or evaluating or step % config.checkpoint_every == 0
             if saving or step % config.log_every == 0:
+                checkpoint.check(manager)
                 summary, window = metrics.summarize(window), None
-                check_finite(summary["loss"], state, step, manager.latest_step())
+                in_row = count_skipped(summary, in_row)
+                check_skipped(in_row, summary, state, config, workdir)
                 writer.scalars(step, "train", {**summary, **progress.report(step, summary)})
-            if saving:
+            if stops:
+                save_and_stop()
+            if saving and (not in_row or step == config.steps):  # what fails may be the state, not the batch
                 checkpoint.save(manager, state, next_batch, config)
             if evaluating:
-                result = evaluate(task, state, held_out, config, mesh, writer)
-            if stopping:
-                manager.wait_until_finished()
-                say(f"stopped at step {step}, checkpoint saved; the same command goes on from there")
-                raise SystemExit(130 if stop.received == signal.SIGINT else PREEMPTED)
+                result = evaluate_now()
             if saving:
                 progress.restart(step)
         return result
+
+
+def is_finished(config: ConfigDict, workdir: Path) -> bool:
+    """Whether a run has all its steps and its last evaluation; says so. Raises UserError for another task's run."""
+    if not checkpoint.steps(workdir):
+        return False
+    stored, done = completion.load_config(workdir)
+    if stored.task != config.task:
+        raise UserError(f"{workdir} holds a {stored.task!r} run, the config is for {config.task!r}: name another one")
+    if done < config.steps or (done == config.steps and lacks_evaluation(config, workdir, done)):
+        return False
+    say(f"{workdir} is finished at step {done}. To go on, raise steps; else name another run directory.")
+    say(f"Its figures and pictures again: python -m taming_jax.evaluate --workdir={workdir}")
+    return True
+
+
+def lacks_evaluation(config: ConfigDict, workdir: Path, step: int) -> bool:
+    """Whether a run that has logged its training was stopped between a save and the evaluation that follows it."""
+    lacks = False
+    if jax.process_index() == 0 and step > 0 and (step == config.steps or step % config.eval_every == 0):
+        logged = [(r["step"], r.get("split")) for r in read_records(workdir / "metrics.jsonl")]
+        lacks = (step, "train") in logged and (step, "validation") not in logged
+    return bool(multihost_utils.broadcast_one_to_all(np.array(lacks))) if jax.process_count() > 1 else lacks
 
 
 def check(config: ConfigDict) -> None:
@@ -136,17 +180,26 @@ def check(config: ConfigDict) -> None:
         "checkpoint_every",
         "keep_checkpoints",
         "accumulate",
+        "max_skipped",
     ):
         if config[name] < 1:
             raise UserError(f"{name}={config[name]}: it must be at least 1; a number over steps means never")
 
 
-def check_finite(loss: float, state: TrainState, step: int, saved: int | None) -> None:
-    """Raises UserError where the loss or the weights are not finite, before they are saved."""
-    if not (math.isfinite(loss) and math.isfinite(optax.tree.norm(state.params))):
+def count_skipped(summary: dict[str, float], before: int) -> int:
+    """How many steps in a row were skipped until now, `before` of them until the window of this summary."""
+    in_row, steps = int(summary.pop("skipped_in_row")), int(summary.pop("steps"))
+    return before + in_row if in_row == steps else in_row
+
+
+def check_skipped(in_row: int, summary: dict, state: TrainState, config: ConfigDict, workdir: Path) -> None:
+    """Raises UserError where too many steps in a row were skipped, or more than one at the end of the run."""
+    if in_row >= config.max_skipped or (in_row > 1 and int(state.step) == config.steps):
         raise UserError(
-            f"the loss is {loss:g} and the norm of the weights {optax.tree.norm(state.params):g} at step {step};"
-            f" the newest checkpoint is of step {saved}. Lower optim.learning_rate or set optim.clip_norm=1"
+            f"the loss is {summary['loss']:g} and the norm of the weights {optax.tree.norm(state.params):g} at step"
+            f" {state.step}: the last {in_row} steps were not finite and were skipped;"
+            f" {checkpoint.newest_is(workdir)}. Lower optim.learning_rate, set optim.clip_norm=1, or"
+            f" dtype='float32'"
         )
 
 
@@ -177,15 +230,63 @@ def trace_step(task: Task, run_key: jax.Array, phase: Hashable, state: TrainStat
 
 
 def compile_step(
-    task: Task, run_key: jax.Array, phase: Hashable, state: TrainState, batch: dict
+    task: Task, run_key: jax.Array, phase: Hashable, state: TrainState, batch: dict, stop: stopping.StopSignal
 ) -> jax.stages.Compiled:
-    """That step, compiled for these shapes."""
+    """That step, compiled for these shapes; says what memory it takes. Raises Interrupted where a signal asks to stop.
+
+    The compiler has a thread of its own, since it may take minutes, in which the main thread would hear nothing.
+    """
     say("compiling the training step" + (f" for {phase}" if phase else ""))
-    began = time.monotonic()
+    began, found = time.monotonic(), []
+    lowered = trace_step(task, run_key, phase, state, batch).lower()
     options = compiler_options(task.learns_convolutions)
-    compiled = trace_step(task, run_key, phase, state, batch).lower().compile(options)
-    say(f"compiled in {time.monotonic() - began:.0f} s")
+
+    def compile() -> None:
+        try:
+            found.append(lowered.compile(options))
+        except Exception as e:  # raised below
+            found.append(e)
+
+    thread = threading.Thread(target=compile, name="compiler", daemon=True)
+    thread.start()
+    told = began
+    while thread.is_alive():
+        thread.join(0.2)
+        if stop.received is not None and jax.process_count() == 1:
+            raise stopping.Interrupted
+        if time.monotonic() - told > SILENCE:
+            told = time.monotonic()
+            say(f"compiling for {told - began:.0f} s")
+    (compiled,) = found
+    if isinstance(compiled, Exception):
+        raise compiled
+    say(f"compiled in {time.monotonic() - began:.0f} s; {memory.describe(compiled)}")
     return compiled
+
+
+def find_phases(phase: Callable[[int], Hashable], start: int, end: int) -> dict[int, Hashable]:
+    """The phases of the steps from `start` to before `end`, by the step before their first; phases never come back."""
+    if start >= end:
+        return {}
+    first, last = phase(start), phase(end - 1)
+    if first == last:
+        return {start: first}
+    middle = (start + end) // 2
+    found = find_phases(phase, start, middle) | find_phases(phase, middle, end)
+    return {step: p for step, p in found.items() if step == start or phase(step - 1) != p}
+
+
+def phase_costs(
+    task: Task, run_key: jax.Array, phases: dict[int, Hashable], state: TrainState, batch: dict
+) -> dict[int, float]:
+    """The arithmetic of a step in each phase, as XLA counts it before it compiles; all 1 where it does not count."""
+    if len(phases) < 2:
+        return dict.fromkeys(phases, 1.0)
+    counted = {
+        step: (trace_step(task, run_key, phase, state, batch).lower().cost_analysis() or {}).get("flops", 0.0)
+        for step, phase in phases.items()
+    }
+    return counted if all(counted.values()) else dict.fromkeys(phases, 1.0)
 
 
 def check_agreement(fields: dict) -> None:
@@ -205,7 +306,7 @@ def check_agreement(fields: dict) -> None:
         raise UserError(f"the processes {', '.join(map(str, differ))} were started with another config than process 0")
 
 
-def agreed(stop: "StopSignal", step: int, config: ConfigDict) -> bool:
+def agreed(stop: stopping.StopSignal, step: int, config: ConfigDict) -> bool:
     """Whether all processes stop after this step.
 
     jax itself passes on a notice of pre-emption (SIGTERM to any process); Ctrl-C is passed on every `log_every` steps.
@@ -220,30 +321,3 @@ def agreed(stop: "StopSignal", step: int, config: ConfigDict) -> bool:
         return False
     stop.received = signal.SIGINT
     return True
-
-
-@contextmanager
-def stop_signal() -> Iterator["StopSignal"]:
-    """Inside this context, the first Ctrl-C or SIGTERM is only noted; a second Ctrl-C interrupts."""
-    flag = StopSignal()
-    # With several processes, jax itself catches SIGTERM and tells the others.
-    caught = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else (signal.SIGINT,)
-    before = {s: signal.signal(s, flag.handle) for s in caught}
-    try:
-        yield flag
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class StopSignal:
-    """Which signal asked the run to stop, if one did."""
-
-    def __init__(self):
-        self.received = None
-
-    def handle(self, number: int, frame) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = self.received or number
-        say("stopping, with a checkpoint; Ctrl-C once more stops at once, without one")

@@ -1,6 +1,4 @@
-"""Numbers: metric collections on the device."""
-
-import functools
+"""Numbers on their way from the step to the files: metrics by name, merged on the device."""
 
 import clu.metrics
 import flax.struct
@@ -39,33 +37,63 @@ def count_codes(ids: jax.Array, codebook_size: int, weight: jax.Array | None = N
     return jnp.zeros(codebook_size).at[ids.ravel()].add(weights.ravel())
 
 
-def collection(
-    averages: dict[str, jax.Array], mask: jax.Array | None = None, **metrics: clu.metrics.Metric
-) -> clu.metrics.Collection:
-    """A clu collection of averages ([], or [B] under a mask [B]) and other metrics, to be merged with other steps'."""
-    values = {
+Metrics = dict[str, clu.metrics.Metric]
+
+
+@flax.struct.dataclass
+class Skips(clu.metrics.Metric):
+    """How many steps were skipped, and how many of them at the end, in a row. All float32 []."""
+
+    steps: jax.Array
+    skipped: jax.Array
+    in_row: jax.Array
+
+    @classmethod
+    def from_model_output(cls, finite: jax.Array, **_) -> "Skips":
+        skipped = 1 - finite.astype(jnp.float32)
+        return cls(jnp.ones(()), skipped, skipped)
+
+    def merge(self, other: "Skips") -> "Skips":
+        in_row = jnp.where(other.in_row < other.steps, other.in_row, self.in_row + other.in_row)
+        return Skips(self.steps + other.steps, self.skipped + other.skipped, in_row)
+
+    def compute(self) -> dict[str, jax.Array]:
+        return {"steps": self.steps, "skipped": self.skipped, "skipped_in_row": self.in_row}
+
+
+def collection(averages: dict[str, jax.Array], mask: jax.Array | None = None, **metrics: clu.metrics.Metric) -> Metrics:
+    """Averages ([], or [B] under a mask [B]) and other metrics of a step, to be merged with those of other steps.
+
+    A dict, not clu's Collection: the trees of two dataclasses with as many fields compare equal in jax 0.10.2, so that
+    `jit` could take one collection for another. Keys of a dict are compared as they are.
+    """
+    found = {
         name: clu.metrics.Average.from_model_output(value, mask=mask if jnp.ndim(value) else None)
         for name, value in averages.items()
     }
-    fields = {**values, **metrics}
-    return _collection_class(tuple((name, type(metric)) for name, metric in fields.items())).empty().replace(**fields)
+    return found | metrics
 
 
-@functools.cache
-def _collection_class(fields: tuple[tuple[str, type], ...]) -> type[clu.metrics.Collection]:
-    """One class per set of fields: of many classes, `jax.jit` (0.10.2) mistook one for another with as many fields."""
-    return clu.metrics.Collection.create(**dict(fields))
+def reduce(stacked: Metrics) -> Metrics:
+    """Merges metrics along their first axis."""
+    return {name: metric.reduce() for name, metric in stacked.items()}
+
+
+def where_finite(finite: jax.Array, collected: Metrics) -> Metrics:
+    """The metrics of a step, which count nothing if it was skipped; and whether it was. finite: bool []."""
+    kept = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), collected)
+    return kept | {"skips": Skips.from_model_output(finite)}
 
 
 @jax.jit
-def merge(a: clu.metrics.Collection, b: clu.metrics.Collection) -> clu.metrics.Collection:
+def merge(a: Metrics, b: Metrics) -> Metrics:
     """Both steps' metrics as one, on the device."""
-    return a.merge(b)
+    return {name: metric.merge(b[name]) for name, metric in a.items()}
 
 
-def summarize(collected: clu.metrics.Collection) -> dict[str, float]:
+def summarize(collected: Metrics) -> dict[str, float]:
     """Waits for the device and returns plain numbers by name."""
     result = {}
-    for name, value in jax.device_get(collected.compute()).items():
+    for name, value in jax.device_get({name: metric.compute() for name, metric in collected.items()}).items():
         result.update({k: float(v) for k, v in value.items()} if isinstance(value, dict) else {name: float(value)})
     return result

@@ -90,7 +90,7 @@ def main() -> None:
     given, out = flags.FLAGS, Path(cli.required("out"))
     if given.animate == "mp4":
         animation.check_mp4()
-    generator = Generator.open(cli.required("workdir"), first_stage=given.first_stage)
+    generator = Generator.load(cli.required("workdir"), first_stage=given.first_stage)
     stage, config = generator.stage, generator.config
     drawing = {name: given[name].value for name in config.sample}
     plan = generator.plan(**{name: given[name].value for name in PLAN}, **drawing)

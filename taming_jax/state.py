@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from taming_jax import metrics
 from taming_jax.data.transforms import Annotator
 
 PyTree = Any
@@ -35,8 +36,8 @@ class Task(NamedTuple):
     init: (key) -> TrainState without frozen nets.
     load_frozen: () -> pytree of numpy arrays.
     phase: (step) -> the static part of the step's program, which is compiled anew when this changes.
-    train_step: (state, batch, key, phase) -> (state, metric collection).
-    eval_step: (state, batch) -> metric collection over the rows where batch['mask'] is 1.
+    train_step: (state, batch, key, phase) -> (state, metrics).
+    eval_step: (state, batch) -> metrics over the rows where batch['mask'] is 1.
     pictures: (state, batch) -> {name: images.Sheet or animation.Animation} for people to look at; not to be jitted.
     learns_convolutions: see `backend.compiler_options`. annotator: see `transforms.Augment`; None for images alone.
     """
@@ -64,7 +65,7 @@ def create(optimizers: dict, params: dict, extra: dict, ema_decay: dict[str, flo
 def accumulate(part: Callable, carry: PyTree, batch: dict, key: jax.Array, parts: int) -> tuple:
     """The mean of the gradients of `parts` equal parts of a batch, one after another, with the memory of one.
 
-    part: (carry, batch, key) -> (carry, gradients, metric collection, out). Returns the same: the metrics of all parts
+    part: (carry, batch, key) -> (carry, gradients, metrics, out). Returns the same: the metrics of all parts
     merged, `out` with a leading axis [parts] if there are several. Each part has every `parts`-th row, so that no row
     changes its device.
     """
@@ -81,15 +82,15 @@ def accumulate(part: Callable, carry: PyTree, batch: dict, key: jax.Array, parts
     shapes = jax.eval_shape(part, carry, jax.tree.map(lambda x: x[0], split), key)[1]
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     (carry, total), (logged, out) = jax.lax.scan(add, (carry, zeros), (split, keys))
-    return carry, jax.tree.map(lambda x: x / parts, total), logged.reduce(), out
+    return carry, jax.tree.map(lambda x: x / parts, total), metrics.reduce(logged), out
 
 
 def apply_updates(
-    state: TrainState, optimizers: dict, grads: dict, extra: dict, ema_decay: dict[str, float]
+    state: TrainState, optimizers: dict, grads: dict, extra: dict, ema_decay: dict[str, float], finite: jax.Array
 ) -> TrainState:
     """Applies one optax update to each net that has gradients, updates the averages, and adds 1 to the step.
 
-    `extra` replaces the collections that it names.
+    `extra` replaces the collections that it names. Unless `finite`, only the step changes.
     """
     params, opt = dict(state.params), dict(state.opt)
     new_extra = {name: {**state.extra[name], **extra.get(name, {})} for name in params}
@@ -100,7 +101,23 @@ def apply_updates(
             # The first weights are noise: over 1/(1 - decay) steps, average over the weights since the start.
             decay = jnp.minimum(ema_decay[name], (1 + state.step) / (10 + state.step))
             new_extra[name]["ema"] = optax.incremental_update(params[name], new_extra[name]["ema"], 1 - decay)
-    return state.replace(step=state.step + 1, params=params, opt=opt, extra=new_extra)
+    new = state.replace(step=state.step + 1, params=params, opt=opt, extra=new_extra)
+    return choose(finite, new, state.replace(step=new.step))
+
+
+def is_finite(loss: jax.Array, grads: PyTree, *others: PyTree) -> jax.Array:
+    """Whether a step may be applied: bool []. It may not where a number is not finite, or is not once it is squared.
+
+    Adam keeps squares of gradients: those of 1e20 are infinities for good, while loss and weights stay finite.
+    """
+    numbers = [x for x in jax.tree.leaves((loss, others)) if jnp.issubdtype(x.dtype, jnp.floating)]
+    each = [jnp.isfinite(x).all() for x in (*numbers, optax.tree.norm(grads))]
+    return jnp.stack(each).all()
+
+
+def choose(finite: jax.Array, new: TrainState, old: TrainState) -> TrainState:
+    """The new state if the step was finite, else the old one; leaf by leaf, so that one buffer serves both."""
+    return jax.tree.map(lambda a, b: a if a is b else jnp.where(finite, a, b), new, old)
 
 
 def averaged(state: TrainState, name: str) -> dict:

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
-from taming_jax import checkpoint, completion, sharding
+from taming_jax import completion, sharding
 from taming_jax.data.features import FEATURES
 from taming_jax.data.files import check_labels, open_picture, refusing
 from taming_jax.errors import ArgumentError, UserError, check_count
@@ -37,11 +37,11 @@ class Tokenizer:
     @classmethod
     def load(cls, workdir: str | Path, step: int | None = None) -> "Tokenizer":
         """Loads a run directory, at its newest step or another. Raises UserError where it holds no such first stage."""
-        config, step = completion.load_config(Path(workdir), step)
-        if config.task != "vqgan":
-            raise UserError(f"{workdir} is a {config.task!r} run; a tokenizer is a first stage's (task 'vqgan')")
-        stage = make_first_stage(config)
-        return cls(config, step, stage, checkpoint.load_net(Path(workdir), step, "gen", stage.parameter_shapes()))
+        task = completion.load_config(Path(workdir), step)[0].task
+        if task != "vqgan":
+            raise UserError(f"{workdir} is a {task!r} run; a tokenizer is a first stage's (task 'vqgan')")
+        config, step, params = completion.load_run(Path(workdir), step)
+        return cls(config, step, make_first_stage(config), params)
 
     @property
     def codebook(self) -> np.ndarray:

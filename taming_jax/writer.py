@@ -1,51 +1,68 @@
 """Writes the numbers and pictures of a run: event files, `metrics.jsonl`, PNGs, Weights & Biases."""
 
 import json
+import math
+import os
+import time
 from pathlib import Path
 
-import clu.metrics
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from taming_jax import images
 from taming_jax.console import say
 from taming_jax.errors import UserError, with_extra
+from taming_jax.metrics import Metrics
 from taming_jax.sampling import animation
 
 
 class Writer:
     """TensorBoard events, `metrics.jsonl` and the newest pictures in a run directory, written by process 0 alone.
 
-    config: that of the run; if it names a `wandb_project`, everything also goes to Weights & Biases. Raises UserError
-    where that package is missing.
+    config: that of the run; if it names a `wandb_project`, everything also goes to Weights & Biases. step: where the
+    run goes on; what it had logged after that will be logged again, and is dropped. Raises UserError where that package
+    is missing. Events are written in place, not by tensorboardX's thread: when that dies, of a full disk say, whoever
+    logs waits for it for ever.
     """
 
-    def __init__(self, workdir: Path, config: ConfigDict | None = None):
+    def __init__(self, workdir: Path, config: ConfigDict | None = None, step: int | None = None):
         self.workdir, self.active, self.wandb = workdir, jax.process_index() == 0, None
         if self.active:
             if config is not None and config.wandb_project:
                 self.wandb = start_wandb(workdir, config)
-            workdir.mkdir(parents=True, exist_ok=True)
-            self.events = SummaryWriter(str(workdir / "events"), flush_secs=20)
+            (workdir / "events").mkdir(parents=True, exist_ok=True)
+            self.events = EventsWriter(str(workdir / "events" / "events"), f".{os.getpid()}")
+            if step is not None:
+                forget_after(workdir / "metrics.jsonl", step)
+                self.event(step + 1, session_log=SessionLog(status=SessionLog.START))  # TensorBoard drops the rest
             self.jsonl = open(workdir / "metrics.jsonl", "a")
 
+    def event(self, step: int, **content: Summary | SessionLog) -> None:
+        """Writes an event of TensorBoard's."""
+        self.events.write_event(Event(wall_time=time.time(), step=step, **content))
+        self.events.flush()
+
     def scalars(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Numbers by name; those that are not finite, as of a window whose steps were all skipped, are left out."""
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         if self.active:
-            for name, value in values.items():
-                self.events.add_scalar(f"{split}/{name}", value, step)
+            scalars = [Summary.Value(tag=f"{split}/{name}", simple_value=value) for name, value in values.items()]
+            self.event(step, summary=Summary(value=scalars))
             print(json.dumps({"step": step, "split": split, **values}), file=self.jsonl, flush=True)
         if self.wandb:
             self.wandb.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
 
-    def code_histogram(self, step: int, collected: clu.metrics.Collection) -> None:
+    def code_histogram(self, step: int, collected: Metrics) -> None:
         """How often each code was used: x is the code, y its count."""
         if self.active:
-            counts = np.asarray(jax.device_get(collected.codes.counts))
+            counts = np.asarray(jax.device_get(collected["codes"].counts))
             edges = np.arange(len(counts) + 1) - 0.5
-            self.events.add_histogram_raw(
+            histogram = summary.histogram_raw(
                 "codes",
                 min=0,
                 max=len(counts) - 1,
@@ -54,8 +71,8 @@ class Writer:
                 sum_squares=counts @ np.arange(len(counts)) ** 2,
                 bucket_limits=edges[1:].tolist(),
                 bucket_counts=counts.tolist(),
-                global_step=step,
             )
+            self.event(step, summary=histogram)
 
     def picture(self, step: int, name: str, shown: images.Sheet | animation.Animation) -> None:
         """A sheet as a PNG, an animation as a GIF."""
@@ -67,7 +84,7 @@ class Writer:
     def sheet(self, step: int, name: str, sheet: images.Sheet) -> None:
         if self.active:
             drawn = images.draw_sheet(sheet)
-            self.events.add_image(name, np.asarray(drawn), step, dataformats="HWC")
+            self.event(step, summary=summary.image(name, np.asarray(drawn), dataformats="HWC"))
             images.save_png(drawn, self.workdir / f"{name}.png", step=step)
             say(f"{name} at step {step}: {self.workdir / f'{name}.png'}")
 
@@ -83,8 +100,7 @@ class Writer:
             images.write_whole(file, lambda part: part.write_bytes(gif))
             height, width, _ = painted.image.shape
             picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
-            summary = Summary(value=[Summary.Value(tag=name, image=picture)])
-            self.events._get_file_writer().add_summary(summary, step)
+            self.event(step, summary=Summary(value=[Summary.Value(tag=name, image=picture)]))
             say(f"{name} at step {step}: {file}")
         if self.wandb:
             import wandb
@@ -100,6 +116,26 @@ class Writer:
             self.jsonl.close()
         if self.wandb:
             self.wandb.finish()
+
+
+def read_records(file: Path) -> list[dict]:
+    """What a run has logged, in order; a last line that was cut off is left out."""
+    found = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return [record for record in found if isinstance(record, dict) and "step" in record]
+
+
+def forget_after(file: Path, step: int) -> None:
+    """Drops what was logged after a step: a run that goes on from there logs it again."""
+    records = read_records(file)
+    kept = {(record["step"], record.get("split")): record for record in records if record["step"] <= step}
+    if len(kept) < len(records) or (file.exists() and not file.read_text().endswith("\n")):
+        text = "".join(json.dumps(record) + "\n" for record in kept.values())
+        images.write_whole(file, lambda part: part.write_text(text))
 
 
 def start_wandb(workdir: Path, config: ConfigDict) -> "wandb.Run":  # noqa: F821, an optional package

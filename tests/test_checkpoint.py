@@ -10,7 +10,7 @@ from taming_jax import checkpoint, sharding
 from taming_jax.completion import load_config
 from taming_jax.loop import train
 from taming_jax.tasks import vqgan
-from tests.tiny import mesh_of, tiny_vq
+from tests.tiny import forget_copies, mesh_of, tiny_vq
 
 
 @pytest.mark.parametrize("lost", ["state", pytest.param(".", marks=pytest.mark.slow)])
@@ -27,16 +27,18 @@ def test_a_damaged_checkpoint_is_passed_over(lost, picture_folder, vq_run, tmp_p
     assert list((tmp_path / "run" / "damaged").glob("4-*"))  # moved, not lost
 
 
-def test_runs_that_were_moved_together_find_each_other(vq_run, transformer_run, tmp_path):
-    for run_directory in (vq_run, transformer_run):
-        shutil.copytree(run_directory, tmp_path / run_directory.name)
-    for stored in (tmp_path / "transformer" / "checkpoints").glob("*/config/metadata"):
-        stored.write_text(stored.read_text().replace(str(vq_run), "/elsewhere/vq"))
-    config, _ = load_config(tmp_path / "transformer")
-    assert config.first_stage.workdir == str(tmp_path / "vq")
-    shutil.rmtree(tmp_path / "vq")
-    config, _ = load_config(tmp_path / "transformer")
-    assert config.first_stage.workdir == "/elsewhere/vq"
+def test_runs_of_before_they_had_copies_find_their_first_stage(vq_run, transformer_run, tmp_path, monkeypatch):
+    """Around the run first, not in the shell's folder, where another run may have the same name."""
+    for place in (tmp_path / "a" / "runs", tmp_path / "b" / "runs"):
+        shutil.copytree(vq_run, place / "vq")
+    old = tmp_path / "a" / "runs" / "old"
+    shutil.copytree(transformer_run, old)
+    for workdir in ("runs/vq", "/elsewhere/vq"):
+        forget_copies(old, workdir)
+        monkeypatch.chdir(tmp_path / "b")
+        assert load_config(old)[0].first_stage.workdir == str(tmp_path / "a" / "runs" / "vq")
+    shutil.rmtree(tmp_path / "a" / "runs" / "vq")
+    assert load_config(old)[0].first_stage.workdir == "/elsewhere/vq"
 
 
 def test_a_checkpoint_moves_to_another_mesh(picture_folder, tmp_path):

@@ -1,6 +1,7 @@
 """What the tests share: small data, small configs, runs and commands, and looks at what they leave."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -140,6 +141,17 @@ def state_of(workdir: Path) -> dict[str, np.ndarray]:
         numpy = jax.tree.map(lambda _: checkpoint.ocp.RestoreArgs(restore_type=np.ndarray), shapes)
         tree = reader.restore(path, restore_args=numpy)
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def forget_copies(workdir: Path, first_stage: str) -> None:
+    """Makes a transformer's run like those from before there were sums and copies of first stages."""
+    shutil.rmtree(workdir / "first_stage", ignore_errors=True)
+    for step in checkpoint.steps(workdir):
+        shutil.rmtree(workdir / "checkpoints" / str(step) / "sums", ignore_errors=True)
+        stored = workdir / "checkpoints" / str(step) / "config" / "metadata"
+        config = json.loads(stored.read_text())
+        config["first_stage"] |= {"workdir": first_stage, "digest": "", "origin": ""}
+        stored.write_text(json.dumps(config))
 
 
 def sample_plainly(decode, cache, prefix, length: int, keys, top_k: int, temperature=1.0, top_p=1.0) -> jax.Array:

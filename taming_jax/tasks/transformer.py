@@ -97,7 +97,9 @@ def make_task(config: ConfigDict) -> states.Task:
             return None, {"gpt": grads}, metrics.collection(dict(loss=loss), codes=counts), None
 
         _, grads, logged, _ = states.accumulate(part, None, batch, key, config.accumulate)
-        return states.apply_updates(state, optimizers, grads, {}, ema_decay), logged
+        finite = states.is_finite(logged["loss"].total, grads)
+        new = states.apply_updates(state, optimizers, grads, {}, ema_decay, finite)
+        return new, metrics.where_finite(finite, logged)
 
     def eval_step(state: states.TrainState, batch: dict):
         c, targets = read(state, batch, jax.random.key(0))
@@ -121,12 +123,20 @@ def make_task(config: ConfigDict) -> states.Task:
 
 
 def load_first_stages(config: ConfigDict, stage: SecondStage) -> dict:
-    """The parameters of the first stages of a complete config, from their runs."""
-    runs = {"gen": config.first_stage, "cond": config.cond}
-    return {
-        name: checkpoint.load_net(Path(runs[name].workdir), runs[name].step, "gen", like)
-        for name, like in stage.frozen_shapes().items()
-    }
+    """The parameters of the first stages of a complete config, from their runs.
+
+    Raises UserError where they are not those that the transformer was trained on.
+    """
+    runs, nets = {"gen": config.first_stage, "cond": config.cond}, {}
+    for name, like in stage.frozen_shapes().items():
+        run = runs[name]
+        nets[name] = checkpoint.load_net(Path(run.workdir), run.step, "gen", like)
+        if run.get("digest") and checkpoint.digest(nets[name]) != run.digest:
+            raise UserError(
+                f"{run.workdir}, step {run.step}, has other weights than the first stage that the transformer was"
+                f" trained on ({run.digest})"
+            )
+    return nets
 
 
 def make_pictures(config: ConfigDict, stage: SecondStage) -> Callable[..., dict[str, Sheet | Animation]]:
