@@ -4,9 +4,12 @@ import dataclasses
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from taming_jax.data.features import FEATURES, PICTURES
+
+# A picture may be enlarged to so many pixels, or so many times those of its crop: much longer than wide, it is refused.
+MOST_PIXELS, MOST_TIMES = 2**25, 4
 
 
 class Annotator(Protocol):
@@ -19,12 +22,36 @@ class Annotator(Protocol):
         """The features of a record's annotations, seen through a crop (left, top, width, height as shares)."""
 
 
+TURNS = {  # EXIF's orientations
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turns an image as its EXIF says; leaves it as it is where that says nothing or is damaged.
+
+    `ImageOps.exif_transpose` also writes the other metadata anew, which fails where any of them is damaged.
+    """
+    image.load()
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # Pillow's parser raises anything
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
 def decode(image: Image.Image) -> np.ndarray:
     """Any image to uint8 [H,W,3]: upright as its EXIF says, transparency on white, every colour mode to RGB.
 
     Raises ValueError for 32-bit pixels.
     """
-    image = ImageOps.exif_transpose(image)
+    image = upright(image)
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
@@ -77,8 +104,11 @@ class Augment:
         sides = record["image"].shape[:2]
         factor *= max(want / side for want, side in zip(self.size, sides, strict=True))
         h, w = (max(want, round(side * factor)) for want, side in zip(self.size, sides, strict=True))
+        if h * w > max(MOST_PIXELS, MOST_TIMES * self.size[0] * self.size[1], sides[0] * sides[1]):
+            names = ["x".join(map(str, shape)) for shape in (sides, (h, w), self.size)]
+            raise ValueError("{} pixels would be enlarged to {} to cover {}".format(*names))
         top, left = (round(c * (side - want)) for c, side, want in zip(corner, (h, w), self.size, strict=True))
-        done = {"label": np.int32(record["label"])} | {name: record[name] for name in ("mask",) if name in record}
+        done = {"label": np.int32(record["label"])}
         for name in record.keys() & set(PICTURES):
             image = Image.fromarray(record[name][..., 0] if record[name].shape[2:] == (1,) else record[name])
             if (w, h) != image.size:
