@@ -23,7 +23,7 @@ except ImportError:
 else:
     pillow_heif.register_heif_opener()
 Image.init()
-# EPS and WMF start programs, and an IPTC holds any other format; the rest of these are no pictures in colours, or stubs.
+# EPS and WMF start programs, and an IPTC holds any format; the others are stubs, or no pictures in colours.
 NOT_PICTURES = {"EPS", "WMF", "IPTC", "FITS", "HDF5", "GRIB", "BUFR", "MPEG", "XVTHUMB"}
 FORMATS = tuple(name for name in Image.ID if name not in NOT_PICTURES)  # in the order in which Pillow tries them
 # They are about metadata, which do not matter, and about large pictures, which are read or refused by name.
@@ -35,7 +35,7 @@ PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", (b"II*\0", b"MM\0*")
 
 
 def read(file: Path, kind: str, label_shift: int = 0) -> np.ndarray | str:
-    """Reads a file as a feature of a record: an image, see `to_feature`, or a text. Raises any exception if it fails."""
+    """Reads a file as a feature of a record: an image, see `to_feature`, or a text. Raises any exception."""
     if FEATURES[kind].ending == ".txt":
         return read_text(file)
     if file.match(ARRAYS):

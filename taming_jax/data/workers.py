@@ -4,16 +4,20 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
 from multiprocessing import connection, parent_process
 from multiprocessing.shared_memory import SharedMemory
+from typing import TypeVar
 
 import grain
 from absl import flags
 
 from taming_jax.errors import UserError
+
+T = TypeVar("T")
 
 NOTE = 1024  # bytes in which a worker notes what it reads
 _noted: tuple[SharedMemory, int] | None = None  # in a worker: the notes of all, and where its own begins
@@ -35,9 +39,11 @@ def iterate(batches: grain.MapDataset, workers: int) -> Generator[dict, None, No
     try:
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), partial(begin, notes.name))
         with closing(iter(batches)) as batches:
-            for batch in batches:
+            batch = unsignalled(partial(next, batches, None))
+            while batch is not None:
                 yield batch
                 turn = (turn + 1) % workers  # they yield in turn
+                batch = next(batches, None)
     except RuntimeError as e:
         if (ended := re.search(r"terminated unexpectedly with exit code (-?\d+)", str(e))) is None:
             raise
@@ -53,12 +59,23 @@ def iterate(batches: grain.MapDataset, workers: int) -> Generator[dict, None, No
         notes.unlink()
 
 
+def unsignalled(start: Callable[[], T]) -> T:
+    """Returns `start()`. The processes that it starts are deaf to Ctrl-C and SIGTERM from their first moment.
+
+    Such a signal reaches them too, but the training process still needs them, and ends them once it has saved.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        try:
+            started = pool.submit(start)  # its thread inherits what is blocked, as do the thread's processes
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return started.result()
+
+
 def begin(notes: str, number: int, _: int) -> None:
     """Prepares a worker process, the one with this number; `notes` names the shared memory of all notes."""
     global _noted
-    # The training process saves before it ends its workers, whomever a signal reaches.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
     _noted = SharedMemory(notes), number * NOTE
 
