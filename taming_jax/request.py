@@ -145,7 +145,7 @@ def read_kept(
         wanted = tuple(max(least, round(side * scale)) for side in sides) if stage.slides else (least, least)
         if math.prod(wanted) > max(MOST_PIXELS, math.prod(sides)):
             whole, enlarged = ("x".join(map(str, shape)) for shape in (sides, wanted))
-            raise ArgumentError(f"image: {whole} pixels would be enlarged to {enlarged}; give the size to paint")
+            raise ArgumentError(f"image: {whole} pixels would be enlarged to {enlarged}: crop it")
         size = tuple(-(-side // stage.step) * stage.step for side in wanted)
     with refusing("image"):
         record = fit(record, wanted)

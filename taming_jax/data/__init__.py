@@ -70,9 +70,6 @@ class Readable:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __repr__(self) -> str:
-        return f"Readable({self.source!r})"
-
     def __getitem__(self, index: int) -> dict:
         return self.read(index)
 

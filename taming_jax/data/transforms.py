@@ -57,9 +57,14 @@ def decode(image: Image.Image) -> np.ndarray:
     if image.mode in ("I", "F"):
         raise ValueError(f"mode {image.mode}: 32-bit pixels have no known range")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.asarray(image.convert("RGB"))
+        image = to_mode(image, "RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(to_mode(image, "RGB"))
+
+
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Converts an image; `Image.convert` also copies one that is of that mode, which may take a gigabyte."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +125,7 @@ class Augment:
             done["low"] = coarse(done["image"], self.downscale)
         if self.coord:
             start = w - self.size[1] - left if flip else left  # in the flipped image
-            done["coord"] = coordinates(h, w)[top : top + self.size[0], start : start + self.size[1]]
+            done["coord"] = coordinates(h, w, np.s_[top : top + self.size[0], start : start + self.size[1]])
         if self.annotator is not None:
             done |= self.annotator.see(record, (left / w, top / h, self.size[1] / w, self.size[0] / h), flip)
         return done
@@ -133,9 +138,13 @@ def coarse(image: np.ndarray, downscale: int) -> np.ndarray:
     return np.asarray(small.resize((w, h), Image.Resampling.BICUBIC))
 
 
-def coordinates(h: int, w: int) -> np.ndarray:
-    """Each pixel's number, row by row, as a share of all (as in the original's FacesHQ): float32 [h,w] in [0, 1)."""
-    return (np.arange(h * w).reshape(h, w) / (h * w)).astype(np.float32)
+def coordinates(h: int, w: int, crop: tuple[slice, slice] = np.s_[:, :]) -> np.ndarray:
+    """Each pixel's number, row by row, as a share of all (as in the original's FacesHQ): float32 [h,w] in [0, 1).
+
+    crop: the rows and columns of the result, if not all.
+    """
+    rows, columns = np.arange(h)[crop[0], None], np.arange(w)[crop[1]]
+    return ((rows * w + columns) / (h * w)).astype(np.float32)
 
 
 def fit(record: dict, size: tuple[int, int], downscale: int = 1) -> dict:
