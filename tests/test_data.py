@@ -320,6 +320,8 @@ def with_damaged_metadata(picture):
         "adobe": segment(0xEE, b"Adobe"),
     }
     yield from ((f"{name}.jpg", 1, jpeg[:2] + part + jpeg[2:]) for name, part in parts.items())
+    both = segment(0xE1, exif()) + parts["icc"]
+    yield "exif and icc.jpg", 6, jpeg[:2] + both + jpeg[2:]
     parts = {
         "text": png_chunk(b"zTXt", b"a\0\0" + bomb),
         "international": png_chunk(b"iTXt", b"a\0\1\0\0\0" + bomb),

@@ -22,6 +22,7 @@ except ImportError:
     pass
 else:
     pillow_heif.register_heif_opener()
+Image.preinit()
 Image.init()
 # EPS and WMF start programs, and an IPTC holds any format; the others are stubs, or no pictures in colours.
 NOT_PICTURES = {"EPS", "WMF", "IPTC", "FITS", "HDF5", "GRIB", "BUFR", "MPEG", "XVTHUMB"}
@@ -112,7 +113,8 @@ def without_metadata(content: bytes) -> bytes:
         while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":  # up to the pixels
             marker, end = content[at + 1], at + 2 + int.from_bytes(content[at + 2 : at + 4])
             colours = marker in (0xE0, 0xEE) and end - at >= 16  # JFIF's and Adobe's
-            if not (0xE0 <= marker <= 0xEF or marker == 0xFE) or colours:
+            orientation = content[at + 4 : at + 8] == b"Exif"
+            if not (0xE0 <= marker <= 0xEF or marker == 0xFE) or colours or orientation:
                 parts.append(content[at:end])
             at = end
         return b"".join(parts) + content[at:]
