@@ -33,6 +33,7 @@ FARTHEST = 1e9  # depth; colours in RGBA, read as floats, are far beyond, or not
 ARRAYS = "imgHQ*.npy"  # CelebA-HQ as its tool writes it: uint8 [1,3,H,W]
 LARGEST, LONGEST = 2**31, 2**20  # bytes in the file of a picture, and of a text
 PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", (b"II*\0", b"MM\0*")
+AVIF = b"ftyp"  # and HEIF; it comes after four bytes
 
 
 def read(file: Path, kind: str, label_shift: int = 0) -> np.ndarray | str:
@@ -78,8 +79,9 @@ def open_image(file: Path) -> Image.Image:
         raise ValueError(f"{pixels / 1e6:.0f} million pixels, over PIL's limit against decompression bombs") from e
     except Exception as damaged:
         with file.open("rb") as opened:
-            if not opened.read(len(PNG)).startswith((PNG, JPEG, *TIFF)):
-                raise
+            magic = opened.read(8)
+        if not (magic.startswith((PNG, JPEG, *TIFF)) or magic.endswith(AVIF)):
+            raise
         try:
             return load_pixels(without_metadata(file.read_bytes()))
         except Exception:
@@ -97,7 +99,7 @@ def load_pixels(content: bytes) -> Image.Image:
 
 
 def without_metadata(content: bytes) -> bytes:
-    """A PNG or a JPEG without the parts that its pixels do not need; other contents as they are."""
+    """A PNG, a JPEG or an AVIF without the parts that its pixels do not need; other contents as they are."""
     if content.startswith(PNG):
         parts, at = [PNG], len(PNG)
         while at < len(content):
@@ -118,6 +120,8 @@ def without_metadata(content: bytes) -> bytes:
                 parts.append(content[at:end])
             at = end
         return b"".join(parts) + content[at:]
+    if content[4:8] == AVIF:
+        return content.replace(b"Exif", b"none")  # the name of a part, which is then skipped
     return content
 
 
