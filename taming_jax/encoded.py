@@ -24,7 +24,7 @@ from taming_jax import checkpoint, completion, data, sharding
 from taming_jax.conditions import find_condition
 from taming_jax.console import say
 from taming_jax.data.transforms import Augment
-from taming_jax.errors import ArgumentError, UserError
+from taming_jax.errors import ArgumentError, UserError, reason
 from taming_jax.first_stage import make_first_stage
 from taming_jax.second_stage import SecondStage, make_second_stage
 from taming_jax.tasks.transformer import load_first_stages
@@ -38,7 +38,7 @@ class Codes:
     """Random access to the records of a folder: {'codes': int32 [h,w], 'cond': int32 [S]}."""
 
     def __init__(self, folder: Path, stated: dict):
-        self.views, self.row = stated["views"], row_type(stated)
+        self.folder, self.views, self.row = folder, stated["views"], row_type(stated)
         self.records = grain.sources.ArrayRecordDataSource(list(map(str, files(folder, stated))))
 
     def __len__(self) -> int:
@@ -53,7 +53,10 @@ class Codes:
         return f"Codes({self.records!r})"
 
     def __getitem__(self, index: int) -> dict:
-        (row,) = np.frombuffer(self.records[index], self.row)
+        try:
+            (row,) = np.frombuffer(self.records[index], self.row)
+        except Exception as e:
+            raise UserError(f"codes={self.folder}: record {index} cannot be read: {reason(e)}") from e
         return {name: row[name].astype(np.int32) for name in self.row.names}
 
 
@@ -282,4 +285,6 @@ class Views:
 
     def __getitem__(self, index: int) -> dict:
         image, view = divmod(int(self.numbers[index]), self.views)
-        return self.augment(self.source[image], np.random.default_rng((self.seed, image, view)))
+        return self.source.read(
+            image, lambda record: self.augment(record, np.random.default_rng((self.seed, image, view)))
+        )

@@ -21,6 +21,21 @@ def fail(message: str) -> None:
     sys.exit(2)
 
 
+def printable(text: str) -> str:
+    """A text that any terminal shows on one line: what is no character of UTF-8, or moves the cursor, becomes '?'."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, on one line; with the kind of error where the message alone tells programmers at most."""
+    text = printable(" ".join(str(error).split()))[:300]
+    if text and isinstance(error, (OSError, ValueError, SyntaxError, UserError)):
+        return text
+    kind = type(error)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    return f"{name}: {text}" if text else name
+
+
 def with_extra(extra: str) -> str:
     """How to install an optional part of the package."""
     return f"pip install 'taming_jax[{extra}]', or in the repository's folder pip install -e '.[{extra}]'"

@@ -32,5 +32,5 @@ def evaluate(task: Task, state: TrainState, source, config: ConfigDict, mesh: Me
     writer.scalars(step, "validation", result)
     writer.code_histogram(step, total)
     numbers = "  ".join(f"{name} {value:.4g}" for name, value in result.items())
-    say(f"validation of {len(source)} images at step {step}: {numbers}")
+    say(f"validation of {len(source) - len(source.bad)} images at step {step}: {numbers}")
     return result

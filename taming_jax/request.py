@@ -1,6 +1,8 @@
 """A user's request, by flags or by arguments -> rows to paint, their size, and the part of an image that stays."""
 
 import dataclasses
+import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from taming_jax.conditions import ARGUMENTS, CONDITIONS
 from taming_jax.conditions.condition import Condition, number_rows
 from taming_jax.data.features import FEATURES
 from taming_jax.data.files import open_picture, refusing
-from taming_jax.data.transforms import fit
+from taming_jax.data.transforms import MOST_PIXELS, fit
 from taming_jax.errors import ArgumentError, UserError, check_count, not_among
 from taming_jax.painting import Kept
 from taming_jax.second_stage import SecondStage
@@ -110,7 +112,10 @@ def held_out(
     augment = data.make_augment(config.data, cond.annotator)
     if inner != augment.size:
         augment = dataclasses.replace(augment, size=inner, resize_factor=1.0)
-    return number_rows([augment.centered(source[int(i)]) for i in data.eval_order(source)[:count]])
+    seen = (source.attempt(int(i), augment.centered) for i in data.eval_order(source))
+    if not (rows := list(itertools.islice((record for record in seen if record is not None), count))):
+        raise UserError(f"data set {config.data.name!r} has no image that can be read in its validation split")
+    return number_rows(rows)
 
 
 def read_kept(
@@ -138,8 +143,12 @@ def read_kept(
         sides = record["image"].shape[:2]
         scale = max(1.0, least / min(sides))
         wanted = tuple(max(least, round(side * scale)) for side in sides) if stage.slides else (least, least)
+        if math.prod(wanted) > max(MOST_PIXELS, math.prod(sides)):
+            whole, enlarged = ("x".join(map(str, shape)) for shape in (sides, wanted))
+            raise ArgumentError(f"image: {whole} pixels would be enlarged to {enlarged}: crop it")
         size = tuple(-(-side // stage.step) * stage.step for side in wanted)
-    record = fit(record, wanted)
+    with refusing("image"):
+        record = fit(record, wanted)
     fill = [(0, whole - part) for whole, part in zip(size, wanted, strict=True)]
     picture = np.pad(record["image"], [*fill, (0, 0)], mode="edge")
     h, w = (side // patch for side in size)

@@ -1,16 +1,22 @@
 """Data: what is read, in which order, and what happens to what cannot be read."""
 
+import dataclasses
+import io
 import itertools
 import shutil
+import struct
+import tracemalloc
+import zlib
 
+import grain
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from configs import common
 from taming_jax import completion, data, show_data
-from taming_jax.data import folder, openmoji, tfds_source, transforms
+from taming_jax.data import files, folder, openmoji, tfds_source, transforms
 from taming_jax.errors import UserError
 from tests.tiny import changed, run, tiny_transformer, tiny_vq
 
@@ -270,6 +276,175 @@ def damaged_folder(tmp_path):
     good = (tmp_path / "07.png").read_bytes()
     (tmp_path / "07.png").write_bytes(good[: len(good) // 2])  # cut off
     return tmp_path
+
+
+def png_chunk(name, content, crc=None):
+    crc = zlib.crc32(name + content) if crc is None else crc
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", crc)
+
+
+def segment(marker, content):
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def with_damaged_metadata(picture):
+    """The picture in many formats, as files whose pixels are good and whose metadata are not."""
+
+    def save(kind, **options):
+        file = io.BytesIO()
+        picture.save(file, kind, **options)
+        return file.getvalue()
+
+    def exif(*entries):  # of TIFF: tag, type, count and value; orientation 6 is first
+        parts = [struct.pack("<HHII", *entry) for entry in ((0x112, 3, 1, 6), *entries)]
+        return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(parts)) + b"".join(parts) + bytes(4)
+
+    jpeg, png = save("JPEG", quality=100, subsampling=0), save("PNG")
+    bomb = zlib.compress(bytes(2**21))
+    turned = {
+        "points beyond the end": exif((0x11A, 5, 1, 5000)),
+        "a number without one": exif((0x10F, 3, 9, 5000)),
+        "a text that is a number": exif((0x10F, 2, 4, 0), (0x8769, 4, 1, 2**31)),
+        "a width that is a text": exif((0x100, 2, 4, 0x6F6E)),
+        "a fraction of nothing": exif((0x11A, 5, 1, 38)) + bytes(8),
+    }
+    yield from ((f"{name}.jpg", 6, save("JPEG", exif=e, quality=100, subsampling=0)) for name, e in turned.items())
+    parts = {
+        "short_exif": segment(0xE1, b"Exif\0\0II*\0\0"),
+        "no_exif": segment(0xE1, b"Exif\0\0" + bytes(range(200, 256))),
+        "xmp": segment(0xE1, b'http://ns.adobe.com/xap/1.0/\0<x tiff:Make="\xa8\xff"/>'),
+        "icc": segment(0xE2, b"ICC_PROFILE\0\1"),
+        "mpf": segment(0xE2, b"MPF\0II*\0\xff\xff\0\0"),
+        "photoshop": segment(0xED, b"Photoshop 3.0\x008BIM\x03\xed\0\0\xff"),
+        "jfif": segment(0xE0, b"JFIF\0"),
+        "adobe": segment(0xEE, b"Adobe"),
+    }
+    yield from ((f"{name}.jpg", 1, jpeg[:2] + part + jpeg[2:]) for name, part in parts.items())
+    both = segment(0xE1, exif()) + parts["icc"]
+    yield "exif and icc.jpg", 6, jpeg[:2] + both + jpeg[2:]
+    parts = {
+        "text": png_chunk(b"zTXt", b"a\0\0" + bomb),
+        "international": png_chunk(b"iTXt", b"a\0\1\0\0\0" + bomb),
+        "profile": png_chunk(b"iCCP", b"a\0\0" + bomb),
+        "method": png_chunk(b"iCCP", b"a\0\7"),
+        "sum": png_chunk(b"tEXt", b"a\0b", crc=1),
+        "exif": png_chunk(b"eXIf", b"\0\1\2"),
+        "raw": png_chunk(b"tEXt", b"Raw profile type exif\0\nexif\n 4\nxyz"),
+        "size": png_chunk(b"pHYs", b"\0"),
+    }
+    for name, part in parts.items():
+        yield f"{name}.png", 1, png[:33] + part + png[33:]
+        yield f"{name} behind.png", 1, png[:-12] + part + png[-12:]
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[700], tags.tagtype[700] = "an XMP in another type", 2
+    tags[0x112] = 1
+    yield "xmp.tif", 1, save("TIFF", tiffinfo=tags)
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[0x112], tags[0x8769], tags.tagtype[0x8769] = 6, "none", 2
+    yield "orientation.tif", 6, save("TIFF", tiffinfo=tags)
+    yield "exif.webp", 6, save("WEBP", lossless=True, exif=turned["a fraction of nothing"])
+    made = Image.Exif()
+    made[0x112], made[0x10F] = 6, "maker"
+    yield "exif.avif", 6, save("AVIF", exif=made.tobytes(), subsampling="4:4:4").replace(b"MM\0*", b"XX\0*")
+    yield "none.webp", 1, save("WEBP", lossless=True, exif=b"Exif\0\0none", xmp=b"\xff")
+
+
+def test_damaged_metadata_never_matter(tmp_path):
+    """Every file's pixels are read, and turned where the orientation can still be read."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (3, 5, 3), np.uint8).repeat(8, 0).repeat(8, 1))
+    pixels = np.asarray(picture).astype(int)
+    for name, orientation, content in with_damaged_metadata(picture):
+        (tmp_path / name).write_bytes(content)
+        found = files.read(tmp_path / name, "image")
+        expected = np.rot90(pixels, -1) if orientation == 6 else pixels
+        assert found.shape == expected.shape, name
+        assert np.abs(found - expected).mean() < (4 if name.endswith(("jpg", "avif")) else 1e-9), name
+        assert np.shape(files.read(tmp_path / name, "line")) == (*found.shape[:2], 1)
+
+
+def refused(file, content):
+    """What is said of a file with this content."""
+    file.write_bytes(content)
+    with pytest.raises(UserError) as caught, files.refusing("x"):
+        files.open_picture(file)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_sizes_are_known_before_memory_is_taken(tmp_path):
+    """Small files that say that they are large, and programs in place of pictures: one line each, no memory."""
+    header = struct.pack(">IIBBBBB", 20000, 30000, 8, 2, 0, 0, 0)
+    large = files.PNG + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(b"")) + png_chunk(b"IEND", b"")
+    array = io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, dict(descr="|u1", fortran_order=False, shape=(1, 3, 2**20, 2**20)))
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    tracemalloc.start()
+    assert "x cannot be read: 600 million pixels, over PIL's limit against" in refused(tmp_path / "bomb.png", large)
+    assert "x cannot be read: mmap length" in refused(tmp_path / "imgHQ00000.npy", array.getvalue() + bytes(99))
+    assert "cannot identify image file" in refused(tmp_path / "program.png", program)
+    for sides, message in (((2, 4000), "enlarged to 256x512000 to cover"), ((4000, 2), "enlarged to 512000x256 to")):
+        with pytest.raises(ValueError, match=message):
+            transforms.fit({"image": np.zeros((*sides, 3), np.uint8), "label": 0}, (256, 256))
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+    assert transforms.fit({"image": np.zeros((2, 400, 3), np.uint8), "label": 0}, (256, 256))["image"].shape[0] == 256
+    assert not set(files.FORMATS) & {"EPS", "WMF"} and {"PNG", "JPEG", "WEBP", "TIFF", "AVIF"} <= set(files.FORMATS)
+
+
+def test_texts_that_are_none(tmp_path):
+    file = tmp_path / "0.txt"
+    for content, message in (
+        (b"caf\xe9", "is not in UTF-8"),
+        (b"a\0b", "holds zero bytes"),
+        (b"a" * (2**20 + 1), "holds more than 1048576 bytes"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"0\.txt {message}"):
+            files.read(file, "caption")
+    for content, text in ((b"", ""), ("a café\r\nb\rc\n".encode(), "a café\nb\nc\n")):
+        file.write_bytes(content)
+        assert files.read(file, "caption") == text
+
+
+def test_anything_that_goes_wrong_with_one_record_leaves_it_out(tmp_path, capfd):
+    """In training another takes its place, with the same random numbers; in evaluation its row counts for nothing."""
+    for i in range(30):
+        Image.fromarray(np.full((24, 24, 3), i, np.uint8)).save(tmp_path / f"{i:02}.png")
+    (tmp_path / "04.png").write_bytes(b"none")
+    Image.new("RGB", (60000, 1)).save(tmp_path / "09.png")
+    config = config_for(tmp_path, max_bad_share=0.1, validation_share=1.0)
+    config.batch_size = 8
+    augment = data.make_augment(changed(config, data__size=32).data)
+    source = data.open_source(config.data, "validation")
+    batches = list(data.eval_batches(source, config, augment))
+    seen = np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches])
+    mask = np.concatenate([batch["mask"] for batch in batches])
+    assert sorted(seen[mask > 0]) == [i for i in range(30) if i not in (4, 9)] and len(mask) == 32
+    said = capfd.readouterr().out.splitlines()
+    assert len(said) == 2 and said[0] != said[1] and all("skipped" in line for line in said)
+    assert any("04.png cannot be read (cannot identify image file" in line for line in said)
+    assert any(
+        "09.png cannot be read (1x60000 pixels would be enlarged to 36x2160000 to cover 32x32" in line for line in said
+    )
+
+    drawn = dataclasses.replace(augment, random_crop=True, resize_factor=2.0)
+    place = next(i for i in range(30) if source.source.files[i].name == "09.png")
+    for bad in (set(), {place}):  # found now, or before
+        source.bad = set(bad)
+        found = data.read_augmented(source, drawn, place, np.random.default_rng(0))
+        expected = drawn(source.source[place + 1], np.random.default_rng(0))
+        np.testing.assert_array_equal(found["image"], expected["image"])
+    capfd.readouterr()
+
+
+def test_batches_are_those_of_records_that_are_augmented_after_they_are_read(picture_folder):
+    """The order and the random numbers that old runs have been trained with."""
+    for fields in (dict(), dict(random_scale=True), dict(random_crop=False)):
+        config = config_for(picture_folder, **fields)
+        source, augment = data.open_source(config.data, "train"), data.make_augment(config.data)
+        examples = grain.MapDataset.source(source).seed(config.seed).shuffle().repeat(None, reseed_each_epoch=True)
+        expected = examples.random_map(augment).batch(config.batch_size, drop_remainder=True)
+        assert_batches_equal(first_batches(config, 4, start=2), [expected[i] for i in range(2, 6)])
 
 
 def test_a_damaged_image_is_named_counted_and_skipped(damaged_folder, capfd):

@@ -73,6 +73,9 @@ def test_given_codes_stay(generator, picture_folder, tmp_path):
     for keep, message in (("topp", "did you mean 'top'"), (str(picture_folder / "cross" / "0.png"), "as large")):
         with pytest.raises(UserError, match=message):
             read(photo, keep)
+    Image.new("L", (3_000_000, 1)).save(tmp_path / "line.png")
+    with pytest.raises(UserError, match=r"^image cannot be read: 1x3000000 pixels would be enlarged to 16x48000000"):
+        read(tmp_path / "line.png", "top")
 
     seen = {}
     whole = Kept(given.image, np.ones((8, 8), bool), None, (16, 16))

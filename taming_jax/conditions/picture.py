@@ -59,10 +59,10 @@ class Picture(Condition):
         kind, name = "image" if low else self.stage.input, describe(picture)
         with refusing(f"condition={name}"):
             feature = open_picture(picture, kind, self.label_shift)
-        if kind == "segmentation":
-            check_labels(feature, name, self.stage.model.out_ch, self.label_shift)
-        image = np.zeros((*feature.shape[:2], 3), np.uint8)
-        return fit({"image": image, kind: feature, "label": 0}, size, self.downscale if low else 1)
+            if kind == "segmentation":
+                check_labels(feature, name, self.stage.model.out_ch, self.label_shift)
+            image = np.zeros((*feature.shape[:2], 3), np.uint8)
+            return fit({"image": image, kind: feature, "label": 0}, size, self.downscale if low else 1)
 
     def pictures(self, rows: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:
         return np.asarray(self.stage.to_picture(self.stage.to_input(rows)))

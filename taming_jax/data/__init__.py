@@ -7,8 +7,8 @@ a TFDS data set.
 """
 
 import dataclasses
-import signal
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Generator, Iterator
 from typing import TypeVar
 
 import grain
@@ -18,9 +18,9 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from taming_jax.data import folder, scenes, tfds_source
-from taming_jax.data.files import UNREADABLE
 from taming_jax.data.transforms import Annotator, Augment
-from taming_jax.errors import UserError
+from taming_jax.data.workers import iterate, noting
+from taming_jax.errors import UserError, printable, reason
 
 T = TypeVar("T")
 
@@ -56,10 +56,10 @@ def in_turn(read: Callable[[], T]) -> T:
 
 
 class Readable:
-    """A source that replaces an unreadable record by the next one that can be read.
+    """A source under one roof: whatever goes wrong while a record is read, decoded or made into a row of a batch, the
+    record is named on the terminal, counted and left out.
 
-    Each unreadable record is named on the terminal. If there are several, and more than `max_bad_share` of all
-    records, reading raises UserError.
+    If there are several of these, and more than `max_bad_share` of all records, reading raises UserError.
     """
 
     def __init__(self, source, max_bad_share: float):
@@ -70,39 +70,50 @@ class Readable:
     def __len__(self) -> int:
         return len(self.source)
 
+    def __getitem__(self, index: int) -> dict:
+        return self.read(index)
+
     def texts(self, kind: str) -> Iterator[str]:
         """The texts of all records for a feature; raises UserError for one that cannot be read."""
         try:
             yield from self.source.texts(kind)
-        except UNREADABLE as e:
-            raise UserError(f"data.features: {kind!r} cannot be read: {' '.join(str(e).split())}") from e
+        except UserError:
+            raise
+        except Exception as e:
+            raise UserError(f"data.features: {kind!r} cannot be read: {reason(e)}") from e
 
-    def __repr__(self) -> str:  # grain compares sources by this when it restores
-        return f"Readable({self.source!r})"
-
-    def __getitem__(self, index: int) -> dict:
+    def read(self, index: int, make: Callable[[dict], dict] = dict) -> dict:
+        """`make` of that record, or of the next one for which that can be done."""
         for i in range(index, index + len(self)):
-            i %= len(self)
-            if i in self.bad:
-                continue
-            try:
-                return self.source[i]
-            except UNREADABLE as e:
-                self.bad.add(i)
-                reason = (str(e).splitlines() or [type(e).__name__])[0]
-                message = f"{self.source.describe(i)} cannot be read ({reason})"
-                if len(self.bad) > max(1, self.max_bad_share * len(self)):
-                    raise UserError(
-                        f"{message}; that makes {len(self.bad)} of {len(self)} images, more than"
-                        f" data.max_bad_share={self.max_bad_share:g}: remove the damaged files or raise that share"
-                    ) from e
-                print(f"{message}: skipped, {len(self.bad)} of {len(self)} so far", flush=True)
+            if (made := self.attempt(i % len(self), make)) is not None:
+                return made
         raise UserError("no image of the data set can be read")
+
+    def attempt(self, index: int, make: Callable[[dict], dict]) -> dict | None:
+        """`make` of that record, or None if that cannot be done."""
+        if index in self.bad:
+            return None
+        name = printable(self.source.describe(index))
+        try:
+            with noting(name):
+                return make(self.source[index])
+        except UserError:
+            raise
+        except Exception as e:
+            self.bad.add(index)
+            message = f"{name} cannot be read ({reason(e)})"
+            if len(self.bad) > max(1, self.max_bad_share * len(self)):
+                raise UserError(
+                    f"{message}; that makes {len(self.bad)} of {len(self)} images, more than"
+                    f" data.max_bad_share={self.max_bad_share:g}: remove the damaged files or raise that share"
+                ) from e
+            print(f"{message}: skipped, {len(self.bad)} of {len(self)} so far", flush=True)
+            return None
 
 
 def train_batches(
     source, config: ConfigDict, start: int, augment: Callable[[dict, np.random.Generator], dict] | None
-) -> grain.DatasetIterator:
+) -> Generator[dict, None, None]:
     """This process's part of the global batches `start`, `start + 1`, ... without end, in a new order every epoch.
 
     {'image': uint8 [B/processes,size,size,3], 'label': int32 [B/processes], ...}: the records as `augment` makes them,
@@ -111,9 +122,10 @@ def train_batches(
     may own processes.
     """
     count = jax.process_count()
-    examples = grain.MapDataset.source(source).seed(config.seed).shuffle().repeat(None, reseed_each_epoch=True)
+    examples = grain.MapDataset.source(source if augment is None else range(len(source)))
+    examples = examples.seed(config.seed).shuffle().repeat(None, reseed_each_epoch=True)
     if augment is not None:
-        examples = examples.random_map(augment)
+        examples = examples.random_map(functools.partial(read_augmented, source, augment))
     batches = (
         # Slices come last: before the repetition, shards of unequal size would drift apart; before the map, their
         # random numbers would. Whole batches are sliced: the processes' parts, in turn, are a single process's batch.
@@ -124,12 +136,15 @@ def train_batches(
     return iterate(batches, config.data.workers)
 
 
-def iterate(batches: grain.MapDataset, workers: int) -> grain.DatasetIterator:
-    """Iterates over batches in order; reads ahead in `workers` processes, or in a thread. Close the iterator."""
-    batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=16))
-    if workers:
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), ignore_interrupt)
-    return iter(batches)
+def read_augmented(source: Readable, augment: Callable, index: int, rng: np.random.Generator) -> dict:
+    """A record as `augment` makes it with random numbers; another in its place gets the same ones."""
+    state = rng.bit_generator.state
+
+    def make(record: dict) -> dict:
+        rng.bit_generator.state = state
+        return augment(record, rng)
+
+    return source.read(index, make)
 
 
 def make_augment(data: ConfigDict, annotator: Annotator | None = None) -> Augment:
@@ -146,21 +161,15 @@ def make_augment(data: ConfigDict, annotator: Annotator | None = None) -> Augmen
     )
 
 
-def ignore_interrupt(*_) -> None:
-    """Leaves Ctrl-C to the training process, which saves before it ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def eval_batches(source, config: ConfigDict, augment: Augment) -> grain.MapDataset:
+def eval_batches(source: Readable, config: ConfigDict, augment: Augment) -> grain.MapDataset:
     """This process's part of one pass over a source, in a fixed random order; batches as `train_batches` has them.
 
-    'mask' [B/processes] float32 is 0 in the rows that fill up the last batch.
+    'mask' [B/processes] float32 is 0 in the rows that fill up the last batch or stand for a record that cannot be read.
     """
     count = jax.process_count()
     padded = -(-len(source) // config.batch_size) * config.batch_size
     return (
-        grain.MapDataset.source(Padded(source, eval_order(source), padded))
-        .map(augment.centered)
+        grain.MapDataset.source(Padded(source, augment, eval_order(source), padded))
         .batch(config.batch_size // count)
         .slice(slice(jax.process_index(), None, count))
     )
@@ -173,9 +182,10 @@ def eval_order(source) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Padded:
-    """A source in a given order, filled up to a length with its first record under mask 0."""
+    """The centres of a source's images in a given order, filled up to a length with the first one under mask 0."""
 
     source: Readable
+    augment: Augment
     order: np.ndarray
     length: int
 
@@ -183,5 +193,7 @@ class Padded:
         return self.length
 
     def __getitem__(self, index: int) -> dict:
-        real = index < len(self.order)
-        return {**self.source[int(self.order[index if real else 0])], "mask": np.float32(real)}
+        asked = int(self.order[index if index < len(self.order) else 0])
+        found = self.source.attempt(asked, self.augment.centered)
+        real = index < len(self.order) and found is not None
+        return (found or self.source.read(asked, self.augment.centered)) | {"mask": np.float32(real)}

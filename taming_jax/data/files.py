@@ -1,7 +1,11 @@
 """Reads an image, from a file or from memory, as a feature of a record."""
 
+import io
+import re
+import warnings
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -9,24 +13,116 @@ from PIL import Image
 
 from taming_jax.data.features import FEATURES
 from taming_jax.data.transforms import decode
-from taming_jax.errors import ArgumentError, UserError
+from taming_jax.errors import ArgumentError, UserError, printable, reason
 from taming_jax.images import to_uint8
 
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
+try:
+    import pillow_heif
+except ImportError:
+    pass
+else:
+    pillow_heif.register_heif_opener()
+Image.preinit()
+Image.init()
+# EPS and WMF start programs, and an IPTC holds any format; the others are stubs, or no pictures in colours.
+NOT_PICTURES = {"EPS", "WMF", "IPTC", "FITS", "HDF5", "GRIB", "BUFR", "MPEG", "XVTHUMB"}
+FORMATS = tuple(name for name in Image.ID if name not in NOT_PICTURES)  # in the order in which Pillow tries them
+# They are about metadata, which do not matter, and about large pictures, which are read or refused by name.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 FARTHEST = 1e9  # depth; colours in RGBA, read as floats, are far beyond, or not numbers
 ARRAYS = "imgHQ*.npy"  # CelebA-HQ as its tool writes it: uint8 [1,3,H,W]
+LARGEST, LONGEST = 2**31, 2**20  # bytes in the file of a picture, and of a text
+PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", (b"II*\0", b"MM\0*")
+AVIF = b"ftyp"  # and HEIF; it comes after four bytes
 
 
 def read(file: Path, kind: str, label_shift: int = 0) -> np.ndarray | str:
-    """Reads a file as a feature of a record: an image, see `to_feature`, or a text. Raises ValueError or OSError."""
+    """Reads a file as a feature of a record: an image, see `to_feature`, or a text. Raises any exception."""
     if FEATURES[kind].ending == ".txt":
-        return file.read_text(encoding="utf-8")
+        return read_text(file)
     if file.match(ARRAYS):
         if kind not in ("image", "other"):
             raise ValueError(f"{file.name} is a picture in colours")
         return read_array(file)
-    with Image.open(file) as picture:
+    with open_image(file) as picture:
         return to_feature(picture, kind, label_shift, file.name)
+
+
+def read_text(file: Path) -> str:
+    """Reads a text. Raises ValueError with the file's name for what is none, and OSError."""
+    with file.open("rb") as opened:
+        content = opened.read(LONGEST + 1)
+    if len(content) > LONGEST:
+        raise ValueError(f"{file} holds more than {LONGEST} bytes")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{file} is not in UTF-8") from e
+    if "\0" in text:
+        raise ValueError(f"{file} holds zero bytes, and so no text")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def open_image(file: Path) -> Image.Image:
+    """Opens a picture, one of FORMATS by its content, and loads its pixels. Damaged metadata do not matter.
+
+    Raises ValueError for more pixels than PIL's limit, and whatever Pillow raises.
+    """
+    if file.stat().st_size > LARGEST:
+        raise ValueError(f"{file.stat().st_size / 2**30:.1f} GB, over {LARGEST // 2**30} GB")
+    try:
+        picture = Image.open(file, formats=FORMATS)
+        picture.load()
+        return picture
+    except Image.DecompressionBombError as e:
+        pixels = int(re.search(r"\d+", str(e))[0])
+        raise ValueError(f"{pixels / 1e6:.0f} million pixels, over PIL's limit against decompression bombs") from e
+    except Exception as damaged:
+        with file.open("rb") as opened:
+            magic = opened.read(8)
+        if not (magic.startswith((PNG, JPEG, *TIFF)) or magic.endswith(AVIF)):
+            raise
+        try:
+            return load_pixels(without_metadata(file.read_bytes()))
+        except Exception:
+            raise damaged from None
+
+
+def load_pixels(content: bytes) -> Image.Image:
+    """Opens a picture and loads its pixels, without the metadata that Pillow reads after them."""
+    picture = Image.open(io.BytesIO(content), formats=FORMATS)
+    with suppress(Exception):
+        picture.getexif()  # while the file is open; what it has found until it fails, stays
+    picture.load_end = lambda: None
+    picture.load()
+    return picture
+
+
+def without_metadata(content: bytes) -> bytes:
+    """A PNG, a JPEG or an AVIF without the parts that its pixels do not need; other contents as they are."""
+    if content.startswith(PNG):
+        parts, at = [PNG], len(PNG)
+        while at < len(content):
+            end = at + 12 + int.from_bytes(content[at : at + 4])
+            name, checked = content[at + 4 : at + 8], content[at + 4 : end - 4]
+            whole = zlib.crc32(checked) == int.from_bytes(content[end - 4 : end])
+            if name[:1].isupper() or name == b"tRNS" or (name == b"eXIf" and whole):
+                parts.append(content[at:end])
+            at = end
+        return b"".join(parts)
+    if content.startswith(JPEG):
+        parts, at = [JPEG], len(JPEG)
+        while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":  # up to the pixels
+            marker, end = content[at + 1], at + 2 + int.from_bytes(content[at + 2 : at + 4])
+            colours = marker in (0xE0, 0xEE) and end - at >= 16  # JFIF's and Adobe's
+            orientation = content[at + 4 : at + 8] == b"Exif"
+            if not (0xE0 <= marker <= 0xEF or marker == 0xFE) or colours or orientation:
+                parts.append(content[at:end])
+            at = end
+        return b"".join(parts) + content[at:]
+    if content[4:8] == AVIF:
+        return content.replace(b"Exif", b"none")  # the name of a part, which is then skipped
+    return content
 
 
 def to_feature(picture: Image.Image, kind: str, label_shift: int = 0, name: str = "picture") -> np.ndarray:
@@ -63,7 +159,7 @@ def open_picture(
     """A user's image (a file, a PIL image or an array) -> a feature of a record.
 
     Arrays are [H,W], [H,W,1] or [H,W,3], of uint8 or floats: in [-1, 1] for images in colours and lines, of any range
-    for depth. Raises ValueError or OSError for an image that cannot be read as that kind.
+    for depth. Raises any exception for an image that cannot be read as that kind; see `refusing`.
     """
     if isinstance(picture, (str, Path)):
         return read(Path(picture), kind, label_shift)
@@ -96,14 +192,15 @@ def refusing(what: str) -> Iterator[None]:
     """Within, an image that cannot be read raises ArgumentError; `what` names it in the message."""
     try:
         yield
-    except UNREADABLE as e:
-        raise ArgumentError(f"{what} cannot be read: {' '.join(str(e).split())}") from e
+    except UserError:
+        raise
+    except Exception as e:
+        raise ArgumentError(f"{printable(what)} cannot be read: {reason(e)}") from e
 
 
 def read_array(file: Path) -> np.ndarray:
     """Reads an image of CelebA-HQ, uint8 [1,3,H,W] in the file -> [H,W,3]. Raises ValueError for other arrays."""
-    with file.open("rb") as opened:
-        array = np.lib.format.read_array(opened, allow_pickle=False)
+    array = np.lib.format.open_memmap(file, mode="r")  # takes no memory, whatever the header says
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[:2] != (1, 3):
         raise ValueError(f"{array.dtype} {array.shape}, not uint8 (1, 3, height, width)")
     return np.ascontiguousarray(array[0].transpose(1, 2, 0))

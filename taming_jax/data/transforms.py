@@ -4,9 +4,12 @@ import dataclasses
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from taming_jax.data.features import FEATURES, PICTURES
+
+# A picture may be enlarged to so many pixels, or so many times those of its crop: much longer than wide, it is refused.
+MOST_PIXELS, MOST_TIMES = 2**25, 4
 
 
 class Annotator(Protocol):
@@ -19,20 +22,49 @@ class Annotator(Protocol):
         """The features of a record's annotations, seen through a crop (left, top, width, height as shares)."""
 
 
+TURNS = {  # EXIF's orientations
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turns an image as its EXIF says; leaves it as it is where that says nothing or is damaged.
+
+    `ImageOps.exif_transpose` also writes the other metadata anew, which fails where any of them is damaged.
+    """
+    image.load()
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # Pillow's parser raises anything
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
 def decode(image: Image.Image) -> np.ndarray:
     """Any image to uint8 [H,W,3]: upright as its EXIF says, transparency on white, every colour mode to RGB.
 
     Raises ValueError for 32-bit pixels.
     """
-    image = ImageOps.exif_transpose(image)
+    image = upright(image)
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError(f"mode {image.mode}: 32-bit pixels have no known range")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.asarray(image.convert("RGB"))
+        image = to_mode(image, "RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(to_mode(image, "RGB"))
+
+
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Converts an image; `Image.convert` also copies one that is of that mode, which may take a gigabyte."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +109,11 @@ class Augment:
         sides = record["image"].shape[:2]
         factor *= max(want / side for want, side in zip(self.size, sides, strict=True))
         h, w = (max(want, round(side * factor)) for want, side in zip(self.size, sides, strict=True))
+        if h * w > max(MOST_PIXELS, MOST_TIMES * self.size[0] * self.size[1], sides[0] * sides[1]):
+            names = ["x".join(map(str, shape)) for shape in (sides, (h, w), self.size)]
+            raise ValueError("{} pixels would be enlarged to {} to cover {}".format(*names))
         top, left = (round(c * (side - want)) for c, side, want in zip(corner, (h, w), self.size, strict=True))
-        done = {"label": np.int32(record["label"])} | {name: record[name] for name in ("mask",) if name in record}
+        done = {"label": np.int32(record["label"])}
         for name in record.keys() & set(PICTURES):
             image = Image.fromarray(record[name][..., 0] if record[name].shape[2:] == (1,) else record[name])
             if (w, h) != image.size:
@@ -90,7 +125,7 @@ class Augment:
             done["low"] = coarse(done["image"], self.downscale)
         if self.coord:
             start = w - self.size[1] - left if flip else left  # in the flipped image
-            done["coord"] = coordinates(h, w)[top : top + self.size[0], start : start + self.size[1]]
+            done["coord"] = coordinates(h, w, np.s_[top : top + self.size[0], start : start + self.size[1]])
         if self.annotator is not None:
             done |= self.annotator.see(record, (left / w, top / h, self.size[1] / w, self.size[0] / h), flip)
         return done
@@ -103,9 +138,13 @@ def coarse(image: np.ndarray, downscale: int) -> np.ndarray:
     return np.asarray(small.resize((w, h), Image.Resampling.BICUBIC))
 
 
-def coordinates(h: int, w: int) -> np.ndarray:
-    """Each pixel's number, row by row, as a share of all (as in the original's FacesHQ): float32 [h,w] in [0, 1)."""
-    return (np.arange(h * w).reshape(h, w) / (h * w)).astype(np.float32)
+def coordinates(h: int, w: int, crop: tuple[slice, slice] = np.s_[:, :]) -> np.ndarray:
+    """Each pixel's number, row by row, as a share of all (as in the original's FacesHQ): float32 [h,w] in [0, 1).
+
+    crop: the rows and columns of the result, if not all.
+    """
+    rows, columns = np.arange(h)[crop[0], None], np.arange(w)[crop[1]]
+    return ((rows * w + columns) / (h * w)).astype(np.float32)
 
 
 def fit(record: dict, size: tuple[int, int], downscale: int = 1) -> dict:
