@@ -39,12 +39,6 @@ class Caption(Condition):
     vocabulary: tuple[str, ...]
 
     @staticmethod
-    def check(config: ConfigDict) -> None:
-        for name in ("max_words", "max_vocabulary"):
-            if config.cond[name] < 1:
-                raise UserError(f"cond.{name}={config.cond[name]}: it must be at least 1")
-
-    @staticmethod
     def learn(config: ConfigDict, source) -> None:
         """Fills in the vocabulary: the most frequent words of the data, at most `max_vocabulary`."""
         counts, texts, quiet = collections.Counter(), source.texts("caption"), jax.process_index() > 0

@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
 from taming_jax.conditions.condition import Condition, number_rows
-from taming_jax.data.annotations import check_table
 from taming_jax.errors import ArgumentError, UserError, not_among
 from taming_jax.first_stage import FirstStage
 
@@ -47,12 +46,7 @@ class Layout(Condition):
 
     @staticmethod
     def check(config: ConfigDict) -> None:
-        layout = config.cond.layout
-        if layout.kind not in KINDS:
-            raise not_among("cond.layout.kind", layout.kind, KINDS)
-        if layout.categories:
-            check_table(layout.categories)
-        if config.cond.aligned and layout.encode_crop:
+        if config.cond.aligned and config.cond.layout.encode_crop:
             raise UserError(
                 "cond.aligned: with cond.layout.encode_crop, places are those of the whole picture, not a crop's"
             )
