@@ -4,8 +4,6 @@ python -m taming_jax.evaluate --workdir=runs/openmoji_vq
 python -m taming_jax.evaluate --workdir=runs/openmoji_vq --data_path=/my/images
 """
 
-from pathlib import Path
-
 import jax
 from absl import flags
 
@@ -16,17 +14,20 @@ from taming_jax.writer import Writer
 
 
 def main() -> None:
-    workdir = Path(cli.required("workdir"))
+    workdir, pictures = cli.required_folder("workdir"), cli.folder("data_path")
     config, _ = completion.load_config(workdir)
     config.batch_size = flags.FLAGS.batch_size or config.batch_size
     out = workdir
-    if flags.FLAGS.data_path is not None:
-        config.data.update(name="folder", path=flags.FLAGS.data_path, validation_share=1.0)
-        out = workdir / "evaluated" / Path(flags.FLAGS.data_path).name
+    if pictures is not None:
+        config.data.update(name="folder", path=str(pictures), validation_share=1.0)
+        out = workdir / "evaluated" / pictures.resolve().name
     mesh, task = sharding.make_mesh(config.mesh), make_task(config)
     sharding.check_batch(config.batch_size, mesh)
     source = data.open_source(config.data, "validation")
     completion.check_classes(config, source.class_names)
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    if flags.FLAGS.batch_size is not None:  # more than there is would be filled up
+        config.batch_size = min(config.batch_size, -(-len(source) // parts) * parts)
     with (
         jax.set_mesh(mesh),
         checkpoint.open_manager(workdir) as manager,

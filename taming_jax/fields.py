@@ -13,11 +13,11 @@ from taming_jax.conditions import CONDITIONS
 from taming_jax.conditions.layout import KINDS
 from taming_jax.data.annotations import TABLES
 from taming_jax.data.features import FEATURES, LEARNABLE
-from taming_jax.errors import UserError, nearest
+from taming_jax.errors import UserError, nearest, show
 from taming_jax.models.gpt import REMAT
 from taming_jax.models.quantize import QUANTIZERS
 from taming_jax.sampling.draw import RULES as SAMPLING
-from taming_jax.values import INT64, Rule, among, folder, line, optional, path, real, several, show, switch, text, whole
+from taming_jax.values import INT64, Rule, among, folder, line, optional, path, real, several, switch, text, whole
 
 COUNT = whole(1, INT64)  # a number over steps means never
 STEP = whole(0, INT64)

@@ -8,25 +8,14 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from taming_jax.errors import UserError, not_among, printable
+from taming_jax.errors import UserError, not_among, show
 
 # (the value's name, the value, the kind of error to raise) -> None
 Rule = Callable[[str, Any, type[UserError]], None]
 
 INT32, INT64 = 2**31 - 1, 2**63 - 1
 FLOAT32 = 3.4e38  # nearly the largest: what is above is infinite on a device
-SHOWN = 60  # characters of a wrong value
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-
-
-def show(value: Any) -> str:
-    """A value as text on one line, cut off where it is long."""
-    try:
-        text = f"{value:g}" if isinstance(value, float) else repr(value)
-    except ValueError:  # Python writes out no integers of thousands of digits
-        return "a number of thousands of digits"
-    text = printable(text)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def to_whole(word: str, below: int) -> int | None:
@@ -128,7 +117,7 @@ def among(allowed: Iterable[str]) -> Rule:
     def check(name: str, value: Any, kind: type[UserError] = UserError) -> None:
         line(name, value, kind)
         if value not in allowed:
-            raise not_among(name, value if len(value) <= SHOWN else f"{value[:SHOWN]}...", allowed, kind)
+            raise not_among(name, value, allowed, kind)
 
     return check
 

@@ -100,7 +100,7 @@ def test_what_a_stage_below_does_not_have_is_refused():
             made()
     moved = completion.complete_ahead(changed(openmoji_transformer.get_config(), data__name="folder", **path), ahead)
     assert moved.data.name == "folder" and moved.data.path == "/my/images"
-    with pytest.raises(UserError, match="first_stage.used holds 1024; the first stage has the codes 0 to 1023"):
+    with pytest.raises(UserError, match=r"first_stage.used holds 1024; the first stage has the codes 0 to 1023"):
         completion.complete_ahead(changed(openmoji_transformer.get_config(), first_stage__used=(1, 1024)), ahead)
     with pytest.raises(UserError, match="--first_stage: only a transformer has it"):
         completion.complete_ahead(vq, ahead)
