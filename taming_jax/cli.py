@@ -164,6 +164,16 @@ def file(name: str) -> Path | None:
     return Path(value)
 
 
+def new_file(name: str) -> Path | None:
+    """As `file`, for one that is written at the end of long work: its folder is there."""
+    found = file(name)
+    if found is not None and found.is_dir():
+        raise ArgumentError(f"{name}={found} is a folder; name a file")
+    if found is not None and not found.absolute().parent.is_dir():
+        raise ArgumentError(f"{name}={found}: there is no folder {found.parent}")
+    return found
+
+
 def required_config() -> ConfigDict:
     """The config of --config, locked; raises UserError where it was not given."""
     config = flags.FLAGS["config"].value

@@ -23,7 +23,7 @@ from taming_jax.aot.programs import PROGRAMS
 def main() -> None:
     given = flags.FLAGS
     config, topology = cli.required_config(), cli.required("topology")
-    report.run(config, topology, given.program, cli.stages(), given.num_classes, given.quick, cli.file("hlo"))
+    report.run(config, topology, given.program, cli.stages(), given.num_classes, given.quick, cli.new_file("hlo"))
 
 
 if __name__ == "__main__":

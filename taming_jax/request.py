@@ -135,6 +135,8 @@ def read_kept(
     if stage.first.input != "image":
         raise ArgumentError(f"image: the first stage sees {stage.first.input!r}, not images")
     record = {"label": 0, "image": open_or_refuse("image", image)}
+    if isinstance(keep, (str, Path)):
+        path("keep", str(keep), ArgumentError)
     if isinstance(keep, str) and keep not in SIDES and not Path(keep).is_file():
         raise not_among("keep", keep, [*SIDES, "a mask's file"], ArgumentError)
     if not (isinstance(keep, str) and keep in SIDES):

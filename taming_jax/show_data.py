@@ -68,7 +68,7 @@ def draw_words(text: str, size: tuple[int, int]) -> np.ndarray:
 
 
 def main() -> None:
-    out = cli.file("out")
+    out = cli.new_file("out")
     config = completion.complete_ahead(cli.required_config(), cli.stages())
     config.data.workers = 0
     sheets = [look(config, split) for split in ("train", "validation")]
