@@ -49,7 +49,8 @@ def one_line() -> Iterator[None]:
 NUMBERS = st.one_of(
     st.integers(),
     st.floats(),
-    st.sampled_from([-1, 0, 1, 2, 8, 16, 2**31, 2**32, 2**63, 2**64, 10**5000, 1e-320, 1e300]),
+    st.sampled_from([-1, 0, 1, 2, 8, 16, 2**31, 2**32, 2**63, 2**64, 1e-320, 1e300]),
+    st.none().map(lambda _: 10**5000),  # which hypothesis itself could not print
 )
 ODD = st.sampled_from(
     ["", "a\0b", "a\nb", "\udc80", "\ud800", "9" * 5000, "a" * 5000, "nan", "1e3", "gs://b/x", "~", "/"]
@@ -172,16 +173,16 @@ def test_layouts(content):
 
 @cases(500)
 @given(st.one_of(st.binary(max_size=200), JSON.map(dumped)))
-def test_layout_files(tmp_path_factory, content):
-    file = place(tmp_path_factory) / "scene.json"
+def test_layout_files(folder, content):
+    file = folder / "scene.json"
     file.write_bytes(content)
     with one_line():
         read_scene(file, LAYOUT, ("a", "B", "b"))
 
 
-@functools.cache
-def place(factory: pytest.TempPathFactory) -> Path:
-    return factory.mktemp("fuzz")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
 
 
 @cases(500)
@@ -219,12 +220,12 @@ CHANGES = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size
     st.integers(0, 1000),
     st.sampled_from([name for name, feature in FEATURES.items() if feature.ending == ".png" and feature.folder]),
 )
-def test_pictures(tmp_path_factory, content, changes, length, kind):
+def test_pictures(folder, content, changes, length, kind):
     content = bytearray(content[: length or None] if length < 300 else content)
     for at, value in changes:
         if at < len(content):
             content[at] = value
-    file = place(tmp_path_factory) / "picture.png"
+    file = folder / "picture.png"
     file.write_bytes(content)
     with one_line(), refusing("image"):
         assert open_picture(file, kind).ndim in (2, 3)
@@ -246,8 +247,8 @@ COCO = st.fixed_dictionaries(
 
 @cases(1000)
 @given(st.one_of(st.binary(max_size=100), st.one_of(COCO, JSON).map(dumped)))
-def test_annotations(tmp_path_factory, content):
-    folder = place(tmp_path_factory) / "objects"
+def test_annotations(folder, content):
+    folder /= "objects"
     folder.mkdir(exist_ok=True)
     (folder / "some.json").write_bytes(content)
     with one_line():
@@ -263,8 +264,8 @@ def test_annotations(tmp_path_factory, content):
         ).map("".join),
     )
 )
-def test_tables_of_annotations(tmp_path_factory, content):
-    folder = place(tmp_path_factory) / "tables"
+def test_tables_of_annotations(folder, content):
+    folder /= "tables"
     folder.mkdir(exist_ok=True)
     (folder / "x-annotations-bbox.csv").write_bytes(content.encode("utf-8", "surrogatepass"))
     (folder / "class-descriptions-boxable.csv").write_text("/m/01,thing\n")
@@ -288,8 +289,7 @@ MODEL = st.fixed_dictionaries(
 
 @cases(500)
 @given(st.one_of(st.binary(max_size=100), st.fixed_dictionaries({"model": st.one_of(MODEL, JSON)}).map(dumped)))
-def test_settings_of_checkpoints(tmp_path_factory, content):
-    folder = place(tmp_path_factory)
+def test_settings_of_checkpoints(folder, content):
     (folder / "model.yaml").write_bytes(content)
     with one_line():
         from_checkpoint(folder / "none.ckpt", folder / "model.yaml", folder / "run")

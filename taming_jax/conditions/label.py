@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from taming_jax.conditions.condition import Condition
-from taming_jax.errors import LISTED, ArgumentError, nearest, show
+from taming_jax.errors import LISTED, ArgumentError, nearest, printable, show
 from taming_jax.first_stage import FirstStage
 from taming_jax.values import to_whole
 
@@ -65,7 +65,7 @@ def parse_classes(asked: str | Sequence[str | int] | None, names: tuple[str, ...
             lower = {name.lower(): name for name in names}
             raise ArgumentError(
                 f"classes: there is no class {show(word)}{nearest(word.lower(), lower)}; classes are 0 to {count - 1}"
-                + (f": {', '.join(names)[:LISTED]}" if 0 < len(names) <= 20 else "")
+                + (f": {printable(', '.join(names))[:LISTED]}" if 0 < len(names) <= 20 else "")
             )
         labels.append(label)
     return labels
