@@ -262,3 +262,8 @@ def test_a_class_is_found_as_it_is_written_or_else_in_any_case():
     assert parse_classes(np.array([3, 0]), names) == [5, 0] and parse_classes(1, names) == [1]
     with pytest.raises(ArgumentError, match=r"there is no class '9+\.\.\.; classes are 0 to 6"):
         parse_classes("9" * 5000, names)
+
+
+def test_a_map_of_one_column_is_still_a_map():
+    thin = {"image": np.zeros((40, 1, 3), np.uint8), "segmentation": np.zeros((40, 1), np.uint8), "label": 0}
+    assert fit(thin, (8, 8))["segmentation"].shape == (8, 8)

@@ -51,8 +51,7 @@ class Picture(Condition):
         given = condition if isinstance(condition, (list, tuple)) else [condition]
         if not given:
             raise ArgumentError("condition is empty: name files, with commas between")
-        records = [self.read(picture, size) for picture in given]
-        return number_rows(records)
+        return number_rows([self.read(picture, size) for picture in given])
 
     def read(self, picture: Any, size: tuple[int, int]) -> dict[str, np.ndarray]:
         """One image as a record of a batch; raises ArgumentError if it cannot be read."""
