@@ -7,8 +7,12 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from taming_jax import completion
+from taming_jax import completion, values
+from taming_jax.errors import UserError
 
 
-def get_config(workdir: str) -> ConfigDict:
+def get_config(workdir: str = "") -> ConfigDict:
+    if not workdir:
+        raise UserError("config 'stored': a run directory follows, stored:runs/mine")
+    values.folder("config", workdir)
     return completion.load_config(Path(workdir))[0]

@@ -1,18 +1,22 @@
 """What the command lines share."""
 
 import os
-import re
+import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser, is_config_flag
 
-from taming_jax import config_files
-from taming_jax.errors import ArgumentError, UserError, fail, nearest
+from taming_jax import config_files, values
+from taming_jax.errors import ArgumentError, UserError, fail, nearest, shorten, show
+
+OUT_OF_MEMORY = "out of memory: make the batch smaller, or what is asked for"
 
 
 class ConfigParser(ConfigFileFlagParser):
@@ -22,8 +26,39 @@ class ConfigParser(ConfigFileFlagParser):
         return config_files.load(path).lock()
 
 
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Within, a user's mistake prints one line and ends the command with 2, without a stack trace.
+
+    So does what the system refuses: a full disk, a place where nobody may write, too little memory.
+    """
+    for stream in (sys.stdout, sys.stderr):  # a file's name need not be UTF-8
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+        sys.stdout.flush()
+    except ArgumentError as e:
+        fail(f"--{e}")
+    except UserError as e:
+        fail(str(e))
+    except BrokenPipeError:  # whoever reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as e:
+        fail(f"{e.filename}: {e.strerror}" if e.filename else str(e) or type(e).__name__)
+    except MemoryError:
+        fail(OUT_OF_MEMORY)
+    except jax.errors.JaxRuntimeError as e:
+        if "RESOURCE_EXHAUSTED" not in str(e):
+            raise
+        fail(f"{OUT_OF_MEMORY} ({str(e)[:200]})")
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on where it can", file=sys.stderr)
+        sys.exit(130)
+
+
 def run(main: Callable[[], None]) -> None:
-    """Parses the flags and calls `main`. A user's mistake prints one line and exits with 2, without a stack trace."""
+    """Parses the flags and calls `main` under `one_line`."""
 
     for name in flags.FLAGS:
         if is_config_flag(flags.FLAGS[name]):
@@ -34,25 +69,17 @@ def run(main: Callable[[], None]) -> None:
             rest = flags.FLAGS(argv)
         except flags.UnrecognizedFlagError as e:
             fail(f"unknown flag --{e.flagname}{nearest(e.flagname, [n for n in flags.FLAGS if len(n) > 1])}")
-        except UserError as e:  # of a config that reads a run
-            fail(str(e))
-        except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as e:
-            fail(re.sub(r"\s+", " ", str(e.args[0] if isinstance(e, KeyError) else e)))
+        except Exception as e:  # whatever it is, a flag's text was its reason
+            words = str(e.args[0] if isinstance(e, KeyError) else e).replace("\\n", " ").split()
+            fail(" ".join(shorten(word) for word in words) or type(e).__name__)
         if len(rest) > 1:
-            fail(f"{rest[1]!r} is no flag; flags are written --name=value")
+            fail(f"{show(rest[1])} is no flag; flags are written --name=value")
         return rest
 
     def guarded(_: list[str]) -> None:
         logging.set_verbosity(logging.ERROR)  # the user need not see library warnings
-        try:
+        with one_line():
             main()
-        except ArgumentError as e:
-            fail(f"--{e}")
-        except UserError as e:
-            fail(str(e))
-        except KeyboardInterrupt:
-            print("interrupted; run the same command again to go on where it can", file=sys.stderr)
-            sys.exit(130)
 
     app.run(guarded, flags_parser=parse)
 
@@ -105,6 +132,46 @@ def required(name: str) -> str:
     if value is None:
         raise UserError(f"--{name} is missing")
     return value
+
+
+def required_folder(name: str) -> Path:
+    """The folder that a flag names; raises UserError where it was not given, or can be no folder of this machine."""
+    required(name)
+    return folder(name)
+
+
+def folder(name: str) -> Path | None:
+    """As `required_folder`, but None where the flag was not given."""
+    value = flags.FLAGS[name].value
+    if value is None:
+        return None
+    values.folder(name, value, ArgumentError)
+    if not value.strip():
+        raise ArgumentError(f"{name} is empty: name a folder")
+    if Path(value).is_file():
+        raise ArgumentError(f"{name}={value} is a file; name a folder")
+    return Path(value)
+
+
+def file(name: str) -> Path | None:
+    """The file that a flag names, None where it was not given; raises UserError where it can be no file here."""
+    value = flags.FLAGS[name].value
+    if value is None:
+        return None
+    values.path(name, value, ArgumentError)
+    if not value.strip():
+        raise ArgumentError(f"{name} is empty: name a file")
+    return Path(value)
+
+
+def new_file(name: str) -> Path | None:
+    """As `file`, for one that is written at the end of long work: its folder is there."""
+    found = file(name)
+    if found is not None and found.is_dir():
+        raise ArgumentError(f"{name}={found} is a folder; name a file")
+    if found is not None and not found.absolute().parent.is_dir():
+        raise ArgumentError(f"{name}={found}: there is no folder {found.parent}")
+    return found
 
 
 def required_config() -> ConfigDict:

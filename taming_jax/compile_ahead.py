@@ -23,7 +23,7 @@ from taming_jax.aot.programs import PROGRAMS
 def main() -> None:
     given = flags.FLAGS
     config, topology = cli.required_config(), cli.required("topology")
-    report.run(config, topology, given.program, cli.stages(), given.num_classes, given.quick, given.hlo)
+    report.run(config, topology, given.program, cli.stages(), given.num_classes, given.quick, cli.new_file("hlo"))
 
 
 if __name__ == "__main__":
@@ -33,5 +33,5 @@ if __name__ == "__main__":
     flags.DEFINE_enum("program", "train", list(PROGRAMS), "The training step, or sampling or decoding a batch.")
     flags.DEFINE_bool("quick", False, "Compile in a quarter of the time, with fewer optimizations.")
     flags.DEFINE_string("hlo", None, "File for the compiled program's text, to look at.")
-    flags.DEFINE_integer("num_classes", 1000, "Of the data, for --first_stage.", lower_bound=1)
+    flags.DEFINE_integer("num_classes", 1000, "Of the data, for --first_stage.", lower_bound=1, upper_bound=2**24)
     cli.run(main)

@@ -15,10 +15,12 @@ from ml_collections import ConfigDict
 from taming_jax import checkpoint
 from taming_jax.conditions import find_condition
 from taming_jax.console import say
-from taming_jax.errors import UserError, not_among
+from taming_jax.errors import UserError
+from taming_jax.fields import check_fields
 from taming_jax.first_stage import make_first_stage
+from taming_jax.models.quantize import make_quantizer
 from taming_jax.second_stage import make_second_stage
-from taming_jax.tasks import TASKS, transformer, vqgan
+from taming_jax.tasks import transformer, vqgan
 
 COPIES = {"first_stage": "first_stage", "cond": "cond_stage"}  # folders of a run, as `convert` names them too
 NETS = {"vqgan": "gen", "transformer": "gpt"}  # the net that is sampled with
@@ -131,12 +133,14 @@ def load_whole_config(workdir: Path, step: int | None = None) -> tuple[ConfigDic
 def complete(config: ConfigDict, stored: ConfigDict | None = None, load: LoadConfig = load_whole_config) -> ConfigDict:
     """Completes a config, except for what `complete_from_data` adds, as it is stored with a run.
 
-    stored: the config of the run that is resumed, if any. Raises UserError where the parts do not fit.
+    stored: the config of the run that is resumed, if any. Raises UserError for values out of range (see `fields`), and
+    where the parts do not fit.
     """
+    check_fields(config)
     config = config.copy_and_resolve_references()
-    check_task(config.task)
     if config.task == "vqgan":
         vqgan.check(config)
+        check_path(config.data.path, config.data.name)
         segments = config.input == "segmentation"
         config.data.features = tuple(sorted({"image", config.input, *config.data.features}))
         config.data.num_labels = config.model.out_ch if segments else 0
@@ -145,6 +149,10 @@ def complete(config: ConfigDict, stored: ConfigDict | None = None, load: LoadCon
     kind = find_condition(config.cond.name)
     kind.check(config)
     first = find_stage(config, stored, "first_stage", load)
+    check_path(config.data.get("path"), config.data.get("name") or first.data.name)
+    codes, used = make_quantizer(first.quantizer).codebook_size, config.first_stage.used
+    if used and max(used) >= codes:
+        raise UserError(f"first_stage.used holds {max(used)}; the first stage has the codes 0 to {codes - 1}")
     seen = find_stage(config, stored, "cond", load) if kind.HAS_STAGE else None
     with config.unlocked():
         moved = {name: value for name, value in config.data.items() if value is not None}
@@ -189,6 +197,9 @@ def complete_from_data(
 
 def complete_ahead(config: ConfigDict, stages: dict[str, ConfigDict]) -> ConfigDict:
     """`complete` before the first stages are trained: takes their configs under the keys 'first_stage' and 'cond'."""
+    check_fields(config)
+    if config.task != "transformer" and stages:
+        raise UserError(f"--{min(stages)}: only a transformer has it, the config is for {config.task!r}")
     ahead = {Path(config[name].workdir): complete(stage) for name, stage in stages.items()}
 
     def load(workdir: Path, step: int | None) -> tuple[ConfigDict, int]:
@@ -199,10 +210,13 @@ def complete_ahead(config: ConfigDict, stages: dict[str, ConfigDict]) -> ConfigD
     return complete(config, None, load)
 
 
-def check_task(task: str) -> None:
-    """Raises UserError for an unknown task."""
-    if task not in TASKS:
-        raise not_among("task", task, TASKS)
+def check_path(path: str | None, name: str) -> None:
+    """Raises UserError for a folder of images that the data set `name` does not read."""
+    if path and name != "folder":
+        raise UserError(
+            f"data.path={path}: data.path is read where data.name='folder' only, and it is {name!r}; add"
+            " --config.data.name=folder, or --config.data.path= for that data set"
+        )
 
 
 def check_classes(config: ConfigDict, class_names: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import traceback
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -9,7 +10,8 @@ from types import ModuleType
 
 from ml_collections import ConfigDict
 
-from taming_jax.errors import UserError, nearest
+from taming_jax import values
+from taming_jax.errors import UserError, nearest, show
 
 # A wheel holds our configs inside the package; the repository holds them beside it.
 HERE = Path(__file__).resolve().parent
@@ -44,6 +46,7 @@ def find(given: str) -> str:
 
     Raises UserError where there is no such file and no config of that name.
     """
+    values.path("config", given)
     name, colon, argument = given.partition(":")
     path = Path(name)
     if not path.is_file():
@@ -63,5 +66,27 @@ def load(given: str) -> ConfigDict:
     loader = SourceFileLoader("taming_jax_config", path)
     found = module_from_spec(spec_from_loader(loader.name, loader))
     sys.modules[loader.name] = found  # dataclasses look for their module here
-    loader.exec_module(found)
-    return found.get_config(*argument)
+    try:
+        loader.exec_module(found)
+        config = found.get_config(*argument)
+    except UserError:  # of a config that reads a run
+        raise
+    except (Exception, SystemExit) as e:  # whatever a user's program does
+        raise UserError(f"config {place_of(e, path)}: {type(e).__name__}: {' '.join(str(e).split())[:300]}") from e
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"config {path}: get_config returns {show(config)}, no ConfigDict")
+    return config
+
+
+def place_of(error: BaseException, path: str) -> str:
+    """'file:line' where an error came up: the last line of that file that ran, or that Python cannot read."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return f"{path}:{lines[-1]}" if lines else path
+
+
+def stored_run(given: str) -> Path | None:
+    """The run directory whose config `given` is, if it is 'stored:runs/mine'."""
+    path, _, workdir = find(given).partition(":")
+    return Path(workdir) if Path(path).resolve() == OURS / "stored.py" else None

@@ -31,10 +31,10 @@ def main() -> None:
     given, config = flags.FLAGS, cli.required_config()
     if config.task != "transformer":
         raise UserError(f"--config is for task {config.task!r}: give a transformer's, which says what the condition is")
-    config.first_stage.workdir = given.workdir or config.first_stage.workdir
+    config.first_stage.workdir = str(cli.folder("workdir") or config.first_stage.workdir)
     config = completion.complete(config)
     name = f"{config.cond.name}_views{given.views}"
-    out = Path(given.out) if given.out else Path(config.first_stage.workdir) / "codes" / name
+    out = cli.folder("out") or Path(config.first_stage.workdir) / "codes" / name
     encode(config, out, given.views, given.batch_size)
 
 
@@ -47,8 +47,12 @@ if __name__ == "__main__":
         "out", None, "Folder for the codes; default: codes/<condition>_views<views>/ in that directory."
     )
     flags.DEFINE_integer(
-        "views", 1, "Random crops and flips of each image, if data.random_crop or data.flip.", lower_bound=1
+        "views",
+        1,
+        "Random crops and flips of each image, if data.random_crop or data.flip.",
+        lower_bound=1,
+        upper_bound=10_000,
     )
-    flags.DEFINE_integer("batch_size", 16, "Images that each device encodes at once.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 16, "Images that each device encodes at once.", lower_bound=1, upper_bound=2**12)
     cli.define_processes()
     cli.run(main)

@@ -6,6 +6,10 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+LONGEST = 1000  # characters of a message on the terminal
+SHOWN = 60  # of a wrong value
+LISTED = 300  # of the right ones
+
 
 class UserError(Exception):
     """A mistake that the user can correct. Commands print the message and exit with 2, without a stack trace."""
@@ -17,7 +21,7 @@ class ArgumentError(UserError):
 
 def fail(message: str) -> None:
     """Ends a command: the message as one line, and exit code 2."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {printable(' '.join(message.split()))[:LONGEST]}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 
@@ -34,6 +38,20 @@ def reason(error: BaseException) -> str:
     kind = type(error)
     name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
     return f"{name}: {text}" if text else name
+def show(value: Any) -> str:
+    """A value as text on one line, cut off where it is long."""
+    try:
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+            value = int(value) if isinstance(value, numbers.Integral) else float(value)
+        text = f"{value:g}" if isinstance(value, float) else repr(value)
+    except ValueError:  # Python writes out no integers of thousands of digits
+        return "a number of thousands of digits"
+    return shorten(printable(text))
+
+
+def shorten(text: str) -> str:
+    """A text, cut off where it is long."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def with_extra(extra: str) -> str:
@@ -44,17 +62,19 @@ def with_extra(extra: str) -> str:
 def not_among(name: str, value: str, allowed: Iterable[str], kind: type[UserError] = UserError) -> UserError:
     """The error for a word that is not one of a few."""
     allowed = list(allowed)
-    return kind(f"{name}={value!r}: allowed are {', '.join(map(repr, allowed))}{nearest(value, allowed)}")
+    words = ", ".join(map(repr, allowed))
+    words = words if len(words) <= LISTED else f"{words[:LISTED]}..."
+    return kind(f"{name}={show(value)}: allowed are {words}{nearest(value, allowed)}")
 
 
 def check_count(**counts: Any) -> None:
     """Raises ArgumentError for a number of things that is no whole number, 1 or more; None is not checked."""
     for name, value in counts.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1):
-            raise ArgumentError(f"{name}={value!r}: it must be at least 1")
+            raise ArgumentError(f"{name}={show(value)}: it must be at least 1")
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """' (did you mean X?)' for the closest allowed word, or ''."""
-    close = difflib.get_close_matches(word, list(allowed), 1)
+    close = difflib.get_close_matches(word[:SHOWN], list(allowed), 1)
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -25,17 +25,20 @@ def place_of(workdir: Path, data_path: Path) -> Path:
 
 
 def main() -> None:
-    workdir = Path(cli.required("workdir"))
+    workdir, pictures = cli.required_folder("workdir"), cli.folder("data_path")
     config, _ = completion.load_config(workdir)
     config.batch_size = flags.FLAGS.batch_size or config.batch_size
     out = workdir
-    if flags.FLAGS.data_path is not None:
-        config.data.update(name="folder", path=flags.FLAGS.data_path, validation_share=1.0)
-        out = place_of(workdir, Path(flags.FLAGS.data_path).expanduser())
+    if pictures is not None:
+        config.data.update(name="folder", path=str(pictures), validation_share=1.0)
+        out = place_of(workdir, pictures)
     mesh, task = sharding.make_mesh(config.mesh), make_task(config)
     sharding.check_batch(config.batch_size, mesh)
     source = data.open_source(config.data, "validation")
     completion.check_classes(config, source.class_names)
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    if flags.FLAGS.batch_size is not None:  # more than there is would be filled up
+        config.batch_size = min(config.batch_size, -(-len(source) // parts) * parts)
     with (
         places.claimed(out),
         jax.set_mesh(mesh),

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
 from taming_jax import completion, losses, request, sharding
-from taming_jax.errors import ArgumentError, UserError, check_count
+from taming_jax.errors import ArgumentError, UserError, check_count, show
 from taming_jax.painting import Painting, Plan
 from taming_jax.sampling.animation import Animation, draw_frames
 from taming_jax.sampling.draw import make_sampling
@@ -20,6 +20,7 @@ from taming_jax.sampling.tiling import TILE
 from taming_jax.second_stage import SecondStage, make_second_stage
 from taming_jax.tasks.transformer import load_first_stages
 from taming_jax.tokenizer import BATCH_SIZE, in_batches, read_pictures
+from taming_jax.values import INT64, whole
 
 
 class Generator:
@@ -96,6 +97,7 @@ class Generator:
         ArgumentError for arguments that do not fit the run.
         """
         check_count(num_samples=num_samples, num_conditions=num_conditions)
+        whole(1, 1_000_000)("num_samples", num_samples, ArgumentError)
         plan = self.plan(
             size=size, seed=seed, image=image, keep=keep, keep_pixels=keep_pixels, method=method, stride=stride,
             tile=tile, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance,
@@ -119,16 +121,15 @@ class Generator:
         **sampling: float | None,
     ) -> Plan:
         """Checks all that `sample` is asked for except the conditions; arguments and errors are those of `sample`."""
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-            raise ArgumentError(f"seed={seed!r}: it is a whole number")
+        whole(-(2**63), INT64)("seed", seed, ArgumentError)
         given = {name: value for name, value in sampling.items() if value is not None}
         drawing = make_sampling({**self.config.sample, **given}, self.stage.drop, ArgumentError)
         if (image is None) != (keep is None):
             raise ArgumentError("image and keep go together: an image, and which part of it stays")
-        if tile < 8:
-            raise ArgumentError(f"tile={tile}: it must be at least 8")
+        whole(8)("tile", tile, ArgumentError)
+        whole()("stride", stride, ArgumentError)
         if method not in METHODS:
-            raise ArgumentError(f"method={method!r}: it is {' or '.join(map(repr, METHODS))}")
+            raise ArgumentError(f"method={show(method)}: it is {' or '.join(map(repr, METHODS))}")
         self.painting.painter(drawing.guidance != 1, method, stride)  # raises for a method or stride that does not fit
         kept = None
         if image is None or size is not None:

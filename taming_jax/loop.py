@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 from taming_jax import checkpoint, completion, data, encoded, memory, metrics, places, sharding, stopping
 from taming_jax.backend import compiler_options
 from taming_jax.console import Progress, say
-from taming_jax.errors import UserError, not_among
+from taming_jax.errors import UserError
 from taming_jax.evaluation import evaluate
+from taming_jax.fields import check_fields
 from taming_jax.state import Task, TrainState
 from taming_jax.tasks import make_task
 from taming_jax.writer import Writer, read_records
@@ -35,9 +36,8 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
     Raises UserError for mistakes that the user can correct. Raises SystemExit once a checkpoint is saved: PREEMPTED
     after SIGTERM, INTERRUPTED after Ctrl-C.
     """
-    check(config)
+    check_fields(config)
     check_agreement({**config.to_dict(), "workdir": str(workdir)})
-    completion.check_task(config.task)
     if is_finished(config, workdir):
         return {}
     with places.claimed(workdir), stopping.listen() as stop, ExitStack() as exits:
@@ -166,24 +166,6 @@ def lacks_evaluation(config: ConfigDict, workdir: Path, step: int) -> bool:
         logged = [(r["step"], r.get("split")) for r in read_records(workdir / "metrics.jsonl")]
         lacks = (step, "train") in logged and (step, "validation") not in logged
     return bool(multihost_utils.broadcast_one_to_all(np.array(lacks))) if jax.process_count() > 1 else lacks
-
-
-def check(config: ConfigDict) -> None:
-    """Raises UserError for values that no task can train with."""
-    if config.dtype not in ("float32", "bfloat16"):
-        raise not_among("dtype", config.dtype, ("float32", "bfloat16"))
-    for name in (
-        "batch_size",
-        "steps",
-        "log_every",
-        "eval_every",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "accumulate",
-        "max_skipped",
-    ):
-        if config[name] < 1:
-            raise UserError(f"{name}={config[name]}: it must be at least 1; a number over steps means never")
 
 
 def count_skipped(summary: dict[str, float], before: int) -> int:

@@ -4,17 +4,15 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from taming_jax.errors import not_among
+SCHEDULES = ("constant", "cosine")
 
 
 def learning_rate(optim: ConfigDict, steps: int) -> optax.Schedule:
     """Linear warm-up over `warmup_steps`, then 'constant' (as the original) or 'cosine' to `final_share` of it."""
     if optim.schedule == "constant":
         after = optax.constant_schedule(optim.learning_rate)
-    elif optim.schedule == "cosine":
-        after = optax.cosine_decay_schedule(optim.learning_rate, max(1, steps - optim.warmup_steps), optim.final_share)
     else:
-        raise not_among("optim.schedule", optim.schedule, ("constant", "cosine"))
+        after = optax.cosine_decay_schedule(optim.learning_rate, max(1, steps - optim.warmup_steps), optim.final_share)
     warmup = optax.linear_schedule(0, optim.learning_rate, optim.warmup_steps)
     return optax.join_schedules([warmup, after], [optim.warmup_steps])
 

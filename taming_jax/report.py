@@ -7,8 +7,11 @@ import json
 import sys
 from pathlib import Path
 
+from taming_jax import cli, values
 from taming_jax.console import duration
-from taming_jax.errors import UserError, fail
+from taming_jax.errors import UserError
+
+RATES = ("steps_per_second", "seconds")
 
 
 def report(folder: Path) -> list[str]:
@@ -17,14 +20,15 @@ def report(folder: Path) -> list[str]:
         raise UserError(f"{folder} does not exist")
     lines, records = [str(folder)], []
     log = folder / "metrics.jsonl"
-    for line in log.read_text().splitlines() if log.exists() else []:
+    for line in log.read_bytes().splitlines() if log.exists() else []:
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:  # cut off when the run was killed
+            record = json.loads(line)
+        except (ValueError, RecursionError):  # cut off when the run was killed, or damaged
             continue
+        records += [record] if isinstance(record, dict) and "split" in record else []
     for last in [r for r in records if r["split"] == "validation"][-1:]:
-        lines += [f"  {name:<16} {value:.4g}" for name, value in last.items() if name not in ("step", "split")]
-    trained = [r for r in records if r["split"] == "train"]
+        lines += [f"  {name:<16} {value:.4g}" for name, value in last.items() if is_figure(name, value)]
+    trained = [r for r in records if r["split"] == "train" and all(is_figure(n, r.get(n)) for n in RATES)]
     if trained:
         rates = [r["steps_per_second"] for r in trained]
         lines.append(f"  {'training':<16} {duration(sum(r['seconds'] for r in trained))}")
@@ -32,12 +36,16 @@ def report(folder: Path) -> list[str]:
     return lines + [f"  {'picture':<16} {p}" for p in sorted(folder.glob("*.png"))]
 
 
+def is_figure(name: str, value: object) -> bool:
+    """Whether a field of a record is a number to show."""
+    return name not in ("step", "split") and isinstance(value, (int, float))
+
+
 if __name__ == "__main__":
     if sys.argv[1:] in ([], ["-h"], ["--help"]):
         print(__doc__)
         sys.exit()
-    try:
+    with cli.one_line():
         for name in sys.argv[1:]:
+            values.path("run directory", name)
             print("\n".join(report(Path(name))))
-    except UserError as e:
-        fail(str(e))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from taming_jax import data
 from taming_jax.completion import check_classes
@@ -16,10 +17,12 @@ from taming_jax.conditions.condition import Condition, number_rows
 from taming_jax.data.features import FEATURES
 from taming_jax.data.files import open_picture, refusing
 from taming_jax.data.transforms import MOST_PIXELS, fit
-from taming_jax.errors import ArgumentError, UserError, check_count, not_among
+from taming_jax.errors import ArgumentError, UserError, check_count, not_among, show
 from taming_jax.painting import Kept
 from taming_jax.second_stage import SecondStage
+from taming_jax.values import path, to_whole
 
+PAINTABLE = 2 * Image.MAX_IMAGE_PIXELS  # beyond it, Pillow takes a file for an attack
 SIDES = ("top", "bottom", "left", "right")
 
 
@@ -32,10 +35,14 @@ def parse_size(asked: str | tuple[int, int] | None, stage: SecondStage, config: 
         least = stage.first.size
         whole = max(least, round(least * config.data.resize_factor) // stage.step * stage.step)
         return (whole, whole) if stage.cond.WHOLE and stage.slides else (least, least)
-    parts = asked.lower().split("x") if isinstance(asked, str) else [str(side) for side in np.atleast_1d(asked)]
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
-        raise ArgumentError(f"size={asked!r}: height x width in pixels, such as 512x1024")
-    size = int(parts[0]), int(parts[1])
+    parts = asked.lower().split("x") if isinstance(asked, str) else asked
+    parts = list(parts) if isinstance(parts, (list, tuple, np.ndarray)) else []
+    parts = [part if isinstance(part, str) else show(part) for part in parts]
+    size = tuple(to_whole(part, 2**31) for part in parts)
+    if len(size) != 2 or None in size:
+        raise ArgumentError(f"size={show(asked)}: height x width in pixels, such as 512x1024")
+    if math.prod(size) > PAINTABLE:
+        raise ArgumentError(f"size={show(asked)}: images of more than {PAINTABLE} pixels cannot be opened again")
     stage.check_size("size", size, ArgumentError)
     return size
 
@@ -71,6 +78,7 @@ def make_rows(
         made = inner if takes_data else size
         return extend(condition_of(stage, size, inner).rows(made, **asked), made, size)
     if data_path is not None:
+        path("data_path", str(data_path), ArgumentError)
         config = config.copy_and_resolve_references()
         config.data.update(name="folder", path=str(data_path), validation_share=1.0)
     return extend(held_out(stage, config, num_conditions, size, inner), inner, size)
@@ -131,6 +139,8 @@ def read_kept(
     if stage.first.input != "image":
         raise ArgumentError(f"image: the first stage sees {stage.first.input!r}, not images")
     record = {"label": 0, "image": open_or_refuse("image", image)}
+    if isinstance(keep, (str, Path)):
+        path("keep", str(keep), ArgumentError)
     if isinstance(keep, str) and keep not in SIDES and not Path(keep).is_file():
         raise not_among("keep", keep, [*SIDES, "a mask's file"], ArgumentError)
     if not (isinstance(keep, str) and keep in SIDES):
@@ -178,6 +188,8 @@ def to_mask(keep: Any) -> Any:
 
 def open_or_refuse(name: str, picture: Any) -> np.ndarray:
     """Opens an image in colours, uint8 [H,W,3]; raises ArgumentError, with the argument's name, if that fails."""
+    if isinstance(picture, (str, Path)):
+        path(name, str(picture), ArgumentError)
     with refusing(f"{name}={picture}" if isinstance(picture, (str, Path)) else name):
         return open_picture(picture)
 

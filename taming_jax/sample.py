@@ -59,13 +59,14 @@ def digest(files: Iterable[str | None]) -> str:
 
 def check_out(out: Path, record: Path, made_by: dict) -> None:
     """Raises ArgumentError where `out` is a run directory, UserError where it holds samples made with other options."""
-    if out.is_file():
-        raise ArgumentError(f"out={out} is a file; name a folder")
     if (out / "checkpoints").exists():
         raise ArgumentError(f"out={out} is a run directory, whose pictures would be written over; name another")
     # Samples from before `tile` was recorded were made with its present default.
-    told = {"tile": TILE} | json.loads(record.read_text()) if record.exists() else made_by
-    if told["classes"]:
+    try:
+        told = {"tile": TILE} | json.loads(record.read_text()) if record.exists() else made_by
+    except (ValueError, TypeError) as e:
+        raise UserError(f"{record} cannot be read; name another --out") from e
+    if told.get("classes"):
         told["classes"] = ",".join(word.strip() for word in told["classes"].split(","))
     if told != made_by:
         raise UserError(f"{out} holds samples made with other options (see {record}); name another --out")
@@ -87,15 +88,15 @@ def save_arrays(path: Path, *arrays: np.ndarray) -> None:
 
 
 def main() -> None:
-    given, out = flags.FLAGS, Path(cli.required("out"))
+    given, out, workdir = flags.FLAGS, cli.required_folder("out"), cli.required_folder("workdir")
     if given.animate == "mp4":
         animation.check_mp4()
-    generator = Generator.load(cli.required("workdir"), first_stage=given.first_stage)
+    generator = Generator.load(workdir, first_stage=cli.folder("first_stage"))
     stage, config = generator.stage, generator.config
     drawing = {name: given[name].value for name in config.sample}
     plan = generator.plan(**{name: given[name].value for name in PLAN}, **drawing)
     asked = {name: given[name].value for name in ARGUMENTS}
-    rows = request.make_rows(stage, config, plan.size, asked, given.data_path, given.num_conditions, plan.kept)
+    rows = request.make_rows(stage, config, plan.size, asked, cli.folder("data_path"), given.num_conditions, plan.kept)
     made_by, record = describe(generator, plan), out / "samples.json"
     check_out(out, record, made_by)
 
@@ -111,6 +112,7 @@ def main() -> None:
     if len(missing):
         todo = {name: value[missing // columns] for name, value in rows.items()}
         todo["index"] = np.int32(missing % columns)
+        out.mkdir(parents=True, exist_ok=True)  # where nobody may write, say so before the work
         batches = generator.paint(todo, plan, given.batch_size)
         for number, image in zip(missing, (image for batch in batches for image in batch), strict=True):
             files[number].parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +167,7 @@ if __name__ == "__main__":
     flags.DEFINE_bool(
         "keep_pixels", True, "The part of --image stays pixel for pixel; else it is decoded with the rest."
     )
-    flags.DEFINE_integer("num_samples", 8, "Images of each class or condition.", lower_bound=1)
+    flags.DEFINE_integer("num_samples", 8, "Images of each class or condition.", lower_bound=1, upper_bound=1_000_000)
     flags.DEFINE_string(
         "size",
         None,

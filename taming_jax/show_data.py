@@ -8,8 +8,6 @@ The first images of both splits, cropped and flipped as in training, and beside 
 conditioned on: another picture, a scene's boxes, coordinates from dark to light, the name of a class.
 """
 
-from pathlib import Path
-
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -70,7 +68,8 @@ def draw_words(text: str, size: tuple[int, int]) -> np.ndarray:
 
 
 def main() -> None:
-    config, out = completion.complete_ahead(cli.required_config(), cli.stages()), Path(flags.FLAGS.out)
+    out = cli.new_file("out")
+    config = completion.complete_ahead(cli.required_config(), cli.stages())
     config.data.workers = 0
     sheets = [look(config, split) for split in ("train", "validation")]
     width = max(sheet.images.shape[1] for sheet in sheets)

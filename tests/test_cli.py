@@ -1,8 +1,19 @@
 """Every command's mistakes."""
 
+import errno
+import json
+import re
+import subprocess
+import sys
+
+import jax
 import pytest
 
-from tests.tiny import run
+from taming_jax import cli, config_files
+from taming_jax.errors import ArgumentError, UserError
+from taming_jax.report import report
+from taming_jax.train import check_weights
+from tests.tiny import ROOT, run
 
 MISTAKES = {
     "no config": (["train", "--workdir=x"], "--config is missing"),
@@ -14,6 +25,8 @@ MISTAKES = {
     ),
     "misspelt flag": (["train", "--config=configs/openmoji_vq.py", "--workdri=x"], "did you mean 'workdir'"),
     "bad value": (["train", "--config=configs/openmoji_vq.py", "--workdir=x", "--config.batch_size=many"], "many"),
+    "digits": (["train", "--config=openmoji_vq", f"--config.seed={'9' * 5000}"], r"9\.\.\. Exceeds the limit"),
+    "bucket": (["train", "--config=openmoji_vq", "--workdir=gs://bucket/x"], "--workdir='gs://bucket/x': .*gcsfuse"),
     "sample of nothing": (["sample", "--workdir=/nowhere", "--out=x"], "/nowhere does not exist"),
 }
 
@@ -24,7 +37,7 @@ def test_a_mistake_on_the_command_line_gets_one_line(mistake):
     done = run(*args)
     assert done.returncode == 2, done.stderr
     (line,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
-    assert message in line
+    assert re.search(message, line) and len(line) < 600
     assert "Traceback" not in done.stderr
 
 
@@ -33,3 +46,56 @@ def test_a_report_of_nothing_says_how_it_is_called(flags):
     done = run("report", *flags)
     assert done.returncode == 0, done.stderr
     assert "python -m taming_jax.report runs/" in done.stdout
+
+
+WAYS_TO_END = {
+    "its own line": (ArgumentError("out is wrong"), "error: --out is wrong"),
+    "no trace of lines": (UserError("one\nand two"), "error: one and two"),
+    "full disk": (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "error: /x/y: No space left on device"),
+    "system": (OSError("odd"), "error: odd"),
+    "memory": (MemoryError(), "error: out of memory"),
+    "device": (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: of 3 bytes"), "error: out of memory"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_END)
+def test_what_the_user_or_the_system_is_the_reason_of_gets_one_line(way, capsys):
+    raised, message = WAYS_TO_END[way]
+    with pytest.raises(SystemExit) as ended, cli.one_line():
+        raise raised
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(message)
+
+
+@pytest.mark.parametrize("raised", [ValueError("x"), KeyError("x"), jax.errors.JaxRuntimeError("INTERNAL: x")])
+def test_a_programming_error_keeps_its_trace(raised):
+    with pytest.raises(type(raised)), cli.one_line():
+        raise raised
+
+
+def test_who_reads_a_part_of_the_output_gets_no_complaint(vq_run):
+    command = f"{sys.executable} -m taming_jax.report {' '.join([str(vq_run)] * 2000)} | head -n 1"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.stdout == f"{vq_run}\n" and done.stderr == ""
+
+
+def test_a_report_passes_over_what_is_no_record(tmp_path):
+    record = {"split": "train", "steps_per_second": 2.0, "seconds": 60.0}
+    lines = [json.dumps(x) for x in (record, [1], 3, {"step": 1}, {"split": "validation", "psnr": "high", "l1": 0.5})]
+    (tmp_path / "metrics.jsonl").write_bytes("\n".join([*lines, "{", "[" * 100_000]).encode() + b"\n\xff")
+    assert [line.split() for line in report(tmp_path)[1:]] == [
+        ["l1", "0.5"],
+        ["training", "1:00"],
+        ["steps", "per", "second", "2", "to", "2"],
+    ]
+
+
+def test_the_config_of_a_run_does_not_begin_again_in_another(vq_run, tmp_path):
+    """It would begin without the run's weights."""
+    stored = config_files.stored_run(f"stored:{vq_run}")
+    assert stored == vq_run and config_files.stored_run("openmoji_vq") is None
+    with pytest.raises(UserError, match=f"cp -r {vq_run} {tmp_path / 'other'}"):
+        check_weights(stored, tmp_path / "other")
+    check_weights(stored, vq_run)
+    check_weights(None, tmp_path / "other")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from configs import openmoji_transformer, openmoji_vq
 from taming_jax import checkpoint, completion
 from taming_jax.errors import UserError
 from taming_jax.loop import train
@@ -85,6 +86,24 @@ def test_a_config_that_does_not_fit_is_refused_before_anything_is_written(fields
 def test_a_transformer_that_does_not_fit_is_refused(fields, message, vq_run, tmp_path):
     with pytest.raises(UserError, match=message):
         train(changed(tiny_transformer(vq_run), **fields), tmp_path / "run")
+
+
+def test_what_a_stage_below_does_not_have_is_refused():
+    """Before any run is there: a folder that its data set does not read, and codes beyond its codebook."""
+    vq, path = openmoji_vq.get_config(), dict(data__path="/my/images")
+    ahead = {"first_stage": vq}
+    for made in (
+        lambda: completion.complete(changed(openmoji_vq.get_config(), **path)),
+        lambda: completion.complete_ahead(changed(openmoji_transformer.get_config(), **path), ahead),
+    ):
+        with pytest.raises(UserError, match=r"data.path=/my/images: .*--config.data.name=folder"):
+            made()
+    moved = completion.complete_ahead(changed(openmoji_transformer.get_config(), data__name="folder", **path), ahead)
+    assert moved.data.name == "folder" and moved.data.path == "/my/images"
+    with pytest.raises(UserError, match=r"first_stage.used holds 1024; the first stage has the codes 0 to 1023"):
+        completion.complete_ahead(changed(openmoji_transformer.get_config(), first_stage__used=(1, 1024)), ahead)
+    with pytest.raises(UserError, match="--first_stage: only a transformer has it"):
+        completion.complete_ahead(vq, ahead)
 
 
 def test_another_image_size_than_the_first_stage_is_refused(vq_run, tmp_path):

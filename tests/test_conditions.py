@@ -16,8 +16,9 @@ from configs import common
 from taming_jax import completion, data, request
 from taming_jax.conditions import layout as layouts
 from taming_jax.conditions.caption import Caption
+from taming_jax.conditions.label import find_class, parse_classes
 from taming_jax.data.transforms import decode, fit
-from taming_jax.errors import UserError
+from taming_jax.errors import ArgumentError, UserError
 from taming_jax.loop import train
 from taming_jax.second_stage import make_second_stage
 from taming_jax.tasks import transformer
@@ -248,3 +249,21 @@ class Classes:
     """A source that has classes and nothing else."""
 
     class_names = ("circle", "cross", "square")
+
+
+def test_a_class_is_found_as_it_is_written_or_else_in_any_case():
+    names = ("A", "B", "a", "b", "Ab", "3", "C")
+    found = {"A": 0, "a": 2, "b": 3, "ab": 4, "AB": 4, "c": 6, "3": 5, "4": 4, "0": 0}
+    assert {word: find_class("classes", word, names) for word in found} == found
+    for word in ("7", "-1", "d", "", "9" * 5000, "\u00b2"):
+        assert find_class("classes", word, names) is None
+    with pytest.raises(ArgumentError, match="classes: 'AbC' may be 'ABC' or 'abc'"):
+        find_class("classes", "AbC", ("ABC", "abc"))
+    assert parse_classes(np.array([3, 0]), names) == [5, 0] and parse_classes(1, names) == [1]
+    with pytest.raises(ArgumentError, match=r"there is no class '9+\.\.\.; classes are 0 to 6"):
+        parse_classes("9" * 5000, names)
+
+
+def test_a_map_of_one_column_is_still_a_map():
+    thin = {"image": np.zeros((40, 1, 3), np.uint8), "segmentation": np.zeros((40, 1), np.uint8), "label": 0}
+    assert fit(thin, (8, 8))["segmentation"].shape == (8, 8)

@@ -78,3 +78,25 @@ def test_a_misspelt_config_gets_the_nearest_name(given, hint, elsewhere):
     with pytest.raises(UserError, match="there is no such file, and no config of that name") as caught:
         config_files.load(given)
     assert hint in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("def get_config():\n    return 1 / 0\n", r"own.py:2: ZeroDivisionError: division by zero"),
+        ("def get_config(:\n", r"own.py:1: SyntaxError"),
+        ("x = 1\nimport nothing_of_this_name\n", r"own.py:2: ModuleNotFoundError"),
+        ("import sys\nsys.exit('no')\n", r"own.py:2: SystemExit: no"),
+        ("def get_config():\n    return get_config()\n", r"own.py:2: RecursionError"),
+        ("def get_config():\n    raise ValueError('two\\nlines')\n", r"own.py:2: ValueError: two lines"),
+        ("def get_config():\n    pass\n", r"own.py: get_config returns None, no ConfigDict"),
+        ("get_config = 3\n", r"own.py: TypeError"),
+        ("", r"own.py: AttributeError: .*get_config"),
+        ("\0", r"own.py.*SyntaxError"),
+    ],
+)
+def test_whatever_a_config_does_is_told_with_its_line(program, message, tmp_path):
+    (tmp_path / "own.py").write_text(program)
+    with pytest.raises(UserError, match=message) as caught:
+        config_files.load(str(tmp_path / "own.py"))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600

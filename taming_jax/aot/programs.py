@@ -99,7 +99,7 @@ def trace_sample(config: ConfigDict, mesh: Mesh) -> jax.stages.Traced:
 PROGRAMS = {"train": trace_train, "sample": trace_sample, "decode": trace_decode}
 
 
-def compile_program(config: ConfigDict, mesh: Mesh, program: str, text_file: str | None = None) -> Compiled:
+def compile_program(config: ConfigDict, mesh: Mesh, program: str, text_file: str | Path | None = None) -> Compiled:
     """Compiles a program as it would run on the slice, and writes the result's text if a file is named.
 
     Raises UserError if the program does not fit (it says by how much, and what would help) or its text cannot be read.

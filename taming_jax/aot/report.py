@@ -3,6 +3,7 @@
 import math
 import re
 from collections import defaultdict
+from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
@@ -30,7 +31,9 @@ def is_needed(collective: hlo.Collective, sizes: set[int]) -> bool:
     return collective.kind in kinds and (collective.size in sizes or collective.kind != "all-gather")
 
 
-def report(config: ConfigDict, mesh: Mesh, topology: str, program: str, text_file: str | None = None) -> list[str]:
+def report(
+    config: ConfigDict, mesh: Mesh, topology: str, program: str, text_file: str | Path | None = None
+) -> list[str]:
     """Compiles a program; gives the results as lines. `text_file` and errors are as in `compile_program`."""
     chips, chip, gib = mesh.size, CHIPS[re.split("[:-]", topology)[0]], 2**30
     made = compile_program(config, mesh, program, text_file)
@@ -79,7 +82,7 @@ def run(
     stages: dict[str, ConfigDict],
     num_classes: int,
     quick: bool = False,
-    text_file: str | None = None,
+    text_file: str | Path | None = None,
 ) -> None:
     """Completes a config, compiles its program for a slice, and prints the results.
 
@@ -87,10 +90,10 @@ def run(
     """
     if quick:
         jax.config.update("jax_exec_time_optimization_effort", -1.0)
+    config = complete(config, stages, num_classes)
     mesh = sharding.make_mesh(config.mesh, find_devices(topology))
     mesh = mesh if program == "train" else sharding.to_sample(mesh)
     sharding.check_batch(config.batch_size, mesh, config.accumulate)
-    config = complete(config, stages, num_classes)
     shape = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     quickly = jax.config.jax_exec_time_optimization_effort < 0
     how = f"{config.dtype}, compiled quickly: more bytes than there will be" if quickly else config.dtype

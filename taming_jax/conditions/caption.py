@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
 from taming_jax.conditions.condition import Condition, number_rows
-from taming_jax.errors import ArgumentError, UserError, nearest
+from taming_jax.errors import ArgumentError, UserError, nearest, show
 from taming_jax.first_stage import FirstStage
 
 NOTHING, UNKNOWN = 0, 1  # ids: after a caption's end, and for a word outside of the vocabulary; others follow
@@ -37,12 +37,6 @@ class Caption(Condition):
     ANNOTATES = True
 
     vocabulary: tuple[str, ...]
-
-    @staticmethod
-    def check(config: ConfigDict) -> None:
-        for name in ("max_words", "max_vocabulary"):
-            if config.cond[name] < 1:
-                raise UserError(f"cond.{name}={config.cond[name]}: it must be at least 1")
 
     @staticmethod
     def learn(config: ConfigDict, source) -> None:
@@ -87,12 +81,12 @@ class Caption(Condition):
         """Raises ArgumentError for a caption without any learned word, which would ask for nothing."""
         asked = list(caption) if isinstance(caption, (list, tuple)) else [caption]
         if not all(isinstance(text, str) for text in asked):
-            raise ArgumentError(f"caption={caption!r}: it is a text, or several in a list")
+            raise ArgumentError(f"caption={show(caption)}: it is a text, or several in a list")
         for text in asked:
             words = WORDS.findall(text.lower())
             if not self.word_ids.keys() & set(words):
                 hint = nearest(words[0], self.vocabulary) if words else ""
-                raise ArgumentError(f"caption={text!r}: the transformer has learned none of its words{hint}")
+                raise ArgumentError(f"caption={show(text)}: the transformer has learned none of its words{hint}")
         if not asked:
             raise ArgumentError("caption is empty: say what to paint")
         return number_rows([{"caption": self.to_ids(text)} for text in asked])

@@ -9,8 +9,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from taming_jax.conditions.condition import Condition
-from taming_jax.errors import ArgumentError, nearest
+from taming_jax.errors import LISTED, ArgumentError, nearest, printable, show
 from taming_jax.first_stage import FirstStage
+from taming_jax.values import to_whole
 
 MOST_CLASSES = 16  # painted when a user names none
 
@@ -52,16 +53,32 @@ def parse_classes(asked: str | Sequence[str | int] | None, names: tuple[str, ...
     count = max(1, len(names))
     if asked is None:
         return sorted({round(i) for i in np.linspace(0, count - 1, min(count, MOST_CLASSES))})
+    given = asked.split(",") if isinstance(asked, str) else asked
+    given = given if isinstance(given, (list, tuple, np.ndarray)) else [given]
+    words = [(word if isinstance(word, str) else show(word)).strip() for word in given]
+    if not any(words):
+        raise ArgumentError("classes is empty: name some, or leave it out for all")
     labels = []
-    for word in (str(w).strip() for w in (asked.split(",") if isinstance(asked, str) else np.atleast_1d(asked))):
-        by_name = [i for i, name in enumerate(names) if name.lower() == word.lower()]
-        if not by_name and not (word.isdecimal() and int(word) < count):
+    for word in words:
+        label = find_class("classes", word, names or ("0",))
+        if label is None:
             lower = {name.lower(): name for name in names}
             raise ArgumentError(
-                f"classes: there is no class {word!r}{nearest(word.lower(), lower)}; classes are 0 to {count - 1}"
-                + (f": {', '.join(names)}" if 0 < len(names) <= 20 else "")
+                f"classes: there is no class {show(word)}{nearest(word.lower(), lower)}; classes are 0 to {count - 1}"
+                + (f": {printable(', '.join(names))[:LISTED]}" if 0 < len(names) <= 20 else "")
             )
-        labels.append(by_name[0] if by_name else int(word))
-    if not labels:
-        raise ArgumentError("classes is empty: name some, or leave it out for all")
+        labels.append(label)
     return labels
+
+
+def find_class(argument: str, word: str, names: Sequence[str]) -> int | None:
+    """The number of a class by its name, in any case where that leaves one, or by its number; None if there is none.
+
+    Raises ArgumentError, with the argument's name, for a word that names several.
+    """
+    if word in names:
+        return names.index(word)
+    alike = [i for i, name in enumerate(names) if name.lower() == word.lower()]
+    if len(alike) > 1:
+        raise ArgumentError(f"{argument}: {show(word)} may be {' or '.join(show(names[i]) for i in alike[:8])}")
+    return alike[0] if alike else to_whole(word, len(names))

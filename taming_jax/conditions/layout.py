@@ -15,9 +15,10 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
 from taming_jax.conditions.condition import Condition, number_rows
-from taming_jax.data.annotations import check_table
-from taming_jax.errors import ArgumentError, UserError, not_among
+from taming_jax.conditions.label import find_class
+from taming_jax.errors import ArgumentError, UserError, not_among, printable, show
 from taming_jax.first_stage import FirstStage
+from taming_jax.values import path
 
 KINDS = {"bbox": 3, "center": 2}  # ids for each object: its category, and the corners of its box or its centre
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -47,12 +48,7 @@ class Layout(Condition):
 
     @staticmethod
     def check(config: ConfigDict) -> None:
-        layout = config.cond.layout
-        if layout.kind not in KINDS:
-            raise not_among("cond.layout.kind", layout.kind, KINDS)
-        if layout.categories:
-            check_table(layout.categories)
-        if config.cond.aligned and layout.encode_crop:
+        if config.cond.aligned and config.cond.layout.encode_crop:
             raise UserError(
                 "cond.aligned: with cond.layout.encode_crop, places are those of the whole picture, not a crop's"
             )
@@ -227,25 +223,30 @@ def read_scene(given: Path | str | list[dict], layout: ConfigDict, class_names: 
     `"group": true` marks a box that holds many. Raises ArgumentError for unknown categories, boxes outside of the
     image, and more objects than the transformer reads.
     """
-    name = f"layout={given}" if isinstance(given, (str, Path)) else "layout"
+    name = "layout"
+    if isinstance(given, (str, Path)):
+        path("layout", str(given), ArgumentError)
+        name = f"layout={given}"
     try:
-        objects = json.loads(Path(given).read_text()) if isinstance(given, (str, Path)) else given
+        objects = json.loads(Path(given).read_bytes()) if isinstance(given, (str, Path)) else given
         boxes = np.float32([[float(side) for side in o["box"]] for o in objects])
         if boxes.shape != (len(objects), 4) or not len(objects):
             raise ValueError("a box has left, top, right and bottom")
         words, groups = [str(o["category"]) for o in objects], [bool(o.get("group")) for o in objects]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise ArgumentError(f"{name} is no list of objects with 'category' and 'box': {str(e)[:100]}") from e
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
+        reason = printable(" ".join(str(e).split()))[:100]
+        raise ArgumentError(f"{name} is no list of objects with 'category' and 'box': {reason}") from e
     if len(boxes) > layout.max_objects:
         raise ArgumentError(f"{name} has {len(boxes)} objects; the transformer reads {layout.max_objects}")
-    categories, lower = [], [name.lower() for name in class_names]
+    categories = []
     for word, box in zip(words, boxes, strict=True):
-        if word.lower() not in lower and not (word.isdecimal() and int(word) < len(lower)):
+        category = find_class(f"{name}: category", word, class_names)
+        if category is None:
             raise not_among(f"{name}: category", word, class_names, ArgumentError)
-        categories.append(lower.index(word.lower()) if word.lower() in lower else int(word))
+        categories.append(category)
         if not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
             sides = ", ".join(f"{side:g}" for side in box)
-            raise ArgumentError(f"{name}: {word!r} has the box {sides}: left, top, right, bottom within [0, 1]")
+            raise ArgumentError(f"{name}: {show(word)} has the box {sides}: left, top, right, bottom within [0, 1]")
     boxes[:, 2:] -= boxes[:, :2]
     return {"boxes": boxes, "categories": np.int32(categories), "groups": np.bool_(groups)}
 

@@ -9,8 +9,6 @@ VQ autoencoders of its latent-diffusion. A transformer's first stages become run
 tensors and nothing else. Needs PyTorch, the extra `convert`.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from taming_jax import cli
@@ -20,17 +18,18 @@ from taming_jax.errors import UserError
 
 
 def main() -> None:
-    given = {name: flags.FLAGS[name].value for name in ("ckpt", "to-torch", "to-diffusers")}
-    workdir = Path(cli.required("workdir"))
+    given = {name: cli.file(name) for name in ("ckpt", "to-torch")} | {"to-diffusers": cli.folder("to-diffusers")}
+    workdir = cli.required_folder("workdir")
     asked = [name for name, value in given.items() if value is not None]
     if len(asked) != 1:
         raise UserError("give one of --ckpt (with --config), --to-torch and --to-diffusers")
     if asked == ["ckpt"]:
-        from_checkpoint(Path(given["ckpt"]), Path(cli.required("config")), workdir)
+        cli.required("config")
+        from_checkpoint(given["ckpt"], cli.file("config"), workdir)
     elif asked == ["to-torch"]:
-        to_checkpoint(workdir, Path(given["to-torch"]))
+        to_checkpoint(workdir, given["to-torch"])
     else:
-        to_diffusers(workdir, Path(given["to-diffusers"]))
+        to_diffusers(workdir, given["to-diffusers"])
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ class Augment:
                 image = image.resize((w, h), FEATURES[name].resampling)
             array = np.asarray(image)[top : top + self.size[0], left : left + self.size[1]]
             array = array[:, ::-1] if flip else array
-            done[name] = array[..., None] if record[name].shape[-1] == 1 else array
+            done[name] = array[..., None] if record[name].shape[2:] == (1,) else array
         if self.downscale > 1:
             done["low"] = coarse(done["image"], self.downscale)
         if self.coord:

@@ -16,6 +16,7 @@ import optax
 
 from taming_jax import losses
 from taming_jax.errors import UserError
+from taming_jax.values import Rule, real, several, switch, whole
 
 Stats = dict[str, jax.Array]
 LOG_EPS = 1e-10  # keeps the logarithm of a probability of 0 finite; hard-wired in the original
@@ -46,10 +47,11 @@ class Quantizer(nn.Module):
     """
 
     restarts: ClassVar[bool] = False  # whether `after_step` moves codes that nothing chooses
+    RULES: ClassVar[dict[str, Rule]]  # the fields of the config, by their names below `quantizer`
 
     @nn.nowrap
     def check(self) -> None:
-        """Raises UserError for fields out of range."""
+        """Raises UserError for fields that do not fit each other."""
 
     def __call__(
         self, z: jax.Array, step: jax.Array | int = 0, train: bool = False
@@ -79,6 +81,9 @@ class Quantizer(nn.Module):
         shards -> the whole of it on every device.
         """
         return learned
+
+
+CODEBOOK_RULES: dict[str, Rule] = {"codebook_size": whole(1), "embed_dim": whole(1, 2**16)}
 
 
 class CodebookQuantizer(Quantizer):
@@ -145,6 +150,8 @@ class VectorQuantizer(NearestCodeQuantizer):
         for its checkpoints.
     """
 
+    RULES: ClassVar[dict[str, Rule]] = CODEBOOK_RULES | {"commitment_weight": real(0), "legacy": switch}
+
     commitment_weight: float
     legacy: bool
 
@@ -173,6 +180,12 @@ class EMAVectorQuantizer(NearestCodeQuantizer):
     cluster begins with size 1, not 0, or codes without a choice in the first batch would be divided by almost nothing
     (in the original they reach 1e5).
     """
+
+    RULES: ClassVar[dict[str, Rule]] = CODEBOOK_RULES | {
+        "commitment_weight": real(0),
+        "decay": real(0, below=1),
+        "eps": real(0),
+    }
 
     commitment_weight: float
     decay: float
@@ -231,6 +244,12 @@ def gumbel_softmax(logits: jax.Array, noise: jax.Array, temperature: jax.Array, 
     return soft + jax.lax.stop_gradient(one_hot - soft)
 
 
+def schedule_rules(value: Rule) -> dict[str, Rule]:
+    """The fields of `optax.warmup_cosine_decay_schedule`, whose values obey a rule."""
+    values = {name: value for name in ("init_value", "peak_value", "end_value")}
+    return values | {"warmup_steps": whole(), "decay_steps": whole(1)}
+
+
 class GumbelQuantizer(CodebookQuantizer):
     """Codes are drawn from logits, with a relaxed gradient (Ramesh et al. 2021, section 2.1).
 
@@ -240,9 +259,25 @@ class GumbelQuantizer(CodebookQuantizer):
     original draws there too, so that two encodings of an image differ.
     """
 
+    RULES: ClassVar[dict[str, Rule]] = (
+        CODEBOOK_RULES
+        | {"straight_through": switch}
+        | {f"temperature.{name}": rule for name, rule in schedule_rules(real(above=0)).items()}
+        | {f"kl_weight.{name}": rule for name, rule in schedule_rules(real(0)).items()}
+    )
+
     straight_through: bool
     temperature: dict
     kl_weight: dict
+
+    @nn.nowrap
+    def check(self) -> None:
+        for name, schedule in (("temperature", self.temperature), ("kl_weight", self.kl_weight)):
+            if schedule["decay_steps"] <= schedule["warmup_steps"]:
+                raise UserError(
+                    f"quantizer.{name}.decay_steps={schedule['decay_steps']}: it counts warmup_steps too,"
+                    f" so take more than {schedule['warmup_steps']}"
+                )
 
     def setup(self) -> None:
         self.proj = nn.Dense(self.codebook_size, precision="highest")
@@ -276,6 +311,8 @@ class FiniteScalarQuantizer(Quantizer):
     tanh, so that a latent of 0 becomes exactly one of the middle levels; the listing has tan, which is close to it.
     """
 
+    RULES: ClassVar[dict[str, Rule]] = {"levels": several(whole(3), 1, 64), "eps": real(above=0, below=1)}
+
     levels: tuple[int, ...]
     eps: float
 
@@ -289,8 +326,6 @@ class FiniteScalarQuantizer(Quantizer):
 
     @nn.nowrap
     def check(self) -> None:
-        if not self.levels or any(level != int(level) or level < 3 for level in self.levels):
-            raise UserError(f"quantizer.levels={tuple(self.levels)}: one whole number for each channel, 3 or more")
         if self.codebook_size >= 2**31:
             raise UserError(f"quantizer.levels={tuple(self.levels)}: their product must be below 2^31")
         least = min(self.levels)

@@ -1,6 +1,5 @@
 """How a code is drawn from logits."""
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from taming_jax.errors import UserError
+from taming_jax.values import INT32, INT64, Rule, real, whole
 
 
 class Sampling(NamedTuple):
@@ -25,22 +25,23 @@ class Sampling(NamedTuple):
     guidance: float = 1.0
 
 
+RULES: dict[str, Rule] = {
+    "temperature": real(above=0),
+    "top_k": whole(1, INT64),  # over the codebook's size it keeps all codes
+    "top_p": real(above=0, most=1),
+    "guidance": real(),
+}
+
+
 def make_sampling(fields: ConfigDict | dict, drop: float, kind: type[UserError] = UserError) -> Sampling:
     """Checks `config.sample`; raises `kind` out of range. drop: the share of training examples without a condition."""
-    try:  # of plain Python's types, or equal numbers would be other programs
-        numbers = {name: (int if name == "top_k" else float)(value) for name, value in dict(fields).items()}
-        sampling = Sampling(**numbers)
-    except (TypeError, ValueError) as e:
-        raise kind(f"temperature, top_k, top_p and guidance are numbers: {e}") from e
-    sampling = sampling._replace(top_k=min(sampling.top_k, 2**31 - 1))
-    if not sampling.temperature > 0:
-        raise kind(f"temperature={sampling.temperature:g}: it must be above 0")
-    if sampling.top_k < 1:
-        raise kind(f"top_k={sampling.top_k}: it must be at least 1; over the codebook's size it keeps all codes")
-    if not 0 < sampling.top_p <= 1:
-        raise kind(f"top_p={sampling.top_p:g}: it must be in (0, 1]")
-    if not math.isfinite(sampling.guidance):
-        raise kind(f"guidance={sampling.guidance:g}: it must be finite")
+    fields = dict(fields)
+    for name, value in fields.items():
+        RULES[name](name, value, kind)
+    # Of plain Python's types, or equal numbers would be other programs.
+    numbers = {name: (int if name == "top_k" else float)(value) for name, value in fields.items()}
+    sampling = Sampling(**numbers)
+    sampling = sampling._replace(top_k=min(sampling.top_k, INT32))
     if sampling.guidance != 1 and not drop:
         raise kind(
             f"guidance={sampling.guidance:g}: it needs a transformer trained with dropped conditions, such as"

@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from taming_jax import checkpoint, losses, metrics, optim, permute, sharding
+from taming_jax import checkpoint, losses, metrics, optim, sharding
 from taming_jax import state as states
 from taming_jax.conditions import find_condition
-from taming_jax.errors import UserError, not_among
+from taming_jax.errors import UserError
 from taming_jax.images import Sheet
-from taming_jax.models.gpt import REMAT
 from taming_jax.painting import Painting, Plan, make_sheet
 from taming_jax.sampling.animation import Animation
 from taming_jax.sampling.draw import make_sampling
@@ -24,12 +23,6 @@ ROWS, COLUMNS = 16, 4  # of the samples that training draws, at most
 
 def check(config: ConfigDict) -> None:
     """Raises UserError where the parts of a config do not fit, whatever its first stages and its data are."""
-    for name, value, allowed in (
-        ("order", config.order, permute.ORDERS),
-        ("gpt.remat", config.gpt.remat, REMAT),
-    ):
-        if value not in allowed:
-            raise not_among(name, value, allowed)
     kind = find_condition(config.cond.name)
     make_sampling(config.sample, config.cond.drop)
     unknown, used = config.first_stage.unknown, len(config.first_stage.used)
@@ -41,10 +34,8 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"gpt.embed_dim={config.gpt.embed_dim} is not divided by gpt.num_heads={config.gpt.num_heads}")
     if config.cond.aligned and config.gpt.embed_dim % 4:
         raise UserError(f"gpt.embed_dim={config.gpt.embed_dim}: cond.aligned needs a multiple of 4")
-    if not 0 < config.pkeep <= 1:
-        raise UserError(f"pkeep={config.pkeep:g}: it must be in (0, 1]")
-    if not 0 <= config.cond.drop < 1 or (config.cond.drop and not kind.DROPS):
-        raise UserError(f"cond.drop={config.cond.drop:g}: it must be in [0, 1), and 0 where there is no condition")
+    if config.cond.drop and not kind.DROPS:
+        raise UserError(f"cond.drop={config.cond.drop:g}: it must be 0 where there is no condition")
     if any(config.canvas) and kind.NEEDS_DATA:
         raise UserError(f"canvas: a transformer conditioned on {config.cond.name!r} has none in training")
 

@@ -3,7 +3,6 @@
 Generator and discriminator learn from the same forward pass in each step.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -12,8 +11,8 @@ from ml_collections import ConfigDict
 
 from taming_jax import losses, metrics, optim, sharding
 from taming_jax import state as states
-from taming_jax.data.features import FEATURES, LEARNABLE
-from taming_jax.errors import UserError, not_among
+from taming_jax.data.features import FEATURES
+from taming_jax.errors import UserError
 from taming_jax.first_stage import make_first_stage
 from taming_jax.images import Sheet
 from taming_jax.models.autoencoder import GROUPS
@@ -24,14 +23,6 @@ from taming_jax.models.quantize import QUANTIZERS, Learned, Quantizer, make_quan
 
 def check(config: ConfigDict) -> None:
     """Raises UserError where the parts of a config do not fit."""
-    for name, value, allowed in (
-        ("input", config.input, LEARNABLE),
-        ("loss.pixel", config.loss.pixel, losses.PIXEL_LOSSES),
-        ("disc.loss", config.disc.loss, losses.DISCRIMINATOR_LOSSES),
-        ("quantizer.name", config.quantizer.name, QUANTIZERS),
-    ):
-        if value not in allowed:
-            raise not_among(name, value, allowed)
     factor = 2 ** (len(config.model.ch_mult) - 1)
     if config.data.size % factor:
         raise UserError(
@@ -64,13 +55,6 @@ def check(config: ConfigDict) -> None:
     kind = QUANTIZERS[config.quantizer.name]
     if config.restart_codes_after > 0 and not kind.restarts:
         raise UserError(f"quantizer {config.quantizer.name!r} restarts no codes: restart_codes_after=0")
-    fields = {f.name for f in dataclasses.fields(kind)} - {"parent", "name"}
-    given = set(config.quantizer) - {"name"}
-    if given != fields:
-        raise UserError(
-            f"quantizer.name={config.quantizer.name!r} has the fields {', '.join(sorted(fields))},"
-            f" the config {', '.join(sorted(given))}; begin from a config with that quantizer"
-        )
     make_quantizer(config.quantizer).check()
 
 
@@ -275,6 +259,7 @@ def update_codes(
 
 def ramp(step: jax.Array, start: int, ramp_steps: int) -> jax.Array:
     """0 before `start`, then rises linearly to 1 over `ramp_steps`, 0 for the paper's hard switch. -> [] float32."""
+    start = min(start, 2**31 - 1)  # a start beyond all steps means never
     return jnp.clip((step - start + 1) / max(1, ramp_steps), 0, 1)
 
 
