@@ -21,6 +21,11 @@ def fail(message: str) -> None:
     sys.exit(2)
 
 
+def printable(text: str) -> str:
+    """A text that any terminal shows on one line: what is no character of UTF-8, or moves the cursor, becomes '?'."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def with_extra(extra: str) -> str:
     """How to install an optional part of the package."""
     return f"pip install 'taming_jax[{extra}]', or in the repository's folder pip install -e '.[{extra}]'"

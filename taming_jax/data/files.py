@@ -12,6 +12,16 @@ from taming_jax.data.transforms import decode
 from taming_jax.errors import ArgumentError, UserError
 from taming_jax.images import to_uint8
 
+try:
+    import pillow_heif
+except ImportError:
+    pass
+else:
+    pillow_heif.register_heif_opener()
+Image.init()
+# EPS and WMF start programs, and an IPTC holds any other format; the rest are no pictures in colours, or stubs.
+NOT_PICTURES = {"EPS", "WMF", "IPTC", "FITS", "HDF5", "GRIB", "BUFR", "MPEG", "XVTHUMB"}
+FORMATS = tuple(name for name in Image.ID if name not in NOT_PICTURES)  # in the order in which Pillow tries them
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
 FARTHEST = 1e9  # depth; colours in RGBA, read as floats, are far beyond, or not numbers
 ARRAYS = "imgHQ*.npy"  # CelebA-HQ as its tool writes it: uint8 [1,3,H,W]
