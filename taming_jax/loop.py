@@ -51,6 +51,7 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
             return {}
 
     config = completion.complete(config, stored)
+    config.data.class_names = () if stored is None else stored.data.class_names  # not those of the first stage
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size, mesh, config.accumulate)
     held_out = data.in_turn(lambda: data.open_source(config.data, "validation"))

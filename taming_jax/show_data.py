@@ -71,7 +71,7 @@ def draw_words(text: str, size: tuple[int, int]) -> np.ndarray:
 
 def main() -> None:
     config, out = completion.complete_ahead(cli.required_config(), cli.stages()), Path(flags.FLAGS.out)
-    config.data.workers = 0
+    config.data.update(workers=0, class_names=())  # not the classes of the first stage
     sheets = [look(config, split) for split in ("train", "validation")]
     width = max(sheet.images.shape[1] for sheet in sheets)
     rows = [np.pad(s.images, [(0, 0), (0, width - s.images.shape[1]), *[(0, 0)] * 3]) for s in sheets]

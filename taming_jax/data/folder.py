@@ -112,7 +112,9 @@ def source(data: ConfigDict, split: str) -> FolderSource:
         held_out = {file for file in files if file.is_relative_to(parts["validation"])}
     else:
         held_out = hold_out(root, files, data.validation_share)
-    text = f"{len(files)} images" + (f" in {len(class_names)} classes ({listed(class_names)})" if class_names else "")
+    text = f"{len(files)} image{'s' * (len(files) > 1)}"
+    if class_names:
+        text += f" in {len(class_names)} class{'es' * (len(class_names) > 1)} ({listed(class_names)})"
     if data.validation_share < 1:
         text += f", {len(held_out)} held out"
         text += f" in {parts['validation'].name}/, the others in {parts['train'].name}/" if parts else ""
@@ -120,8 +122,8 @@ def source(data: ConfigDict, split: str) -> FolderSource:
         strays = [file.name for file, names in zip(files, folders, strict=True) if not names]
         beside = sorted({class_name(names[0]) for names in folders if names})
         text += (
-            f"; no classes, as {len(strays)} of them lie beside the folders {listed(beside)}: move {listed(strays, 3)}"
-            " away to have those as classes"
+            f"; no classes, as some lie beside the folders {listed(beside)}: move {listed(strays, 3)} away to have those"
+            " as classes"
         )
     say_once(f"{printable(str(data.path))}: {text}{tell(left_out)}")
     if parts and data.validation_share == 1:  # all are asked for

@@ -108,7 +108,7 @@ def holds(folder: str, way: Iterable[str]) -> bool:
 
 def listed(names: Iterable[str], most: int = 5) -> str:
     """'cat, dog, fish and 7 more', on one line."""
-    words = [printable(name)[:60] for name in names]
+    words = [printable(repr(name) if "," in name else name)[:60] for name in names]
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
