@@ -1,5 +1,6 @@
 """A condition on a class."""
 
+import csv
 import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 from taming_jax.conditions.condition import Condition
 from taming_jax.errors import ArgumentError, nearest
 from taming_jax.first_stage import FirstStage
+from taming_jax.images import legible
 
 MOST_CLASSES = 16  # painted when a user names none
 
@@ -43,18 +45,22 @@ class Label(Condition):
     def names(self, rows: dict[str, np.ndarray]) -> tuple[str, ...]:
         return tuple(self.class_names[label] for label in rows["label"]) if self.class_names else ()
 
+    def captions(self, rows: dict[str, np.ndarray]) -> tuple[str, ...]:
+        return legible(self.names(rows), rows["label"]) if self.class_names else ()
+
 
 def parse_classes(asked: str | Sequence[str | int] | None, names: tuple[str, ...]) -> list[int]:
     """'flags, 3' or ['flags', 3] -> label numbers. None gives all classes, or 16 spread evenly if there are more.
 
-    Raises ArgumentError for an unknown class.
+    A name may hold commas: alone, or in double quotes in a text. Raises ArgumentError for an unknown class.
     """
     count = max(1, len(names))
     if asked is None:
         return sorted({round(i) for i in np.linspace(0, count - 1, min(count, MOST_CLASSES))})
     labels = []
-    for word in (str(w).strip() for w in (asked.split(",") if isinstance(asked, str) else np.atleast_1d(asked))):
-        by_name = [i for i, name in enumerate(names) if name.lower() == word.lower()]
+    for word in split_names(asked, names):
+        by_name = [i for i, name in enumerate(names) if name == word]
+        by_name += [i for i, name in enumerate(names) if name.lower() == word.lower()]
         if not by_name and not (word.isdecimal() and int(word) < count):
             lower = {name.lower(): name for name in names}
             raise ArgumentError(
@@ -65,3 +71,22 @@ def parse_classes(asked: str | Sequence[str | int] | None, names: tuple[str, ...
     if not labels:
         raise ArgumentError("classes is empty: name some, or leave it out for all")
     return labels
+
+
+def split_names(asked: str | Sequence[str | int], names: tuple[str, ...]) -> list[str]:
+    """The words of a request; all of it is one word if it is the name of a class with commas."""
+    words = [asked] if isinstance(asked, str) else [str(word).strip() for word in np.atleast_1d(asked)]
+    whole = [name for name in names if "," in name and squeezed(name) == squeezed(",".join(words))]
+    if whole:
+        return whole[:1]
+    if isinstance(asked, str):
+        try:
+            words = [word.strip() for word in next(csv.reader([asked], skipinitialspace=True), [])]
+        except csv.Error as e:
+            raise ArgumentError(f"classes={asked!r}: {e}") from e
+    return words
+
+
+def squeezed(text: str) -> str:
+    """A text without blanks beside its commas, as a flag's list loses them."""
+    return ",".join(part.strip().lower() for part in text.split(","))

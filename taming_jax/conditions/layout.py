@@ -16,8 +16,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from taming_jax.conditions.condition import Condition, number_rows
 from taming_jax.data.annotations import check_table
-from taming_jax.errors import ArgumentError, UserError, not_among
+from taming_jax.errors import ArgumentError, UserError, not_among, printable
 from taming_jax.first_stage import FirstStage
+from taming_jax.images import legible
 
 KINDS = {"bbox": 3, "center": 2}  # ids for each object: its category, and the corners of its box or its centre
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -229,13 +230,14 @@ def read_scene(given: Path | str | list[dict], layout: ConfigDict, class_names: 
     """
     name = f"layout={given}" if isinstance(given, (str, Path)) else "layout"
     try:
-        objects = json.loads(Path(given).read_text()) if isinstance(given, (str, Path)) else given
+        objects = json.loads(Path(given).read_bytes()) if isinstance(given, (str, Path)) else given
         boxes = np.float32([[float(side) for side in o["box"]] for o in objects])
         if boxes.shape != (len(objects), 4) or not len(objects):
             raise ValueError("a box has left, top, right and bottom")
         words, groups = [str(o["category"]) for o in objects], [bool(o.get("group")) for o in objects]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise ArgumentError(f"{name} is no list of objects with 'category' and 'box': {str(e)[:100]}") from e
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
+        reason = printable(" ".join(str(e).split()))[:100]
+        raise ArgumentError(f"{name} is no list of objects with 'category' and 'box': {reason}") from e
     if len(boxes) > layout.max_objects:
         raise ArgumentError(f"{name} has {len(boxes)} objects; the transformer reads {layout.max_objects}")
     categories, lower = [], [name.lower() for name in class_names]
@@ -258,8 +260,9 @@ def draw(scene: dict, class_names: tuple[str, ...], size: tuple[int, int]) -> np
     for i, (box, category) in enumerate(zip(scene["boxes"], scene["categories"], strict=True)):
         left, top, width, height = box * (w, h, w, h)
         color = COLORS[i % len(COLORS)]
-        pen.rectangle((left, top, left + width - 1, top + height - 1), outline=color, width=max(1, min(h, w) // 64))
-        name = class_names[category] if class_names else str(category)
+        right, bottom = max(left, left + width - 1), max(top, top + height - 1)  # a box may be thinner than a pixel
+        pen.rectangle((left, top, right, bottom), outline=color, width=max(1, min(h, w) // 64))
+        (name,) = legible((class_names[category] if class_names else str(category),), (category,))
         inside = max(0, min(left + 2, w - font.getlength(name)))
         pen.text((inside, top + 1), name, fill=color, font=font)
     return np.asarray(picture)

@@ -122,8 +122,8 @@ def source(data: ConfigDict, split: str) -> FolderSource:
         strays = [file.name for file, names in zip(files, folders, strict=True) if not names]
         beside = sorted({class_name(names[0]) for names in folders if names})
         text += (
-            f"; no classes, as some lie beside the folders {listed(beside)}: move {listed(strays, 3)} away to have those"
-            " as classes"
+            f"; no classes, as some lie beside the folders {listed(beside)}:"
+            f" move {listed(strays, 3)} away to have those as classes"
         )
     say_once(f"{printable(str(data.path))}: {text}{tell(left_out)}")
     if parts and data.validation_share == 1:  # all are asked for
