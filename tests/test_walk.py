@@ -116,7 +116,7 @@ def test_one_image_is_enough_to_evaluate_and_not_to_train(tmp_path, capfd):
     source, said = look(tmp_path, capfd)
     assert len(source) == 1 and "1 image\n" in said and source[0]["image"].shape == (2, 2, 3)
     assert len(look(tmp_path, capfd, validation_share=0.05)[0]) == 1
-    with pytest.raises(UserError, match="1 images found, at least 2 are needed"):
+    with pytest.raises(UserError, match="1 image found, at least 2 needed"):
         look(tmp_path, capfd, "train")
 
 

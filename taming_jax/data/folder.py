@@ -99,7 +99,7 @@ def source(data: ConfigDict, split: str) -> FolderSource:
     least = 2 if split == "train" else 1
     if len(files) < least:
         raise UserError(
-            f"data.path={data.path}: {len(files)} images found, at least {least} {'are' if least > 1 else 'is'} needed"
+            f"data.path={data.path}: {len(files)} image{'s' * (len(files) != 1)} found, at least {least} needed"
             f"{tell(left_out)}; docs/data.md has what counts as an image"
         )
     scenes, class_names, depth = None, [], int(bool(parts))  # depth: of the classes' folders
@@ -108,7 +108,8 @@ def source(data: ConfigDict, split: str) -> FolderSource:
     folders = [file.relative_to(root).parts[depth:-1] for file in files]
     if scenes is None and all(folders):
         class_names = sorted({class_name(names[0]) for names in folders})
-    if parts:
+    in_folder = parts and data.validation_share < 1  # with a share of 1, all are asked for
+    if in_folder:
         held_out = {file for file in files if file.is_relative_to(parts["validation"])}
     else:
         held_out = hold_out(root, files, data.validation_share)
@@ -117,7 +118,7 @@ def source(data: ConfigDict, split: str) -> FolderSource:
         text += f" in {len(class_names)} class{'es' * (len(class_names) > 1)} ({listed(class_names)})"
     if data.validation_share < 1:
         text += f", {len(held_out)} held out"
-        text += f" in {parts['validation'].name}/, the others in {parts['train'].name}/" if parts else ""
+        text += f" in {parts['validation'].name}/, the others in {parts['train'].name}/" if in_folder else ""
     if scenes is None and not all(folders) and any(folders):
         strays = [file.name for file, names in zip(files, folders, strict=True) if not names]
         beside = sorted({class_name(names[0]) for names in folders if names})
@@ -126,9 +127,7 @@ def source(data: ConfigDict, split: str) -> FolderSource:
             f" move {listed(strays, 3)} away to have those as classes"
         )
     say_once(f"{printable(str(data.path))}: {text}{tell(left_out)}")
-    if parts and data.validation_share == 1:  # all are asked for
-        return FolderSource(root, files, class_names, data, scenes, depth)
-    if not parts and split == "train" and len(held_out) == len(files):
+    if split == "train" and len(held_out) == len(files) and not in_folder:
         raise UserError(f"data.validation_share={data.validation_share:g} leaves no image to train on")
     files = [file for file in files if (file in held_out) == (split == "validation")]
     return FolderSource(root, files, class_names, data, scenes, depth)
@@ -141,8 +140,8 @@ def find_root(data: ConfigDict) -> tuple[Path, list[str]]:
             "data.path is empty: name a folder of images, data.path of the config in training, data_path where a run is"
             " evaluated or sampled"
         )
-    root = Path(data.path).expanduser()
-    if not root.is_dir():
+    root = Path(os.path.expanduser(data.path))
+    if not os.path.isdir(root):
         raise UserError(f"data.path={data.path}: there is no such folder; docs/data.md has where data sets come from")
     kinds = sorted(set(data.features) - {"image"} - DERIVED)
     if unknown := [kind for kind in kinds if kind not in BESIDE]:

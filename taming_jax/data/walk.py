@@ -137,7 +137,7 @@ def find_splits(root: Path, files: list[Path], data: ConfigDict, beside: bool) -
     images, in folders of the same names. Classes of the run are never splits. Raises UserError if it cannot be told.
     """
     named = {name: root / data.splits[name] for name in ("train", "validation")}
-    there = [name for name, folder in named.items() if folder.is_dir()]
+    there = [name for name, folder in named.items() if os.path.isdir(folder)]
     if len(there) == 2:
         return named
     inside = defaultdict(set)  # the folders in each of the folders in the root
