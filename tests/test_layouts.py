@@ -291,7 +291,7 @@ def test_each_file_has_its_own_ids_and_its_own_split(fields, tmp_path):
             np.testing.assert_allclose(source[i]["boxes"], [box] * number)
             names = [source.class_names[category] for category in source[i]["categories"]]
             assert names == ["cat"] if split == "train" else ["dog"] * 2
-    config.class_names = ("horse", "dog", "cat")  # a run's
+    config.class_names = ("horse", "dog", "cat", "train")  # a run's
     assert data.open_source(config, "train")[0]["categories"].tolist() == [2]
 
 

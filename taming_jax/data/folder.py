@@ -154,8 +154,12 @@ def find_root(data: ConfigDict) -> tuple[Path, list[str]]:
 
 def keep_parts(root: Path, files: list[Path], parts: dict[str, Path], left_out: LeftOut) -> list[Path]:
     """The images in the folders of the splits; the others are added to what is left out."""
-    kept = [file for file in files if any(map(file.is_relative_to, parts.values()))]
-    others = [file.relative_to(root) for file in files if not any(map(file.is_relative_to, parts.values()))]
+    kept, others = [], []
+    for file in files:
+        if any(map(file.is_relative_to, parts.values())):
+            kept.append(file)
+        else:
+            others.append(file.relative_to(root))
     names = Counter(f"{file.parts[0]}/" if len(file.parts) > 1 else file.name for file in others)
     left_out[f"beside {' and '.join(f'{folder.name}/' for folder in parts.values())}"].update(names)
     return kept

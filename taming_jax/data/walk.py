@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -36,9 +36,8 @@ PARTS = {  # what folders and files of a split are called, in lower case
     "validation": re.compile(f"(?<![a-z0-9])(val|valid|validation|dev|eval|evaluation|held[-_ ]?out){SET}"),
     "test": re.compile(f"(?<![a-z0-9])(test|testing|tst){SET}"),
 }
-LeftOut = dict[
-    str, Counter
-]  # numbers of files by the reason, and by names that tell more; 's' in brackets is a plural's
+# Numbers of files by the reason, and by names that tell more; an 's' in brackets is a plural's.
+LeftOut = dict[str, Counter]
 
 
 def is_picture(name: str) -> bool:
@@ -49,24 +48,32 @@ def is_picture(name: str) -> bool:
 def walk(root: Path, wanted: Callable[[str], bool] = is_picture) -> tuple[list[Path], LeftOut]:
     """The files below a folder whose names are wanted, sorted, and what was left out.
 
-    Links are followed, but for one to a folder that holds it. Hidden and system files and folders are left out.
+    Links are followed, but for one to a folder that holds it, and for one within a linked folder to what was walked
+    already: folders full of links to each other end too. Hidden and system files and folders are left out.
     """
-    files, left_out = [], defaultdict(Counter)
-    # A folder; the real folders on the way to it; why all in it is left out, and the name that tells.
-    pending = [(str(root), (os.path.realpath(root),), None)]
-    while pending:
-        folder, way, closed = pending.pop()
+    files, left_out, walked = [], defaultdict(Counter), set()
+    # A folder; the real folders on the way to it; why all in it is left out, and the name that tells; how many links
+    # lead to it. Links come after all else, so that it does not depend on the order of a disk what is walked already.
+    pending, later = [(str(root), (os.path.realpath(root),), None, 0)], deque()
+    while pending or later:
+        folder, way, closed, links = pending.pop() if pending else later.popleft()
+        if links > 1 and way[-1] in walked:
+            left_out["link(s) to a folder that is taken already"][os.path.basename(folder)] += 1
+            continue
+        if closed is None:
+            walked.add(way[-1])
         try:
             with os.scandir(folder) as entries:
-                entries = list(entries)
+                entries = sorted(entries, key=lambda entry: entry.name)
         except OSError:
             left_out["folder(s) that cannot be read"][os.path.basename(folder)] += 1
             continue
         for entry in entries:
             is_folder, reason = look(entry, way, closed, wanted)
-            if is_folder:
-                real = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(way[-1], entry.name)
-                pending.append((entry.path, (*way, real), reason))
+            if is_folder and entry.is_symlink():
+                later.append((entry.path, (*way, os.path.realpath(entry.path)), reason, links + 1))
+            elif is_folder:
+                pending.append((entry.path, (*way, os.path.join(way[-1], entry.name)), reason, links))
             elif reason is None:
                 files.append(Path(entry.path))
             else:
@@ -154,7 +161,8 @@ def find_splits(root: Path, files: list[Path], data: ConfigDict, beside: bool) -
             + "".join(perhaps[:1])
         )
     found = sorted({name for names in usual.values() for name in names})
-    if not found or set(found) & set(data.class_names):
+    classes = () if "objects" in data.features else data.class_names  # of folders; a scene may hold a 'train'
+    if not found or set(found) & set(classes):
         return {}
     if len(usual["train"]) == len(usual["validation"]) == 1:
         return {name: root / usual[name][0] for name in named}
