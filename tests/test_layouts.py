@@ -315,6 +315,14 @@ def test_where_the_image_of_an_annotation_cannot_be_told_one_line_says_so(tmp_pa
     assert "left out: 1 without a scene of 1 to 3 objects" in capfd.readouterr().out
 
 
+def test_an_annotation_is_for_the_image_of_its_own_split_before_any_other():
+    pictures = {"train/a/0.png": "train", "validation/0.png": "validation", "validation/9.png": "validation"}
+    find = annotations.find_pictures(Path("objects"), pictures, {"0.png": {"train"}, "9.png": {"train"}})
+    assert find("train", "0.png") == "train/a/0.png" and find("validation", "0.png") == "validation/0.png"
+    assert find("train", "9.png") == "validation/9.png"  # held out by hand, and no other file has it
+    assert find("train", "5.png") is None and find("", "train/a/0.png") == "train/a/0.png"
+
+
 def test_categories_that_files_agree_on_are_in_the_order_of_their_ids():
     names = {(0, "2"): "bike", (0, "10"): "sky", (1, "2"): "bike", (1, "9"): "bike", (1, "1"): "car"}
     numbers, order = annotations.merge_categories(names)

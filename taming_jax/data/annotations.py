@@ -121,8 +121,9 @@ def find_pictures(folder: Path, pictures: Mapping[str, str], claims: Claims) -> 
             named[name].append(path)
 
     def find(part: str, name: str) -> str | None:
-        there = next((named[name] for named in by_name if name in named), [])
-        mine = [path for path in there if part and pictures[path] == part]
+        there = [named[name] for named in by_name if name in named]
+        mine = [[path for path in paths if part and pictures[path] == part] for paths in there]
+        there, mine = (next(filter(None, levels), []) for levels in (there, mine))
         if not mine and part and claims.get(name, set()) - {part, ""}:  # the others' image of this name
             if all(pictures[path] for path in there):
                 return None
