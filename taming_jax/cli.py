@@ -77,6 +77,7 @@ def run(main: Callable[[], None]) -> None:
         return rest
 
     def guarded(_: list[str]) -> None:
+        sys.stdout.reconfigure(errors="replace")  # names of files and classes may hold what a terminal cannot show
         logging.set_verbosity(logging.ERROR)  # the user need not see library warnings
         with one_line():
             main()

@@ -5,7 +5,7 @@ A complete config holds everything that determines a run; everything is built fr
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,9 @@ from ml_collections import ConfigDict
 from taming_jax import checkpoint
 from taming_jax.conditions import find_condition
 from taming_jax.console import say
-from taming_jax.errors import UserError
+from taming_jax.data.classes import number_classes
+from taming_jax.data.walk import listed
+from taming_jax.errors import UserError, nearest, printable
 from taming_jax.fields import check_fields
 from taming_jax.first_stage import make_first_stage
 from taming_jax.models.quantize import make_quantizer
@@ -176,12 +178,13 @@ def complete_from_data(
     """Adds what only the training data tell: the names of the classes, and what the condition learns.
 
     source: the training data. learned: fields of `config.cond` that are known already. Raises UserError where the
-    classes are not those of the run that is resumed, or where the transformer's vocabulary is too small for them.
+    run that is resumed lacks one of the classes, or where the transformer's vocabulary is too small for them.
     """
     config = config.copy_and_resolve_references()
-    if stored is not None:
-        check_classes(stored, source.class_names)
     config.data.class_names = tuple(source.class_names)
+    if stored is not None and counts_classes(config):
+        config.data.class_names = stored.data.class_names
+        check_classes(config, source.class_names)
     if config.task == "transformer":
         kind = find_condition(config.cond.name)
         known = stored.cond if stored is not None else learned
@@ -219,15 +222,26 @@ def check_path(path: str | None, name: str) -> None:
         )
 
 
-def check_classes(config: ConfigDict, class_names: tuple[str, ...]) -> None:
-    """Raises UserError where a transformer was trained on another number of classes than the data has."""
-    if config.task == "transformer" and find_condition(config.cond.name).COUNTS_CLASSES:
-        given, trained = max(1, len(class_names)), max(1, len(config.data.class_names))
-        if given != trained:
-            raise UserError(
-                f"{config.data.path or config.data.name} has {len(class_names)} classes,"
-                f" the run was trained with {trained}"
-            )
+def counts_classes(config: ConfigDict) -> bool:
+    """Whether a run numbers the classes of its data."""
+    return config.task == "transformer" and find_condition(config.cond.name).COUNTS_CLASSES
+
+
+def check_classes(config: ConfigDict, class_names: Sequence[str]) -> None:
+    """Raises UserError where data have a class that a run lacks, or none and the run has several; names decide."""
+    known, data = tuple(config.data.class_names), printable(config.data.path or config.data.name)
+    if not counts_classes(config) or len(class_names) + len(known) <= 1:  # a single class is as good as none
+        return
+    if not class_names:
+        raise UserError(f"{data} has no classes, the run was trained with {len(known)}: {listed(known)}")
+    if not known:
+        raise UserError(f"{data} has {len(class_names)} classes, the run was trained without any")
+    numbers = number_classes(class_names, known)
+    if lacking := [name for name, number in zip(class_names, numbers, strict=True) if number is None]:
+        raise UserError(
+            f"{data} has the class {lacking[0]!r}, which the run was not trained with{nearest(lacking[0], known)};"
+            f" the run has {listed(known, 20)}"
+        )
 
 
 def find_stage(config: ConfigDict, stored: ConfigDict | None, name: str, load: LoadConfig) -> ConfigDict:

@@ -188,6 +188,8 @@ def encode(config: ConfigDict, out: Path, views: int, batch_size: int) -> None:
     """
     if views > 1 and not (config.data.random_crop or config.data.flip or find_condition(config.cond.name).ANNOTATES):
         raise ArgumentError(f"views={views}: with data.random_crop=False and data.flip=False all are the same")
+    config = config.copy_and_resolve_references()
+    config.data.class_names = ()  # not those of the first stage
     source = data.in_turn(lambda: data.open_source(config.data, "train"))
     config = completion.complete_from_data(config, source)
     stage = make_second_stage(config)

@@ -38,6 +38,8 @@ def reason(error: BaseException) -> str:
     kind = type(error)
     name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
     return f"{name}: {text}" if text else name
+
+
 def show(value: Any) -> str:
     """A value as text on one line, cut off where it is long."""
     try:

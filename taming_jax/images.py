@@ -1,6 +1,7 @@
 """Images: number ranges, sheets, files."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import flax.struct
@@ -54,6 +55,26 @@ def draw_sheet(sheet: Sheet, gap: int = 2, min_side: int = 96) -> Image.Image:
         for c in range(columns):
             picture.paste(Image.fromarray(array[r, c]), (left + gap + c * (w + gap), top))
     return picture
+
+
+@functools.cache
+def has_glyph(character: str) -> bool:
+    """Whether the font of sheets has a character; where it has none, it draws a box."""
+    font = ImageFont.load_default(size=16)
+    return bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))
+
+
+def legible(names: Sequence[str], numbers: Iterable[int]) -> tuple[str, ...]:
+    """The names as a sheet can show them: in place of one that its font cannot draw, its number."""
+    pairs = zip(names, numbers, strict=True)
+    return tuple(name if all(map(has_glyph, name)) else str(int(number)) for name, number in pairs)
+
+
+def legend(names: Sequence[str], shown: Sequence[str]) -> str:
+    """'0 is 猫, 1 is собака' for the names that a sheet shows as something else, or ''."""
+    return ", ".join(
+        f"{short} is {name}" for short, name in dict(zip(shown, names, strict=True)).items() if short != name
+    )
 
 
 def save_png(picture: Image.Image, path: Path, **metadata: object) -> None:

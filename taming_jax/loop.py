@@ -43,6 +43,7 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
     with places.claimed(workdir), stopping.listen() as stop, ExitStack() as exits:
         stored = completion.load_config(workdir)[0] if checkpoint.steps(workdir) else None
         config = completion.complete(config, stored)
+        config.data.class_names = () if stored is None else stored.data.class_names  # not those of the first stage
         mesh = sharding.make_mesh(config.mesh)
         sharding.check_batch(config.batch_size, mesh, config.accumulate)
         held_out = data.in_turn(lambda: data.open_source(config.data, "validation"))

@@ -137,4 +137,4 @@ def make_sheet(
         shown = cond.pictures(rows, painted.shape[2:4])
     parts = [None if shown is None else to_uint8(shown)[:, None], painted]
     parts += [None if originals is None else to_uint8(originals)[:, None]]
-    return Sheet(np.concatenate([part for part in parts if part is not None], 1), cond.names(rows))
+    return Sheet(np.concatenate([part for part in parts if part is not None], 1), cond.captions(rows))

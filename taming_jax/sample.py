@@ -142,6 +142,8 @@ def main() -> None:
     if given.npz:
         arrays = np.stack([np.asarray(Image.open(file)) for file in files]), np.repeat(rows["label"], columns)
         images.write_whole(archive, lambda part: save_arrays(part, *arrays))
+    if numbered := images.legend(names[: SHEET[0]], stage.cond.captions(part)):
+        say(f"on the sheet, {numbered}")
     say(f"{len(files)} samples for {len(rows['label'])} conditions: {out / 'samples.png'}")
 
 

@@ -27,7 +27,9 @@ def look(config: ConfigDict, split: str) -> images.Sheet:
     if split == "train" or not config.data.class_names:
         config.update(completion.complete_from_data(config, source))  # the words of captions are the training's
     names = config.data.class_names
-    say(f"{split}: {len(source)} images" + (f", {len(names)} classes: {', '.join(names)[:200]}" if names else ""))
+    text = f", {len(names)} classes: {', '.join(names)[:200]}" if names else ""
+    numbered = images.legend(names, images.legible(names, range(len(names))))[:200]
+    say(f"{split}: {len(source)} images{text}" + (f"; as numbers, {numbered}" if numbered else ""))
     config.batch_size = min(ROWS * COLUMNS, len(source))
     cond = make_condition(config) if config.task == "transformer" else None
     augment = data.make_augment(config.data, None if cond is None else cond.annotator)
@@ -54,7 +56,7 @@ def show_condition(cond: Condition, batch: dict, size: tuple[int, int]) -> np.nd
     """The conditions of a batch as pictures, or their names drawn, [B,H,W,3]; None where there is nothing to draw."""
     if (found := cond.pictures(batch, size)) is not None:
         return found
-    words = cond.names(batch)
+    words = cond.captions(batch)
     return np.stack([draw_words(word, size) for word in words]) if words else None
 
 
@@ -70,7 +72,7 @@ def draw_words(text: str, size: tuple[int, int]) -> np.ndarray:
 def main() -> None:
     out = cli.new_file("out")
     config = completion.complete_ahead(cli.required_config(), cli.stages())
-    config.data.workers = 0
+    config.data.update(workers=0, class_names=())  # not the classes of the first stage
     sheets = [look(config, split) for split in ("train", "validation")]
     width = max(sheet.images.shape[1] for sheet in sheets)
     rows = [np.pad(s.images, [(0, 0), (0, width - s.images.shape[1]), *[(0, 0)] * 3]) for s in sheets]

@@ -1,6 +1,7 @@
 """Scenes of objects: ids as the original makes them, files in COCO's format, and what a user asks for."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -190,10 +191,14 @@ def test_a_box_outside_of_its_picture_is_named(box, words, coco):
         ("[]", "no list of objects"),
         ("[" + ", ".join(['{"category": "car", "box": [0, 0, 1, 1]}'] * 4) + "]", "has 4 objects; .* reads 3"),
         ("{", "no list of objects"),
+        ("[" * 100_000, "no list of objects"),
+        ('[{"category": "car", "box": [0, 0, 1' + "0" * 400 + ", 1]}]", "no list of objects"),
+        ('[{"category": "car", "box": [0, NaN, 1, 1]}]', "'car' has the box 0, nan, 1, 1"),
+        ("\xff", "no list of objects"),
     ],
 )
 def test_a_layout_that_does_not_fit_gets_one_line(content, message, tmp_path):
-    (tmp_path / "scene.json").write_text(content)
+    (tmp_path / "scene.json").write_text(content, encoding="latin1")
     with pytest.raises(UserError, match=message) as caught:
         layouts.read_scene(tmp_path / "scene.json", layout_of(), ("sky", "bike", "car"))
     assert "\n" not in str(caught.value) and "scene.json" in str(caught.value)
@@ -233,3 +238,155 @@ def test_scenes_of_drawings_lie_where_their_boxes_say():
             assert 1.3 < width / height < 1.8  # the margin is not a part of the box
             inside[top : top + height, left : left + width] = True
         assert (record["image"][~inside] == 255).all() and (record["image"][inside].min(-1) < 250).mean() > 0.9
+
+
+def write_splits(root: Path, same_names: bool = False, first: int = 1, swapped: bool = False, **files: str) -> Path:
+    """Pictures in two splits, each with its own JSON file; in training a cat at the left, else two dogs at the right.
+
+    same_names: both splits have the same file names. first: the number of the validation's first image. swapped: its
+    categories have each other's ids. files: of the splits' annotations.
+    """
+    (root / "objects").mkdir(parents=True)
+    for s, split in enumerate(("train", "validation")):
+        (root / "images" / split).mkdir(parents=True)
+        pictures, objects = [], []
+        for i in range(2):
+            name = f"{i}.png" if same_names else f"{split}_{i}.png"
+            Image.new("RGB", (20, 20)).save(root / "images" / split / name)
+            number = i + (first if s else 1)
+            pictures.append(dict(id=number, file_name=name, width=20, height=20))
+            objects += [dict(image_id=number, category_id=1 if swapped else 1 + s, bbox=[10 * s, 0, 5, 5])] * (1 + s)
+        names = ("dog", "cat") if swapped and s else ("cat", "dog")
+        categories = [dict(id=i, name=name) for i, name in enumerate(names, 1)]
+        file = root / "objects" / files.get(split, f"{split}.json")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(dict(images=pictures, annotations=objects, categories=categories)))
+    return root
+
+
+def scenes_config(path: Path) -> ConfigDict:
+    config = data_config(path, min_objects=1)
+    config.splits = dict(train="train", validation="validation")
+    return config
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        dict(),
+        dict(first=101),
+        dict(swapped=True),
+        dict(same_names=True),
+        dict(same_names=True, first=101, swapped=True),
+        dict(same_names=True, train="instances_train2017.json", validation="instances_val2017.json"),
+        dict(same_names=True, train="training/boxes.json", validation="valid/boxes.json"),
+    ],
+)
+def test_each_file_has_its_own_ids_and_its_own_split(fields, tmp_path):
+    config = scenes_config(write_splits(tmp_path / "data", **fields))
+    for split, box, number in (("train", [0, 0, 0.25, 0.25], 1), ("validation", [0.5, 0, 0.25, 0.25], 2)):
+        source = data.open_source(config, split)
+        assert source.class_names == ["cat", "dog"] and len(source) == 2
+        for i in range(2):
+            np.testing.assert_allclose(source[i]["boxes"], [box] * number)
+            names = [source.class_names[category] for category in source[i]["categories"]]
+            assert names == ["cat"] if split == "train" else ["dog"] * 2
+    config.class_names = ("horse", "dog", "cat", "train")  # a run's
+    assert data.open_source(config, "train")[0]["categories"].tolist() == [2]
+
+
+def test_where_the_image_of_an_annotation_cannot_be_told_one_line_says_so(tmp_path, capfd):
+    config = scenes_config(write_splits(tmp_path / "a", same_names=True, train="a.json", validation="b.json"))
+    with pytest.raises(UserError, match=r"0.png may be any of train/0.png, validation/0.png: .* such as train.json"):
+        data.open_source(config, "train")
+    root = write_splits(tmp_path / "b", same_names=True)
+    for split in ("train", "validation"):  # without folders of splits
+        for file in (root / "images" / split).iterdir():
+            file.replace(root / "images" / file.name)
+        (root / "images" / split).rmdir()
+    with pytest.raises(UserError, match=r"files of several splits have an image 0.png, and images/ has no folders of"):
+        data.open_source(scenes_config(root), "train")
+    root = write_splits(tmp_path / "c", same_names=True)
+    (root / "images/train/1.png").unlink()  # its boxes are not those of validation/1.png
+    (root / "objects/._train.json").write_bytes(b"\0")
+    (root / "images/validation/2.png").write_bytes((root / "images/train/0.png").read_bytes())
+    assert len(data.open_source(scenes_config(root), "train")) == 1
+    assert len(data.open_source(scenes_config(root), "validation")[1]["boxes"]) == 2
+    assert "left out: 1 without a scene of 1 to 3 objects" in capfd.readouterr().out
+
+
+def test_an_annotation_is_for_the_image_of_its_own_split_before_any_other():
+    pictures = {"train/a/0.png": "train", "validation/0.png": "validation", "validation/9.png": "validation"}
+    find = annotations.find_pictures(Path("objects"), pictures, {"0.png": {"train"}, "9.png": {"train"}})
+    assert find("train", "0.png") == "train/a/0.png" and find("validation", "0.png") == "validation/0.png"
+    assert find("train", "9.png") == "validation/9.png"  # held out by hand, and no other file has it
+    assert find("train", "5.png") is None and find("", "train/a/0.png") == "train/a/0.png"
+
+
+def test_categories_that_files_agree_on_are_in_the_order_of_their_ids():
+    names = {(0, "2"): "bike", (0, "10"): "sky", (1, "2"): "bike", (1, "9"): "bike", (1, "1"): "car"}
+    numbers, order = annotations.merge_categories(names)
+    assert order == ["car", "sky", "bike", "bike"]  # two of one name in one file stay apart
+    assert [numbers[key] for key in names] == [2, 1, 2, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(annotations=[dict(image_id=0, category_id=2, bbox=None)]), "'bbox' is None"),
+        (dict(annotations=[dict(image_id=0, category_id=2, bbox="0 0 1 1")]), "'bbox' is '0 0 1 1'"),
+        (dict(annotations=[dict(image_id=0, category_id=2, bbox=["0", 0, 1, 1])]), "not four numbers"),
+        (dict(annotations=[dict(image_id=0, category_id=2, bbox=[0, 0, float("nan"), 1])]), "not four numbers"),
+        (dict(annotations=[dict(image_id=0, category_id=2, bbox=[0, 0, 10**400, 1])]), "not four numbers"),
+        (dict(annotations=[dict(image_id=[], category_id=2, bbox=[0, 0, 1, 1])]), "'image_id' is \\[\\]"),
+        (dict(annotations=[dict(image_id=77, category_id=2, bbox=[0, 0, 1, 1])]), "of image 77, which is not"),
+        (dict(annotations=[dict(image_id=0, category_id=2, bbox=[0, 0, 9, 9], iscrowd="no")]), "'iscrowd' is 'no'"),
+        (dict(annotations=[None]), "None stands where an object"),
+        (dict(annotations=None), "'annotations' is None"),
+        (dict(images=[dict(id=0, file_name=None)]), "'file_name' is None"),
+        (dict(images=[dict(id=0, file_name="0.png", width=0, height=30)]), "0.png has the width and the height"),
+        (dict(images=[dict(id=0, file_name="0.png", height=30)]), "0.png has the width and the height"),
+        (dict(images={}), "'images' is {}"),
+        (dict(categories=[dict(id=2)]), "an object without 'name'"),
+        (dict(categories=["bike"]), "'bike' stands where an object"),
+        ("[" * 100_000, "recursion"),
+        ("", "Expecting value"),
+        (b"\xff{}\xfe", "decode"),
+        ("[]", "stands where an object with 'categories' belongs"),
+    ],
+)
+def test_json_of_any_other_form_gets_one_line_with_its_name(change, message, coco):
+    for file in (coco / "objects").iterdir():
+        good = json.loads(file.read_text())
+    file = coco / "objects" / "broken.json"
+    good["annotations"] = [dict(image_id=0, category_id=2, bbox=[0, 0, 9, 9])]
+    content = json.dumps(good | change) if isinstance(change, dict) else change
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=f"broken.json.*{message}") as caught:
+        data.open_source(data_config(coco), "train")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("x" * 200_000, "field larger"), ("\0", "line 2"), (b"\xff", "decode"), ("1,2", "line 2: list index")],
+)
+def test_csv_of_any_other_form_gets_one_line_with_its_name(line, message, tmp_path):
+    (tmp_path / "class-descriptions-boxable.csv").write_text("/m/03jm5,House\n")
+    header = b"ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\n"
+    (tmp_path / "validation-annotations-bbox.csv").write_bytes(
+        header + (line if isinstance(line, bytes) else line.encode())
+    )
+    with pytest.raises(UserError, match=rf"validation-annotations-bbox\.csv, .*{message}") as caught:
+        annotations.read_annotations(tmp_path, layout_of())
+    assert "\n" not in str(caught.value)
+    (tmp_path / "class-descriptions-boxable.csv").write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"class-descriptions-boxable\.csv, after line 0, is no CSV file"):
+        annotations.read_annotations(tmp_path, layout_of())
+
+
+def test_boxes_thinner_than_a_pixel_and_names_without_glyphs_are_drawn():
+    scene = {"boxes": np.float32([[0.5, 0.5, 1e-3, 1e-3], [1, 1, 0, 0]]), "categories": np.int32([0, 1])}
+    drawn = layouts.draw(scene, ("猫", "собака"), (16, 16))
+    assert drawn.shape == (16, 16, 3) and drawn.min() < 255
+    np.testing.assert_array_equal(drawn, layouts.draw(scene, ("0", "1"), (16, 16)))

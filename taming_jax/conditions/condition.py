@@ -97,6 +97,10 @@ class Condition:
         """A name for each row, to stand beside its images; () if rows have none."""
         return ()
 
+    def captions(self, rows: dict[str, np.ndarray]) -> tuple[str, ...]:
+        """The names as a sheet shows them."""
+        return self.names(rows)
+
     def pictures(self, rows: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray | None:
         """The conditions as pictures, [N,H,W,3], uint8 or float in [-1, 1]; None if they cannot be drawn."""
         return None

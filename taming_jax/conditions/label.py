@@ -1,5 +1,6 @@
 """A condition on a class."""
 
+import csv
 import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 from taming_jax.conditions.condition import Condition
 from taming_jax.errors import LISTED, ArgumentError, nearest, printable, show
 from taming_jax.first_stage import FirstStage
+from taming_jax.images import legible
 from taming_jax.values import to_whole
 
 MOST_CLASSES = 16  # painted when a user names none
@@ -44,18 +46,19 @@ class Label(Condition):
     def names(self, rows: dict[str, np.ndarray]) -> tuple[str, ...]:
         return tuple(self.class_names[label] for label in rows["label"]) if self.class_names else ()
 
+    def captions(self, rows: dict[str, np.ndarray]) -> tuple[str, ...]:
+        return legible(self.names(rows), rows["label"]) if self.class_names else ()
+
 
 def parse_classes(asked: str | Sequence[str | int] | None, names: tuple[str, ...]) -> list[int]:
     """'flags, 3' or ['flags', 3] -> label numbers. None gives all classes, or 16 spread evenly if there are more.
 
-    Raises ArgumentError for an unknown class.
+    A name may hold commas: alone, or in double quotes in a text. Raises ArgumentError for an unknown class.
     """
     count = max(1, len(names))
     if asked is None:
         return sorted({round(i) for i in np.linspace(0, count - 1, min(count, MOST_CLASSES))})
-    given = asked.split(",") if isinstance(asked, str) else asked
-    given = given if isinstance(given, (list, tuple, np.ndarray)) else [given]
-    words = [(word if isinstance(word, str) else show(word)).strip() for word in given]
+    words = split_names(asked, names)
     if not any(words):
         raise ArgumentError("classes is empty: name some, or leave it out for all")
     labels = []
@@ -82,3 +85,23 @@ def find_class(argument: str, word: str, names: Sequence[str]) -> int | None:
     if len(alike) > 1:
         raise ArgumentError(f"{argument}: {show(word)} may be {' or '.join(show(names[i]) for i in alike[:8])}")
     return alike[0] if alike else to_whole(word, len(names))
+
+
+def split_names(asked: str | Sequence[str | int], names: tuple[str, ...]) -> list[str]:
+    """The words of a request; all of it is one word if it is the name of a class with commas."""
+    given = asked if isinstance(asked, (str, list, tuple, np.ndarray)) else [asked]
+    words = [asked] if isinstance(given, str) else [word if isinstance(word, str) else show(word) for word in given]
+    whole = [name for name in names if "," in name and squeezed(name) == squeezed(",".join(words))]
+    if whole:
+        return whole[:1]
+    if isinstance(asked, str):
+        try:
+            words = next(csv.reader([asked], skipinitialspace=True), [])
+        except csv.Error as e:
+            raise ArgumentError(f"classes={show(asked)}: {e}") from e
+    return [word.strip() for word in words]
+
+
+def squeezed(text: str) -> str:
+    """A text without blanks beside its commas, as a flag's list loses them."""
+    return ",".join(part.strip().lower() for part in text.split(","))

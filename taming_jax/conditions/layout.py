@@ -18,6 +18,7 @@ from taming_jax.conditions.condition import Condition, number_rows
 from taming_jax.conditions.label import find_class
 from taming_jax.errors import ArgumentError, UserError, not_among, printable, show
 from taming_jax.first_stage import FirstStage
+from taming_jax.images import legible
 from taming_jax.values import path
 
 KINDS = {"bbox": 3, "center": 2}  # ids for each object: its category, and the corners of its box or its centre
@@ -259,8 +260,9 @@ def draw(scene: dict, class_names: tuple[str, ...], size: tuple[int, int]) -> np
     for i, (box, category) in enumerate(zip(scene["boxes"], scene["categories"], strict=True)):
         left, top, width, height = box * (w, h, w, h)
         color = COLORS[i % len(COLORS)]
-        pen.rectangle((left, top, left + width - 1, top + height - 1), outline=color, width=max(1, min(h, w) // 64))
-        name = class_names[category] if class_names else str(category)
+        right, bottom = max(left, left + width - 1), max(top, top + height - 1)  # a box may be thinner than a pixel
+        pen.rectangle((left, top, right, bottom), outline=color, width=max(1, min(h, w) // 64))
+        (name,) = legible((class_names[category] if class_names else str(category),), (category,))
         inside = max(0, min(left + 2, w - font.getlength(name)))
         pen.text((inside, top + 1), name, fill=color, font=font)
     return np.asarray(picture)

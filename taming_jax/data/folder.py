@@ -1,31 +1,40 @@
 """Folders of files: images alone, found recursively, or images with other features of each."""
 
+import functools
 import hashlib
+import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
+from taming_jax.console import say
 from taming_jax.data.annotations import read_annotations
+from taming_jax.data.classes import number_classes
 from taming_jax.data.features import DERIVED, FEATURES, PICTURES
-from taming_jax.data.files import ARRAYS, check_labels, read
-from taming_jax.errors import UserError
+from taming_jax.data.files import check_labels, read
+from taming_jax.data.walk import LeftOut, find_splits, listed, tell, walk
+from taming_jax.errors import UserError, printable
 
 BESIDE = {name: feature for name, feature in FEATURES.items() if feature.folder and name != "image"}
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+say_once = functools.cache(say)  # what a folder holds is the same for both splits
 
 
 class FolderSource:
     """Random access to image files. `class_names` are the sub-folders that hold them, () where there are none.
 
-    depth: how many levels below the root the class folders lie.
-    scenes: the images' scenes, see `find_name`; with them, the class names are those of the objects.
+    depth: how many levels below the root the class folders lie. Labels are the run's, see `classes.number_classes`.
+    scenes: the images' scenes, by their paths below the root; with them, the class names are those of the objects.
     """
 
     def __init__(
         self, root: Path, files: list[Path], class_names: list[str], data: ConfigDict, scenes: dict | None, depth: int
     ):
         self.root, self.files, self.class_names, self.scenes, self.depth = root, files, class_names, scenes, depth
+        # Only a run that counts classes minds one that it lacks, see `completion.check_classes`.
+        self.numbers = [number or 0 for number in number_classes(class_names, data.class_names)]
         self.label_shift, self.num_labels = data.label_shift, data.num_labels
         self.kinds = [name for name, feature in BESIDE.items() if feature.ending and name in data.features]
 
@@ -40,9 +49,10 @@ class FolderSource:
         relative = file.relative_to(self.root)
         record = {"image": read(file, "image"), "label": 0}
         if self.scenes is not None:
-            record |= self.scenes[find_name(self.scenes, relative)]
+            scene = self.scenes[relative.as_posix()]
+            record |= scene | {"categories": np.int32(self.numbers)[scene["categories"]]}
         elif self.class_names:
-            record["label"] = self.class_names.index(relative.parts[self.depth])
+            record["label"] = self.numbers[self.class_names.index(class_name(relative.parts[self.depth]))]
         for kind in self.kinds:
             beside = self.beside(relative, kind)
             record[kind] = read(beside, kind, self.label_shift)
@@ -58,37 +68,80 @@ class FolderSource:
             yield read(self.beside(file.relative_to(self.root), kind), kind)
 
     def beside(self, relative: Path, kind: str) -> Path:
-        """The path of an image's feature."""
-        return self.root.parent / FEATURES[kind].folder / relative.with_suffix(FEATURES[kind].ending)
+        """The path of an image's feature; its ending may be in capitals."""
+        ending = FEATURES[kind].ending
+        file = self.root.parent / FEATURES[kind].folder / relative.with_suffix(ending)
+        loud = file.with_suffix(ending.upper())
+        return loud if not file.exists() and loud.exists() else file
 
     def describe(self, index: int) -> str:
-        return str(self.files[index])
+        return printable(str(self.files[index]))
 
 
-def find_name(scenes: dict, relative: Path) -> str | None:
-    """The name of an image's scene: its path below the root, that path without the split, or its file name."""
-    names = (
-        relative.as_posix(),
-        Path(*relative.parts[1:]).as_posix() if len(relative.parts) > 1 else "",
-        relative.name,
-    )
-    return next((name for name in names if name in scenes), None)
+def class_name(folder: str) -> str:
+    """The name of a class as text; bytes of a folder's name that are no UTF-8 are written as \\xe9."""
+    return os.fsencode(folder).decode(errors="backslashreplace")
 
 
 def source(data: ConfigDict, split: str) -> FolderSource:
     """Images below `data.path`; `data.validation_share` of them are held out, chosen by a hash of their relative path.
 
     If every image lies in a sub-folder, the first-level sub-folders are the classes. With other features, images lie in
-    images/ and the other features beside it, see `features.FEATURES`. If both sub-folders that `data.splits` names
-    exist, they are the splits, and classes lie in them; a `validation_share` of 1 takes all images.
+    images/ and the other features beside it, see `features.FEATURES`. If there are folders of splits, see
+    `walk.find_splits`, classes lie in them; a `validation_share` of 1 takes all images. Says what the folder holds and
+    what is left out, see `walk.walk`.
     """
+    root, kinds = find_root(data)
+    files, left_out = walk(root)
+    parts = find_splits(root, files, data, bool(kinds))
+    if parts:
+        files = keep_parts(root, files, parts, left_out)
+    least = 2 if split == "train" else 1
+    if len(files) < least:
+        raise UserError(
+            f"data.path={data.path}: {len(files)} image{'s' * (len(files) != 1)} found, at least {least} needed"
+            f"{tell(left_out)}; docs/data.md has what counts as an image"
+        )
+    scenes, class_names, depth = None, [], int(bool(parts))  # depth: of the classes' folders
+    if "objects" in kinds:
+        files, scenes, class_names = keep_scenes(root, files, parts, left_out, data)
+    folders = [file.relative_to(root).parts[depth:-1] for file in files]
+    if scenes is None and all(folders):
+        class_names = sorted({class_name(names[0]) for names in folders})
+    in_folder = parts and data.validation_share < 1  # with a share of 1, all are asked for
+    if in_folder:
+        held_out = {file for file in files if file.is_relative_to(parts["validation"])}
+    else:
+        held_out = hold_out(root, files, data.validation_share)
+    text = f"{len(files)} image{'s' * (len(files) > 1)}"
+    if class_names:
+        text += f" in {len(class_names)} class{'es' * (len(class_names) > 1)} ({listed(class_names)})"
+    if data.validation_share < 1:
+        text += f", {len(held_out)} held out"
+        text += f" in {parts['validation'].name}/, the others in {parts['train'].name}/" if in_folder else ""
+    if scenes is None and not all(folders) and any(folders):
+        strays = [file.name for file, names in zip(files, folders, strict=True) if not names]
+        beside = sorted({class_name(names[0]) for names in folders if names})
+        text += (
+            f"; no classes, as some lie beside the folders {listed(beside)}:"
+            f" move {listed(strays, 3)} away to have those as classes"
+        )
+    say_once(f"{printable(str(data.path))}: {text}{tell(left_out)}")
+    if split == "train" and len(held_out) == len(files) and not in_folder:
+        raise UserError(f"data.validation_share={data.validation_share:g} leaves no image to train on")
+    files = [file for file in files if (file in held_out) == (split == "validation")]
+    return FolderSource(root, files, class_names, data, scenes, depth)
+
+
+def find_root(data: ConfigDict) -> tuple[Path, list[str]]:
+    """The folder of the images, and the features that lie beside it; raises UserError where something is not there."""
     if not data.path:
         raise UserError(
             "data.path is empty: name a folder of images, data.path of the config in training, data_path where a run is"
             " evaluated or sampled"
         )
-    root = Path(data.path).expanduser()
-    if not root.is_dir():
+    root = Path(os.path.expanduser(data.path))
+    if not os.path.isdir(root):
         raise UserError(f"data.path={data.path}: there is no such folder; docs/data.md has where data sets come from")
     kinds = sorted(set(data.features) - {"image"} - DERIVED)
     if unknown := [kind for kind in kinds if kind not in BESIDE]:
@@ -96,48 +149,47 @@ def source(data: ConfigDict, split: str) -> FolderSource:
     for name in ["images", *(BESIDE[kind].folder for kind in kinds)] if kinds else []:
         if not (root / name).is_dir():
             raise UserError(f"data.path={data.path}: there is no folder {name}/ in it (docs/data.md has the layout)")
-    root = root / "images" if kinds else root
-    parts = [root / data.splits[name] for name in ("train", "validation")]
-    given = parts[0].is_dir() and parts[1].is_dir()
-    others = [name for name in ("val", "valid", "test") if (root / name).is_dir()]
-    if parts[0].is_dir() != parts[1].is_dir() and (kinds or others):
-        there, lacking = sorted(parts, key=Path.is_dir, reverse=True)
+    return root / "images" if kinds else root, kinds
+
+
+def keep_parts(root: Path, files: list[Path], parts: dict[str, Path], left_out: LeftOut) -> list[Path]:
+    """The images in the folders of the splits; the others are added to what is left out."""
+    kept, others = [], []
+    for file in files:
+        if any(map(file.is_relative_to, parts.values())):
+            kept.append(file)
+        else:
+            others.append(file.relative_to(root))
+    names = Counter(f"{file.parts[0]}/" if len(file.parts) > 1 else file.name for file in others)
+    left_out[f"beside {' and '.join(f'{folder.name}/' for folder in parts.values())}"].update(names)
+    return kept
+
+
+def keep_scenes(
+    root: Path, files: list[Path], parts: dict[str, Path], left_out: LeftOut, data: ConfigDict
+) -> tuple[list[Path], dict[str, dict], list[str]]:
+    """The images that have scenes, these by the images' paths, and the names of the categories."""
+    pictures = {
+        file.relative_to(root).as_posix(): next((p for p, f in parts.items() if file.is_relative_to(f)), "")
+        for file in files
+    }
+    scenes, class_names = read_annotations(root.parent / "objects", data.layout, pictures)
+    kept = [file for file, picture in zip(files, pictures, strict=True) if picture in scenes]
+    number = f"{data.layout.min_objects} to {data.layout.max_objects} objects"
+    if not kept:
         raise UserError(
-            f"{there} is there, {lacking} is not: name both by data.splits, or have neither"
-            + (f"; data.splits.validation={others[0]}, perhaps" if others else "")
+            f"data.path={data.path}: no picture in images/ has a scene in objects/, with {number}; the file names must"
+            " be the same"
         )
-    files = sorted(p for p in root.rglob("*") if (p.suffix.lower() in ENDINGS or p.match(ARRAYS)) and p.is_file())
-    if len(files) < 2:
-        raise UserError(
-            f"data.path={data.path}: {len(files)} images found, at least 2 are needed; endings are {' '.join(ENDINGS)}"
-            f" (or {ARRAYS})"
-        )
-    scenes, class_names = None, []
-    if "objects" in kinds:
-        beside = root.parent / "objects"
-        scenes, class_names = read_annotations(beside, data.layout)
-        files = [file for file in files if find_name(scenes, file.relative_to(root)) is not None]
-    if given:
-        files = [file for file in files if any(map(file.is_relative_to, parts))]
-    depth = int(given)  # of the classes' folders
-    folders = [p.relative_to(root).parts[depth:-1] for p in files]
-    if scenes is None and all(folders):
-        class_names = sorted({names[0] for names in folders})
-    if scenes is not None and not files:
-        raise UserError(
-            f"data.path={data.path}: no picture in images/ has a scene in objects/, with"
-            f" {data.layout.min_objects} to {data.layout.max_objects} objects; the file names must be the same"
-        )
-    if given and data.validation_share < 1:  # else all are asked for
-        files = [file for file in files if file.is_relative_to(root / data.splits[split])]
-        return FolderSource(root, files, class_names, data, scenes, depth)
+    left_out[f"without a scene of {number}"][""] += len(files) - len(kept)
+    return kept, scenes, class_names
+
+
+def hold_out(root: Path, files: list[Path], share: float) -> set[Path]:
+    """The share of the files that is held out, at least one: those with the smallest hashes of their relative paths."""
 
     def place(file: Path) -> float:
-        digest = hashlib.blake2b(file.relative_to(root).as_posix().encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(os.fsencode(file.relative_to(root).as_posix()), digest_size=8).digest()
         return int.from_bytes(digest, "big") / 2**64
 
-    held_out = {f for f in files if place(f) < data.validation_share} or set(sorted(files, key=place)[:1])
-    if split == "train" and len(held_out) == len(files):
-        raise UserError(f"data.validation_share={data.validation_share:g} leaves no image to train on")
-    files = [f for f in files if (f in held_out) == (split == "validation")]
-    return FolderSource(root, files, class_names, data, scenes, depth)
+    return {file for file in files if place(file) < share} or set(sorted(files, key=place)[:1])

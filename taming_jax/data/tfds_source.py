@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
+from taming_jax.data.classes import number_classes
 from taming_jax.data.features import DERIVED
 from taming_jax.data.files import check_labels
 from taming_jax.data.openmoji import Openmoji, name_of
@@ -12,13 +13,12 @@ from taming_jax.errors import UserError, nearest, not_among
 
 
 class TfdsSource:
-    """Random access to the records of a prepared TFDS split."""
+    """Random access to the records of a prepared TFDS split; labels are a run's, see `classes.number_classes`."""
 
-    def __init__(
-        self, name: str, split: str, records, class_names: list[str], features: tuple[str, ...], num_labels: int
-    ):
+    def __init__(self, name: str, split: str, records, class_names: list[str], data: ConfigDict, features: tuple):
         self.name, self.split, self.records, self.class_names = name, split, records, class_names
-        self.features, self.num_labels = features, num_labels
+        self.numbers = [number or 0 for number in number_classes(class_names, data.class_names)]
+        self.features, self.num_labels = features, data.num_labels
 
     def __len__(self) -> int:
         return len(self.records)
@@ -30,7 +30,7 @@ class TfdsSource:
         record = self.records[index]
         image = record["image"]
         image = image.repeat(3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
-        found = {"image": image, "label": record["label"] if self.class_names else 0}
+        found = {"image": image, "label": self.numbers[record["label"]] if self.class_names else 0}
         if "line" in self.features:
             found["line"] = record["line"]
         if "segmentation" in self.features:
@@ -84,7 +84,7 @@ def source(data: ConfigDict, split: str, name: str, features: tuple[str, ...]) -
         raise UserError(f"data.features: {name} has {', '.join(sorted(had))}, no {', '.join(sorted(missing))}")
     label = builder.info.features["label"] if "label" in builder.info.features else None
     class_names = list(getattr(label, "names", None) or [])
-    return TfdsSource(name, part, records, class_names, features, data.num_labels)
+    return TfdsSource(name, part, records, class_names, data, features)
 
 
 def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
