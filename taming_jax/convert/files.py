@@ -94,7 +94,9 @@ def read(path: Path) -> tuple[Tensors, int]:
         *(ValueError, struct.error, zipfile.BadZipFile),
     ) as e:  # damage surfaces anywhere in numpy, json, pickletools and zipfile
         reason = " ".join(str(e).split())[:100]
-        raise ArgumentError(f"ckpt={path} cannot be read as tensors: it is damaged or cut off ({reason})") from e
+        raise ArgumentError(
+            f"ckpt={path} cannot be read as tensors: it is damaged or cut off, download it again ({reason})"
+        ) from e
 
 
 def read_file(path: Path) -> tuple[Tensors, int]:
@@ -238,11 +240,11 @@ def to_tensor(name: str, node: Any, data: np.ndarray, places: Places) -> np.ndar
         ):
             kind = kind.rpartition(".")[2]
         case Object(name=kind):
-            raise UserError(f"holds {name!r} as a {kind[:80]!r}: only plain tensors are read")
+            raise UserError(f"holds {name!r} as a {kind[:80]!r}: no quantized, sparse or float8 tensors are read")
         case _:
             raise UserError(f"holds {name!r} as a {type(node).__name__}, not as a tensor")
     if kind not in TORCH:
-        raise UserError(f"holds {name!r} as a {kind[:80]!r}: only tensors of usual floats and whole numbers are read")
+        raise UserError(f"holds {name!r} as a {kind[:80]!r}: no quantized, sparse or float8 tensors are read")
     if not isinstance(key, str) or key not in places:
         raise UserError(f"is cut off: the bytes of its tensor {name!r} are missing; download it again")
     begin, length = places[key]
@@ -284,7 +286,7 @@ def read_safetensors(path: Path) -> Tensors:
     for name, entry in header.items():
         checked_name(name)
         if entry["dtype"] not in SAFETENSORS:
-            raise UserError(f"holds {name!r} as {entry['dtype'][:80]!r}: only usual floats and whole numbers are read")
+            raise UserError(f"holds {name!r} as {entry['dtype'][:80]!r}: no quantized or float8 tensors are read")
         begin, end = entry["data_offsets"]
         if not 0 <= begin <= end <= len(data):
             raise UserError(f"is cut off: it ends before its tensor {name!r} does; download it again")

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(
         r"(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
-        r"|\.[0-9_]+(?:[eE][-+][0-9]+)?|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]*"
+        r"|\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]*"
         r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
     ),
     list("-+0123456789."),
@@ -94,14 +94,14 @@ class Section:
             raise self.wrong(field, value, f"a whole number from {least} to {most}")
         return value
 
-    def integers(self, field: str, least: int = 1, most: int = MAX_INTEGER, length: int = 100) -> tuple[int, ...]:
-        """A list of such numbers, with at most `length` of them."""
+    def integers(self, field: str, fewest: int, length: int, most: int = MAX_INTEGER) -> tuple[int, ...]:
+        """A list of numbers from 1 to `most`, at least `fewest` and at most `length` of them."""
         value, above = self.find(field)
-        if isinstance(value, list | tuple) and len(value) <= length:
+        if isinstance(value, list | tuple) and fewest <= len(value) <= length:
             found = tuple(resolve(item, (*above, value), iter(range(MAX_STEPS)))[0] for item in value)
-            if all(is_integer(item, least, most) for item in found):
+            if all(is_integer(item, 1, most) for item in found):
                 return found
-        raise self.wrong(field, value, f"a list of at most {length} whole numbers from {least} to {most}")
+        raise self.wrong(field, value, f"a list of {fewest} to {length} whole numbers from 1 to {most}")
 
     def number(self, field: str, default: Any = MISSING, least: float = -1e30, most: float = 1e30) -> float:
         """A number from `least` to `most`."""
@@ -117,16 +117,18 @@ class Section:
             raise self.wrong(field, value, "true or false")
         return value
 
-    def text(self, field: str, default: Any = MISSING) -> str:
-        """Text; null stands for the default."""
+    def text(self, field: str, default: Any = MISSING, allowed: Iterable[str] = ()) -> str:
+        """Text, one of `allowed` if there are any; null stands for the default."""
         value, _ = self.find(field, default)
         if value is None and default is not MISSING:
             return default
         if not isinstance(value, str):
             raise self.wrong(field, value, "text")
+        if allowed and value not in allowed:
+            raise not_among(self.full(field), value[:80], allowed)
         return value
 
-    def target(self, allowed: tuple[str, ...] = ()) -> str:
+    def target(self, allowed: Iterable[str] = ()) -> str:
         """'VQModel' of the target 'taming.models.vqgan.VQModel'; one of `allowed`, if there are any."""
         name = self.text("target").rpartition(".")[2]
         if allowed and name not in allowed:

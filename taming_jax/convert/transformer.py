@@ -15,13 +15,14 @@ from taming_jax.convert.tensors import Tensors, from_torch, to_torch
 from taming_jax.convert.vqgan import KINDS as FIRST_STAGES
 from taming_jax.convert.vqgan import MAX_WIDTH, vq_from_torch, vq_to_torch
 from taming_jax.data import annotations
-from taming_jax.errors import UserError, not_among
+from taming_jax.errors import UserError
 from taming_jax.first_stage import make_first_stage
 from taming_jax.models.gpt import stack, unstack
 from taming_jax.second_stage import make_second_stage
 from taming_jax.state import TrainState
 
 MAX_CLASSES = 100_000
+CONDITIONS = ("Labelator", "SOSProvider", "CoordStage", "DummyCondStage", *FIRST_STAGES)
 
 
 def transformer_from_torch(
@@ -37,7 +38,7 @@ def transformer_from_torch(
     first_key = params.text("first_stage_key", "image")
     first, state = vq_from_torch(tensors, params.section("first_stage_config"), "first_stage_model.", first_key)
     runs = {workdir / "first_stage": (first, state)}
-    order = params.section("permuter_config", {"target": "Identity"}).target(tuple(ORDERS))
+    order = params.section("permuter_config", {"target": "Identity"}).target(ORDERS)
     with config.unlocked():
         config.first_stage.update(workdir=str(workdir / "first_stage"), step=0)
         config.cond, class_names = condition(tensors, params, data, workdir, runs)
@@ -71,7 +72,6 @@ def condition(
     tensors: Tensors, params: Section, data: Section, workdir: Path, runs: dict
 ) -> tuple[ConfigDict, tuple[str, ...]]:
     """Our `cond` for the original's `cond_stage_config`, and the names of the classes; a VQGAN is added to `runs`."""
-    kinds = ("Labelator", "SOSProvider", "CoordStage", "DummyCondStage", *FIRST_STAGES)
     stage, _ = params.find("cond_stage_config")
 
     def cond(name: str, **fields) -> ConfigDict:
@@ -83,7 +83,7 @@ def condition(
         vq_from_torch(tensors, params.section("first_stage_config"), "cond_stage_model.")
         return cond("image", workdir=str(workdir / "first_stage"), step=0), ()
     stage = params.section("cond_stage_config")
-    kind, given = stage.target(kinds), stage.section("params", {})
+    kind, given = stage.target(CONDITIONS), stage.section("params", {})
     if kind == "Labelator":
         return cond("class"), tuple(map(str, range(given.integer("n_classes", most=MAX_CLASSES))))
     if kind == "SOSProvider":
@@ -101,10 +101,8 @@ def condition(
 
 def layout(stage: Section, length: int, num_tokens: int, data: Section) -> tuple[ConfigDict, tuple[str, ...]]:
     """The condition on objects, `length` ids, and its classes, which the YAML's data section lets one know."""
-    key = stage.text("conditional_key")
-    if key not in LAYOUTS:
-        raise not_among(stage.full("conditional_key"), key[:80], LAYOUTS)
-    cond, kind = config_files.module("common").get_cond("objects"), LAYOUTS[key]
+    kind = LAYOUTS[stage.text("conditional_key", allowed=LAYOUTS)]
+    cond = config_files.module("common").get_cond("objects")
     train = data.section("params", {}).section("train", {"target": ""})
     given = train.section("params", {})
     encode_crop = length % 3 == 2 if kind == "bbox" else given.flag("encode_crop", False)

@@ -24,6 +24,7 @@ from taming_jax.convert.tensors import (
 from taming_jax.data.features import LEARNABLE
 from taming_jax.first_stage import make_first_stage
 from taming_jax.images import color_labels
+from taming_jax.losses import DISCRIMINATOR_LOSSES
 from taming_jax.models.discriminator import NLayerDiscriminator
 from taming_jax.models.perceptual import load_weights
 from taming_jax.models.quantize import make_quantizer
@@ -55,9 +56,9 @@ def vq_config(model: Section | dict, image_key: str = "image") -> ConfigDict:
     c.model = ConfigDict(
         dict(
             ch=dd.integer("ch", most=MAX_WIDTH),
-            ch_mult=dd.integers("ch_mult", most=256, length=10),
+            ch_mult=dd.integers("ch_mult", 1, 10, most=256),
             num_res_blocks=dd.integer("num_res_blocks", most=64),
-            attn_resolutions=dd.integers("attn_resolutions"),
+            attn_resolutions=dd.integers("attn_resolutions", 0, 100),
             z_channels=dd.integer("z_channels", most=MAX_WIDTH),
             out_ch=dd.integer("out_ch", most=MAX_WIDTH),
         )
@@ -102,7 +103,7 @@ def vq_config(model: Section | dict, image_key: str = "image") -> ConfigDict:
         ndf=loss.integer("disc_ndf", 64, most=MAX_WIDTH),
         n_layers=loss.integer("disc_num_layers", 3, most=20),
         use_actnorm=loss.flag("use_actnorm", False),
-        loss=loss.text("disc_loss", "hinge"),
+        loss=loss.text("disc_loss", "hinge", DISCRIMINATOR_LOSSES),
         weight=loss.number("disc_weight", 1.0) * loss.number("disc_factor", 1.0),
         start=start,
         gen_start=start,
