@@ -1,6 +1,7 @@
 """Whole checkpoints of the original's into run directories, and run directories into such checkpoints."""
 
 import os
+import shutil
 from pathlib import Path
 
 import jax
@@ -39,17 +40,22 @@ def from_checkpoint(ckpt: Path, config_file: Path, workdir: Path) -> None:
         account(tensors)
     except UserError as e:
         raise UserError(f"{ckpt} with {config_file}: {e}") from e
+    needed = sum(leaf.nbytes for _, state in runs.values() for leaf in jax.tree.leaves(state))
+    check_place(workdir, needed)
     for path, (config, state) in runs.items():
         state = state.replace(step=np.asarray(step if path == workdir else 0, np.int32))
-        path.mkdir(parents=True, exist_ok=True)
-        with checkpoint.open_manager(path) as manager:
-            checkpoint.save(manager, state, int(state.step), config)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with checkpoint.open_manager(path) as manager:
+                checkpoint.save(manager, state, int(state.step), config)
+        except (OSError, ValueError) as e:  # Orbax passes on what its storage raises
+            raise UserError(f"{path} cannot be written: {' '.join(str(e).split())[:200]}") from e
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         say(f"{path}: a {config.task!r} run of {count / 1e6:.1f} M parameters at step {state.step}")
 
 
-def check_place(workdir: Path) -> None:
-    """Raises UserError where runs lie already, or where none can be written."""
+def check_place(workdir: Path, needed: int = 0) -> None:
+    """Raises UserError where runs lie already, or where none of `needed` bytes can be written."""
     for path in (workdir, workdir / "first_stage", workdir / "cond_stage"):
         if checkpoint.steps(path):
             raise UserError(f"{path} already holds a run; name another run directory")
@@ -58,6 +64,8 @@ def check_place(workdir: Path) -> None:
         raise ArgumentError(f"workdir={workdir}: {place} is a file, not a folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise ArgumentError(f"workdir={workdir}: in {place} nothing can be written")
+    if (free := shutil.disk_usage(place).free) < needed:
+        raise ArgumentError(f"workdir={workdir}: {needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free")
 
 
 def to_checkpoint(workdir: Path, out: Path) -> None:

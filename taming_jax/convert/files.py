@@ -90,7 +90,7 @@ def read(path: Path) -> tuple[Tensors, int]:
     except OSError as e:
         raise ArgumentError(f"ckpt={path} cannot be read: {e.strerror or e}") from e
     except (
-        *(ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, RuntimeError, TypeError),
+        *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RuntimeError, TypeError),
         *(ValueError, struct.error, zipfile.BadZipFile),
     ) as e:  # damage surfaces anywhere in numpy, json, pickletools and zipfile
         reason = " ".join(str(e).split())[:100]

@@ -11,7 +11,7 @@ import yaml
 
 from taming_jax.errors import ArgumentError, UserError, nearest, not_among
 
-MAX_BYTES, MAX_NODES = 2**17, 50_000  # of a file, and of its tree with all aliases written out
+MAX_BYTES, MAX_NODES = 2**16, 50_000  # of a file, and of its tree with all aliases written out
 MAX_STEPS, MAX_TEXT = 200, 10_000  # of one interpolation
 MAX_INTEGER = 2**31 - 1
 INTERPOLATION = re.compile(r"\$\{([^${}]*)\}")

@@ -21,7 +21,7 @@ from taming_jax.models.gpt import stack, unstack
 from taming_jax.second_stage import make_second_stage
 from taming_jax.state import TrainState
 
-MAX_CLASSES = 100_000
+MAX_CLASSES, MAX_LENGTH = 100_000, 2**14
 CONDITIONS = ("Labelator", "SOSProvider", "CoordStage", "DummyCondStage", *FIRST_STAGES)
 
 
@@ -48,7 +48,7 @@ def transformer_from_torch(
         config.gpt.update(num_layers=t.integer("n_layer", most=500), num_heads=heads, embed_dim=width)
         config.gpt.update({name: t.number(name, 0.0, 0, 1) for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop")})
         config.gpt.update(n_unmasked=t.integer("n_unmasked", 0, least=0))
-        config.gpt.update(vocab_size=t.integer("vocab_size"), block_size=t.integer("block_size"))
+        config.gpt.update(vocab_size=t.integer("vocab_size"), block_size=t.integer("block_size", most=MAX_LENGTH))
         config.update(pkeep=params.number("pkeep", 1.0, 0, 1), order=ORDERS[order], ema_decay=0.0)
         if (used := tensors.pop("first_stage_model.quantize.used", None)) is not None:
             size = first.quantizer.codebook_size
@@ -92,7 +92,7 @@ def condition(
         return cond("coordinates", levels=given.integer("n_embed"), down=given.integer("down_factor", most=4096)), ()
     if kind == "DummyCondStage":
         t, first = params.section("transformer_config").section("params"), runs[workdir / "first_stage"][0]
-        length = t.integer("block_size") - make_first_stage(first).side ** 2
+        length = t.integer("block_size", most=MAX_LENGTH) - make_first_stage(first).side ** 2
         return layout(given, length, t.integer("vocab_size"), data)
     key = params.text("cond_stage_key", "image")
     runs[workdir / "cond_stage"] = vq_from_torch(tensors, stage, "cond_stage_model.", key)
