@@ -6,7 +6,7 @@
 
 Takes VQGANs, Gumbel and EMA quantizers, segmentation models and transformers of CompVis' taming-transformers, and the
 VQ autoencoders of its latent-diffusion. A transformer's first stages become run directories inside its own. Reads
-tensors and nothing else. Needs PyTorch, the extra `convert`.
+tensors and nothing else. Writing for PyTorch and diffusers needs the extra `convert`.
 """
 
 from absl import flags

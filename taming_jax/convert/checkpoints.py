@@ -1,53 +1,71 @@
 """Whole checkpoints of the original's into run directories, and run directories into such checkpoints."""
 
+import os
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
-import yaml
 
 from taming_jax import checkpoint, completion
 from taming_jax.console import say
-from taming_jax.convert.tensors import account, read_tensors
+from taming_jax.convert.settings import read_settings
+from taming_jax.convert.tensors import account, read_tensors, without_prefix
 from taming_jax.convert.transformer import transformer_from_torch, transformer_to_torch
+from taming_jax.convert.vqgan import KINDS as FIRST_STAGES
 from taming_jax.convert.vqgan import vq_from_torch, vq_to_torch
 from taming_jax.errors import ArgumentError, UserError, with_extra
+
+TRANSFORMER = "Net2NetTransformer"
 
 
 def from_checkpoint(ckpt: Path, config_file: Path, workdir: Path) -> None:
     """Writes the run directories of a checkpoint; raises UserError where a tensor is missing, surplus or misshapen."""
-    if not config_file.is_file():
-        raise ArgumentError(f"config={config_file}: there is no such file")
-    try:
-        content = yaml.safe_load(config_file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise ArgumentError(f"config={config_file} is no YAML: {' '.join(str(e).split())[:200]}") from e
-    model = content.get("model") if isinstance(content, dict) else None
+    settings = read_settings(config_file)
+    model = settings.find("model", None)[0]
     if not isinstance(model, dict) or not {"target", "params"} <= set(model):
         raise ArgumentError(
             f"config={config_file} holds no 'model' with 'target' and 'params', as the original's files do"
         )
-    for path in (workdir, workdir / "first_stage", workdir / "cond_stage"):
-        if checkpoint.steps(path):
-            raise UserError(f"{path} already holds a run; name another run directory")
+    check_place(workdir)
     tensors, step = read_tensors(ckpt)
     try:
-        if model["target"].endswith("Net2NetTransformer"):
-            runs = transformer_from_torch(tensors, model["params"], content.get("data") or {}, workdir)
+        model = settings.section("model")
+        if model.target((*FIRST_STAGES, TRANSFORMER)) == TRANSFORMER:
+            tensors, data = without_prefix(tensors, "transformer.tok_emb.weight"), settings.section("data", {})
+            runs = transformer_from_torch(tensors, model.section("params"), data, workdir)
         else:
+            tensors = without_prefix(tensors, "encoder.conv_in.weight")
             runs = {workdir: vq_from_torch(tensors, model, "")}
         account(tensors)
     except UserError as e:
         raise UserError(f"{ckpt} with {config_file}: {e}") from e
-    except KeyError as e:
-        raise ArgumentError(f"config={config_file} has no {e.args[0]!r}") from e
+    needed = sum(leaf.nbytes for _, state in runs.values() for leaf in jax.tree.leaves(state))
+    check_place(workdir, needed)
     for path, (config, state) in runs.items():
         state = state.replace(step=np.asarray(step if path == workdir else 0, np.int32))
-        path.mkdir(parents=True, exist_ok=True)
-        with checkpoint.open_manager(path) as manager:
-            checkpoint.save(manager, state, int(state.step), config)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with checkpoint.open_manager(path) as manager:
+                checkpoint.save(manager, state, int(state.step), config)
+        except (OSError, ValueError) as e:  # Orbax passes on what its storage raises
+            raise UserError(f"{path} cannot be written: {' '.join(str(e).split())[:200]}") from e
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         say(f"{path}: a {config.task!r} run of {count / 1e6:.1f} M parameters at step {state.step}")
+
+
+def check_place(workdir: Path, needed: int = 0) -> None:
+    """Raises UserError where runs lie already, or where none of `needed` bytes can be written."""
+    for path in (workdir, workdir / "first_stage", workdir / "cond_stage"):
+        if checkpoint.steps(path):
+            raise UserError(f"{path} already holds a run; name another run directory")
+    place = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise ArgumentError(f"workdir={workdir}: {place} is a file, not a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ArgumentError(f"workdir={workdir}: in {place} nothing can be written")
+    if (free := shutil.disk_usage(place).free) < needed:
+        raise ArgumentError(f"workdir={workdir}: {needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free")
 
 
 def to_checkpoint(workdir: Path, out: Path) -> None:

@@ -70,8 +70,3 @@ def torch_name(path: str, rules: Rules) -> str:
         path = re.sub(pattern, name, path)
     path = re.sub(r"/(kernel|scale)$", "/weight", path)
     return path.replace("/", ".")
-
-
-def class_name(config: dict) -> str:
-    """'VQModel' of {'target': 'taming.models.vqgan.VQModel'}."""
-    return config["target"].rsplit(".", 1)[-1]

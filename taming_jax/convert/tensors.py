@@ -3,16 +3,21 @@
 import re
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from taming_jax.convert.files import Tensors, read
 from taming_jax.convert.names import Rules, discriminator_rules, lpips_names, torch_name
-from taming_jax.errors import ArgumentError, UserError, with_extra
+from taming_jax.errors import ArgumentError, UserError
 
-Tensors = dict[str, np.ndarray]
-
-# Follows from the config, or is LPIPS, whose weights are the same in every checkpoint.
-DERIVED = r"attn\.mask$|(^|\.)colorize$|^permuter\.|num_batches_tracked$|(^|\.)loss\.perceptual_loss\."
+# What training in parallel, compiled or in pieces puts before a module's name.
+WRAPPERS = r"(?<![^.])(module|_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+# Follows from the config, or is LPIPS, whose weights are the same in every checkpoint; or the average of a loss's.
+DERIVED = (
+    r"attn\.mask$|(^|\.)colorize$|^permuter\.|num_batches_tracked$|(^|\.)loss\.perceptual_loss\."
+    r"|(^|\.)model_ema\.(num_updates$|loss)"
+)
 
 
 def to_layout(path: str, value: np.ndarray) -> np.ndarray:
@@ -35,12 +40,18 @@ def from_layout(path: str, value: np.ndarray) -> np.ndarray:
 
 
 def take(tensors: Tensors, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Removes a tensor from the file's; raises UserError where it is missing or has another shape."""
+    """Removes a tensor from the file's; raises UserError where it is missing, misshapen or not of finite floats."""
     if name not in tensors:
         raise UserError(f"tensor {name!r} {shape} is missing")
     if tensors[name].shape != shape:
         raise UserError(f"tensor {name!r} is {tensors[name].shape}, the config says {shape}")
-    return np.array(tensors.pop(name), np.float32, order="C")
+    if not jnp.issubdtype(tensors[name].dtype, jnp.floating):
+        raise UserError(f"tensor {name!r} is of {tensors[name].dtype}; weights are floats")
+    with np.errstate(over="ignore"):  # of float64, found below
+        value = np.array(tensors.pop(name), np.float32, order="C")
+    if not np.isfinite(value).all():
+        raise UserError(f"tensor {name!r} holds NaN or infinity")
+    return value
 
 
 def from_torch(tensors: Tensors, like: dict, rules: Rules, prefix: str) -> dict:
@@ -50,6 +61,24 @@ def from_torch(tensors: Tensors, like: dict, rules: Rules, prefix: str) -> dict:
         shape = to_layout(path, np.broadcast_to(np.float32(0), leaf.shape)).shape
         found[path] = from_layout(path, take(tensors, prefix + torch_name(path, rules), shape))
     return unflatten_dict(found, sep="/")
+
+
+def averages_from_torch(tensors: Tensors, like: dict, rules: Rules, prefix: str) -> tuple[dict, float]:
+    """latent-diffusion's running averages, which have names without dots, as our parameters; and their decay.
+
+    ({}, 0.0) where the file has none.
+    """
+    below = f"{prefix}model_ema."
+    if not any(name.startswith(below) for name in tensors):
+        return {}, 0.0
+    for path in flatten_dict(like, sep="/"):
+        name = torch_name(path, rules)
+        if (average := tensors.pop(below + name.replace(".", ""), None)) is not None:
+            tensors[below + name] = average
+    decay = round(float(take(tensors, f"{below}decay", ())), 6)  # 0.9999 is no float32
+    if not 0 < decay < 1:
+        raise UserError(f"tensor '{below}decay' is {decay:g}, not between 0 and 1")
+    return from_torch(tensors, like, rules, below), decay
 
 
 def to_torch(params: dict, rules: Rules, prefix: str) -> Tensors:
@@ -67,9 +96,11 @@ def discriminator_from_torch(tensors: Tensors, like: dict, n_layers: int, prefix
             continue
         name = prefix + torch_name(f"{layer}/", rules)
         loc, scale = (take(tensors, name + leaf, (1, *leaves["loc"].shape, 1, 1)).ravel() for leaf in ("loc", "scale"))
-        initialized = take(tensors, name + "initialized", ()).astype(bool)
+        flag = tensors.pop(f"{name}initialized", None)
+        if flag is None or flag.shape != ():
+            raise UserError(f"tensor '{name}initialized', one number, is missing")
         params[layer] = {"loc": np.zeros_like(loc), "scale": np.zeros_like(scale)}
-        stats[layer] = {"loc": loc, "scale": scale, "initialized": initialized}
+        stats[layer] = {"loc": loc, "scale": scale, "initialized": flag.astype(bool)}
     for layer, leaves in like.get("batch_stats", {}).items():
         if "mean" in leaves:
             name = prefix + torch_name(f"{layer}/", rules)
@@ -124,43 +155,18 @@ def lpips_to_torch(weights: dict, prefix: str) -> Tensors:
 
 
 def read_tensors(path: Path) -> tuple[Tensors, int]:
-    """All tensors of a checkpoint as numpy arrays, and its step (0 where it does not say).
+    """All tensors of a checkpoint, named as a module on its own names them, and its step; errors are `files.read`'s."""
+    stored, step = read(path)
+    tensors = {re.sub(WRAPPERS, "", name): value for name, value in stored.items()}
+    if len(tensors) < len(stored):
+        raise ArgumentError(f"ckpt={path} holds tensors twice, with and without a wrapper's name such as 'module.'")
+    return tensors, step
 
-    Classes that the file names, such as a trainer's callbacks, are replaced by an empty one and never imported. Raises
-    UserError for what is no checkpoint.
-    """
-    try:
-        import torch
-    except ImportError as e:
-        raise UserError(f"reading a PyTorch checkpoint needs PyTorch: {with_extra('convert')}") from e
 
-    class Inert:
-        """Stands for whatever the file names."""
-
-        def __init__(self, *args, **kwargs):
-            pass
-
-        def __setstate__(self, state):
-            pass
-
-    if not path.is_file():
-        raise ArgumentError(f"ckpt={path}: there is no such file")
-    try:
-        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        with torch.serialization.safe_globals([(Inert, name) for name in named]):
-            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as e:  # torch raises whatever its unpickler and its zip reader do
-        reason = " ".join(str(e).split("WeightsUnpickler error:")[-1].split())[:200]
-        raise ArgumentError(f"ckpt={path} cannot be read as tensors: {reason}") from e
-    tensors = stored.get("state_dict", stored) if isinstance(stored, dict) else None
-    if (
-        not isinstance(tensors, dict)
-        or not tensors
-        or not all(isinstance(value, torch.Tensor) for value in tensors.values())
-    ):
-        raise ArgumentError(f"ckpt={path} holds no state dict of tensors")
-    step = stored.get("global_step", 0)
-    return {name: value.float().numpy() for name, value in tensors.items()}, step if isinstance(step, int) else 0
+def without_prefix(tensors: Tensors, known: str) -> Tensors:
+    """The tensors named from the model on, whose tensor `known` tells where it is: 'first_stage_model.' may go."""
+    prefixes = [name.removesuffix(known) for name in tensors if name == known or name.endswith(f".{known}")]
+    return {name.removeprefix(prefixes[0]): value for name, value in tensors.items()} if len(prefixes) == 1 else tensors
 
 
 def account(tensors: Tensors) -> None:

@@ -9,42 +9,52 @@ from ml_collections import ConfigDict
 from taming_jax import checkpoint, config_files
 from taming_jax.completion import complete
 from taming_jax.conditions.layout import KINDS
-from taming_jax.convert.names import LAYOUTS, ORDERS, TRANSFORMER, class_name
+from taming_jax.convert.names import LAYOUTS, ORDERS, TRANSFORMER
+from taming_jax.convert.settings import Section
 from taming_jax.convert.tensors import Tensors, from_torch, to_torch
-from taming_jax.convert.vqgan import vq_from_torch, vq_to_torch
+from taming_jax.convert.vqgan import KINDS as FIRST_STAGES
+from taming_jax.convert.vqgan import MAX_WIDTH, vq_from_torch, vq_to_torch
 from taming_jax.data import annotations
-from taming_jax.errors import UserError, not_among
+from taming_jax.errors import UserError
 from taming_jax.first_stage import make_first_stage
 from taming_jax.models.gpt import stack, unstack
 from taming_jax.second_stage import make_second_stage
 from taming_jax.state import TrainState
 
+MAX_CLASSES, MAX_LENGTH = 100_000, 2**14
+CONDITIONS = ("Labelator", "SOSProvider", "CoordStage", "DummyCondStage", *FIRST_STAGES)
+
 
 def transformer_from_torch(
-    tensors: Tensors, params: dict, data: dict, workdir: Path
+    tensors: Tensors, params: Section, data: Section, workdir: Path
 ) -> dict[Path, tuple[ConfigDict, TrainState]]:
     """A transformer and its first stages, each with the run directory that it goes into.
 
     params, data: the YAML's, of the model and of what it was trained on.
     """
-    t, config = params["transformer_config"]["params"], config_files.load("custom_transformer")
-    if params.get("downsample_cond_size", -1) > -1:
-        raise UserError("downsample_cond_size is not supported")
-    first_key = params.get("first_stage_key", "image")
-    first, state = vq_from_torch(tensors, params["first_stage_config"], "first_stage_model.", first_key)
+    t, config = params.section("transformer_config").section("params"), config_files.load("custom_transformer")
+    if params.integer("downsample_cond_size", -1, least=-1) > -1:
+        raise UserError(f"{params.full('downsample_cond_size')} is not supported")
+    first_key = params.text("first_stage_key", "image")
+    first, state = vq_from_torch(tensors, params.section("first_stage_config"), "first_stage_model.", first_key)
     runs = {workdir / "first_stage": (first, state)}
-    order = class_name(params.get("permuter_config") or {"target": "Identity"})
-    if order not in ORDERS:
-        raise not_among("permuter_config.target", order, ORDERS)
+    order = params.section("permuter_config", {"target": "Identity"}).target(ORDERS)
     with config.unlocked():
         config.first_stage.update(workdir=str(workdir / "first_stage"), step=0)
         config.cond, class_names = condition(tensors, params, data, workdir, runs)
-        config.gpt.update(num_layers=t["n_layer"], num_heads=t["n_head"], embed_dim=t["n_embd"])
-        config.gpt.update({name: float(t.get(name, 0.0)) for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop")})
-        config.gpt.update(n_unmasked=t.get("n_unmasked", 0), vocab_size=t["vocab_size"], block_size=t["block_size"])
-        config.update(pkeep=float(params.get("pkeep", 1.0)), order=ORDERS[order], ema_decay=0.0)
+        heads, width = t.integer("n_head", most=MAX_WIDTH), t.integer("n_embd", most=MAX_WIDTH)
+        if width % heads:
+            raise t.wrong("n_embd", width, f"a multiple of n_head={heads}")
+        config.gpt.update(num_layers=t.integer("n_layer", most=500), num_heads=heads, embed_dim=width)
+        config.gpt.update({name: t.number(name, 0.0, 0, 1) for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop")})
+        config.gpt.update(n_unmasked=t.integer("n_unmasked", 0, least=0))
+        config.gpt.update(vocab_size=t.integer("vocab_size"), block_size=t.integer("block_size", most=MAX_LENGTH))
+        config.update(pkeep=params.number("pkeep", 1.0, 0, 1), order=ORDERS[order], ema_decay=0.0)
         if (used := tensors.pop("first_stage_model.quantize.used", None)) is not None:
-            config.first_stage.used = tuple(int(code) for code in used)
+            size = first.quantizer.codebook_size
+            if used.ndim != 1 or used.dtype.kind not in "iu" or not np.all((used >= 0) & (used < size)):
+                raise UserError(f"tensor 'first_stage_model.quantize.used' is no list of codes below {size}")
+            config.first_stage.used = tuple(map(int, used))
     config = complete(config, None, lambda path, step: (runs[path][0], step))
     config.data.class_names = class_names
     stage = make_second_stage(config)
@@ -59,57 +69,57 @@ def transformer_from_torch(
 
 
 def condition(
-    tensors: Tensors, params: dict, data: dict, workdir: Path, runs: dict
+    tensors: Tensors, params: Section, data: Section, workdir: Path, runs: dict
 ) -> tuple[ConfigDict, tuple[str, ...]]:
     """Our `cond` for the original's `cond_stage_config`, and the names of the classes; a VQGAN is added to `runs`."""
-    stage = params["cond_stage_config"]
+    stage, _ = params.find("cond_stage_config")
 
     def cond(name: str, **fields) -> ConfigDict:
         return ConfigDict({**config_files.module("common").get_cond(name), **fields})
 
-    if stage == "__is_unconditional__" or params.get("unconditional", False):
-        return cond("none", sos=params.get("sos_token", 0)), ()
+    if stage == "__is_unconditional__" or params.flag("unconditional", False):
+        return cond("none", sos=params.integer("sos_token", 0, least=0)), ()
     if stage == "__is_first_stage__":  # stored twice; the second is read and dropped
-        vq_from_torch(tensors, params["first_stage_config"], "cond_stage_model.")
+        vq_from_torch(tensors, params.section("first_stage_config"), "cond_stage_model.")
         return cond("image", workdir=str(workdir / "first_stage"), step=0), ()
-    kind, given = class_name(stage), stage.get("params") or {}
+    stage = params.section("cond_stage_config")
+    kind, given = stage.target(CONDITIONS), stage.section("params", {})
     if kind == "Labelator":
-        return cond("class"), tuple(map(str, range(given["n_classes"])))
+        return cond("class"), tuple(map(str, range(given.integer("n_classes", most=MAX_CLASSES))))
     if kind == "SOSProvider":
-        return cond("none", sos=given["sos_token"]), ()
+        return cond("none", sos=given.integer("sos_token", least=0)), ()
     if kind == "CoordStage":
-        return cond("coordinates", levels=given["n_embed"], down=given["down_factor"]), ()
+        return cond("coordinates", levels=given.integer("n_embed"), down=given.integer("down_factor", most=4096)), ()
     if kind == "DummyCondStage":
-        t, first = params["transformer_config"]["params"], runs[workdir / "first_stage"][0]
-        length = t["block_size"] - make_first_stage(first).side ** 2
-        return layout(given["conditional_key"], length, t["vocab_size"], data)
-    key = params.get("cond_stage_key", "image")
+        t, first = params.section("transformer_config").section("params"), runs[workdir / "first_stage"][0]
+        length = t.integer("block_size", most=MAX_LENGTH) - make_first_stage(first).side ** 2
+        return layout(given, length, t.integer("vocab_size"), data)
+    key = params.text("cond_stage_key", "image")
     runs[workdir / "cond_stage"] = vq_from_torch(tensors, stage, "cond_stage_model.", key)
     return cond("image", workdir=str(workdir / "cond_stage"), step=0), ()
 
 
-def layout(key: str, length: int, num_tokens: int, data: dict) -> tuple[ConfigDict, tuple[str, ...]]:
+def layout(stage: Section, length: int, num_tokens: int, data: Section) -> tuple[ConfigDict, tuple[str, ...]]:
     """The condition on objects, `length` ids, and its classes, which the YAML's data section lets one know."""
-    if key not in LAYOUTS:
-        raise not_among("conditional_key", key, LAYOUTS)
-    cond, kind = config_files.module("common").get_cond("objects"), LAYOUTS[key]
-    train = (data.get("params") or {}).get("train") or {}
-    given = train.get("params") or {}
-    encode_crop = length % 3 == 2 if kind == "bbox" else bool(given.get("encode_crop"))
+    kind = LAYOUTS[stage.text("conditional_key", allowed=LAYOUTS)]
+    cond = config_files.module("common").get_cond("objects")
+    train = data.section("params", {}).section("train", {"target": ""})
+    given = train.section("params", {})
+    encode_crop = length % 3 == 2 if kind == "bbox" else given.flag("encode_crop", False)
     cond.layout.update(
         kind=kind,
         num_tokens=num_tokens,
         max_objects=(length - 2 * encode_crop) // KINDS[kind],
         encode_crop=encode_crop,
-        min_objects=given.get("min_objects_per_image", 2),
-        min_area=float(given.get("min_object_area", 1e-5)),
-        use_group=given.get("use_group_parameter", True),
+        min_objects=given.integer("min_objects_per_image", 2, least=0),
+        min_area=given.number("min_object_area", 1e-5, 0),
+        use_group=given.flag("use_group_parameter", True),
     )
-    source, table = class_name(train or {"target": ""}), ""
-    if source == "AnnotatedObjectsCoco" and given.get("use_things", True) and given.get("use_stuff", True):
+    source, table = train.target(), ""
+    if source == "AnnotatedObjectsCoco" and given.flag("use_things", True) and given.flag("use_stuff", True):
         table = "coco"
     elif source == "AnnotatedObjectsOpenImages":
-        chosen = (given.get(f"category_{kind}_target") or "" for kind in ("allow_list", "mapping"))
+        chosen = (given.text(f"category_{kind}_target", "") for kind in ("allow_list", "mapping"))
         known = ("top_300_classes_plus_coco_compatibility", "open_images_unify_categories_for_coco")
         table = "open_images" if all(map(str.endswith, chosen, known)) else ""
     cond.layout.categories = table
