@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser, is_config_flag
 
-from taming_jax import config_files, values
+from taming_jax import config_files, job, values
 from taming_jax.errors import ArgumentError, UserError, fail, nearest, shorten, show
 
 OUT_OF_MEMORY = "out of memory: make the batch smaller, or what is asked for"
@@ -79,7 +79,8 @@ def run(main: Callable[[], None]) -> None:
     def guarded(_: list[str]) -> None:
         sys.stdout.reconfigure(errors="replace")  # names of files and classes may hold what a terminal cannot show
         logging.set_verbosity(logging.ERROR)  # the user need not see library warnings
-        with one_line():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # until here, it has ended the process
+        with one_line(), job.ending_with_others():
             main()
 
     app.run(guarded, flags_parser=parse)
@@ -120,11 +121,16 @@ def join_processes() -> None:
     give_up.daemon = True
     give_up.start()
     try:
-        jax.distributed.initialize(**({} if missing else given), initialization_timeout=seconds + 60)
+        jax.distributed.initialize(
+            **({} if missing else given),
+            initialization_timeout=seconds + 60,
+            heartbeat_timeout_seconds=job.HEARTBEAT,
+        )
     except (RuntimeError, ValueError) as e:
         raise UserError(f"the job's processes did not come together: {' '.join(str(e).split())[:300]}") from e
     finally:
         give_up.cancel()
+    job.shorten_deaths()
 
 
 def required(name: str) -> str:

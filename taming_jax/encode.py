@@ -16,7 +16,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from taming_jax import cli, completion
+from taming_jax import cli, completion, places
 from taming_jax.encoded import encode
 from taming_jax.errors import UserError
 from taming_jax.stopping import PREEMPTED
@@ -35,7 +35,8 @@ def main() -> None:
     config = completion.complete(config)
     name = f"{config.cond.name}_views{given.views}"
     out = cli.folder("out") or Path(config.first_stage.workdir) / "codes" / name
-    encode(config, out, given.views, given.batch_size)
+    with places.claimed(out):
+        encode(config, out, given.views, given.batch_size)
 
 
 if __name__ == "__main__":

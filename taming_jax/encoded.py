@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from taming_jax import checkpoint, completion, data, sharding
+from taming_jax import checkpoint, completion, data, places, sharding
 from taming_jax.conditions import find_condition
 from taming_jax.console import say
 from taming_jax.data.transforms import Augment
@@ -222,7 +222,7 @@ def prepare(out: Path, stated: dict) -> None:
         raise ArgumentError(f"out={out} holds codes that were made otherwise: {changed}; name another folder")
     if found is None:
         part = out / "codes.part"
-        if out.exists() and not (out.is_dir() and set(out.iterdir()) <= {part}):
+        if out.exists() and not (out.is_dir() and set(out.iterdir()) <= {part, out / places.CLAIM}):
             raise ArgumentError(f"out={out} is there and holds no codes; name another folder")
         try:
             out.mkdir(parents=True, exist_ok=True)

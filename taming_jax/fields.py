@@ -160,6 +160,7 @@ EXTRA: dict[str, dict[str, Rule]] = {
     "transformer": {
         **{f"data.{name}": optional(rule) for name, rule in DATA.items()},
         **{f"data.layout.{name}": rule for name, rule in LAYOUT.items()},
+        **{f"{stage}.{name}": line for stage in ("first_stage", "cond") for name in ("digest", "origin")},
     },
 }
 COMPLETED = ("first_stage.config", "cond.config")  # configs in themselves, taken from runs

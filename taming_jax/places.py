@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from taming_jax.console import say
 from taming_jax.errors import UserError
 
+CLAIM = "claim"  # the file that says who has a folder
 LEASE = 60.0  # seconds after which a claim that nobody renews is nobody's, where its process cannot be seen from here
 ROOM = 1 << 16  # bytes that are written, to see that the disk takes them
 
@@ -26,7 +27,7 @@ def claimed(folder: Path) -> Iterator[None]:
     seen as such, on this host at once, on others of a shared file system after `LEASE` seconds. Raises UserError, in
     every process, where the folder cannot be made or written, or where another command has it.
     """
-    lease, error = SoftFileLease(folder / "claim", lease_duration=LEASE), None
+    lease, error = SoftFileLease(folder / CLAIM, lease_duration=LEASE), None
     if jax.process_index() == 0:
         try:
             prepare(folder)
@@ -78,7 +79,7 @@ def acquire(lease: SoftFileLease, folder: Path) -> None:
 def read_holder(folder: Path) -> dict[str, str]:
     """Who has claimed a folder, as the claim says: 'host' and 'pid'."""
     try:
-        lines = (folder / "claim").read_text(errors="replace").splitlines()
+        lines = (folder / CLAIM).read_text(errors="replace").splitlines()
     except OSError:  # released in this moment
         return {}
     return dict(line.split("=", 1) for line in lines if "=" in line)

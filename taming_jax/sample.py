@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from taming_jax import cli, images, request
+from taming_jax import cli, images, places, request
 from taming_jax.conditions import ARGUMENTS
 from taming_jax.console import say
 from taming_jax.errors import ArgumentError, UserError
@@ -108,43 +108,46 @@ def main() -> None:
     if all(file.exists() for file in (*files, *firsts, *([archive] if given.npz else []), out / "samples.png")):
         say(f"these samples are already painted: {out / 'samples.png'}")
         return
-    missing = np.flatnonzero([not file.exists() for file in files])
-    if len(missing):
-        todo = {name: value[missing // columns] for name, value in rows.items()}
-        todo["index"] = np.int32(missing % columns)
-        out.mkdir(parents=True, exist_ok=True)  # where nobody may write, say so before the work
-        batches = generator.paint(todo, plan, given.batch_size)
-        for number, image in zip(missing, (image for batch in batches for image in batch), strict=True):
-            files[number].parent.mkdir(parents=True, exist_ok=True)
-            if not record.exists():
-                images.write_whole(record, lambda part: part.write_text(json.dumps(made_by)))
-            row, index = divmod(int(number), columns)
-            drawn = captions[row] | dict(label=int(rows["label"][row]), index=index)
-            images.save_png(Image.fromarray(image), files[number], **(made_by | drawn))
-    for png, file in zip(files[::columns], firsts, strict=bool(firsts)):
-        if not file.exists():
-            animate(generator, png, plan, file)
+    with places.claimed(out):
+        missing = np.flatnonzero([not file.exists() for file in files])
+        if len(missing):
+            todo = {name: value[missing // columns] for name, value in rows.items()}
+            todo["index"] = np.int32(missing % columns)
+            out.mkdir(parents=True, exist_ok=True)  # where nobody may write, say so before the work
+            batches = generator.paint(todo, plan, given.batch_size)
+            for number, image in zip(missing, (image for batch in batches for image in batch), strict=True):
+                files[number].parent.mkdir(parents=True, exist_ok=True)
+                if not record.exists():
+                    images.write_whole(record, lambda part: part.write_text(json.dumps(made_by)))
+                row, index = divmod(int(number), columns)
+                drawn = captions[row] | dict(label=int(rows["label"][row]), index=index)
+                images.save_png(Image.fromarray(image), files[number], **(made_by | drawn))
+        for png, file in zip(files[::columns], firsts, strict=bool(firsts)):
+            if not file.exists():
+                animate(generator, png, plan, file)
 
-    shown, originals = stage.cond.pictures(rows, plan.size) if stage.cond.SHOWS else None, None
-    if plan.kept is not None:
-        (h, w), count = plan.kept.size, len(rows["label"])
-        originals = np.stack([plan.kept.image[:h, :w]] * count)
-        shown = np.stack([request.picture_of(plan.kept)] * count) if shown is None else shown[:, :h, :w]
-    elif stage.cond.NEEDS_DATA and "image" in rows and not any(asked.values()):
-        originals = rows["image"]
-    for row, picture in enumerate(shown if shown is not None else []):
-        images.save_png(Image.fromarray(images.to_uint8(picture)), files[row * columns].with_name("condition.png"))
-    painted = np.array(files).reshape(-1, columns)[: SHEET[0], : SHEET[1]]
-    painted = np.stack([[np.asarray(Image.open(file)) for file in row] for row in painted])
-    part = {name: value[: SHEET[0]] for name, value in rows.items()}
-    beside = (None if x is None else x[: SHEET[0]] for x in (shown, originals))
-    images.save_png(images.draw_sheet(make_sheet(stage.cond, part, painted, *beside)), out / "samples.png", **made_by)
-    if given.npz:
-        arrays = np.stack([np.asarray(Image.open(file)) for file in files]), np.repeat(rows["label"], columns)
-        images.write_whole(archive, lambda part: save_arrays(part, *arrays))
-    if numbered := images.legend(names[: SHEET[0]], stage.cond.captions(part)):
-        say(f"on the sheet, {numbered}")
-    say(f"{len(files)} samples for {len(rows['label'])} conditions: {out / 'samples.png'}")
+        shown, originals = stage.cond.pictures(rows, plan.size) if stage.cond.SHOWS else None, None
+        if plan.kept is not None:
+            (h, w), count = plan.kept.size, len(rows["label"])
+            originals = np.stack([plan.kept.image[:h, :w]] * count)
+            shown = np.stack([request.picture_of(plan.kept)] * count) if shown is None else shown[:, :h, :w]
+        elif stage.cond.NEEDS_DATA and "image" in rows and not any(asked.values()):
+            originals = rows["image"]
+        for row, picture in enumerate(shown if shown is not None else []):
+            images.save_png(Image.fromarray(images.to_uint8(picture)), files[row * columns].with_name("condition.png"))
+        painted = np.array(files).reshape(-1, columns)[: SHEET[0], : SHEET[1]]
+        painted = np.stack([[np.asarray(Image.open(file)) for file in row] for row in painted])
+        part = {name: value[: SHEET[0]] for name, value in rows.items()}
+        beside = (None if x is None else x[: SHEET[0]] for x in (shown, originals))
+        images.save_png(
+            images.draw_sheet(make_sheet(stage.cond, part, painted, *beside)), out / "samples.png", **made_by
+        )
+        if given.npz:
+            arrays = np.stack([np.asarray(Image.open(file)) for file in files]), np.repeat(rows["label"], columns)
+            images.write_whole(archive, lambda part: save_arrays(part, *arrays))
+        if numbered := images.legend(names[: SHEET[0]], stage.cond.captions(part)):
+            say(f"on the sheet, {numbered}")
+        say(f"{len(files)} samples for {len(rows['label'])} conditions: {out / 'samples.png'}")
 
 
 if __name__ == "__main__":
