@@ -19,6 +19,7 @@ from ml_collections import config_flags
 from taming_jax import cli, completion, places
 from taming_jax.encoded import encode
 from taming_jax.errors import UserError
+from taming_jax.fields import check_fields
 from taming_jax.stopping import PREEMPTED
 
 
@@ -29,6 +30,7 @@ def main() -> None:
     end = sys.exit if jax.process_count() == 1 else os._exit
     signal.signal(signal.SIGTERM, lambda *_: end(PREEMPTED))
     given, config = flags.FLAGS, cli.required_config()
+    check_fields(config)
     if config.task != "transformer":
         raise UserError(f"--config is for task {config.task!r}: give a transformer's, which says what the condition is")
     config.first_stage.workdir = str(cli.folder("workdir") or config.first_stage.workdir)

@@ -5,6 +5,7 @@ A new field gets a line here. What several fields must be together is said in th
 
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
@@ -185,6 +186,9 @@ def check_fields(config: ConfigDict) -> None:
             raise UserError(f"{name}: there is no such field{nearest(name, known)}")
         if name in known:
             known[name](name, value)
+            parts = value if isinstance(value, (tuple, list)) else [value]
+            if any(isinstance(part, np.generic) and not isinstance(part, float) for part in parts):
+                raise UserError(f"{name}={show(value)}: a numpy number, which JSON does not hold; write int or float")
     if missing := [name for name in needed if name not in given]:
         like = {"vqgan": "openmoji_vq", "transformer": "openmoji_transformer"}[given["task"]]
         raise UserError(f"{missing[0]} is missing from the config; {like} has it, for example")

@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -97,6 +98,14 @@ def test_a_field_that_is_missing_is_named():
     config = load("openmoji_vq")
     del config.optim.eps
     with pytest.raises(UserError, match=r"optim.eps is missing from the config"):
+        check_fields(config)
+
+
+def test_a_number_that_a_run_could_not_store_is_told():
+    config = load("openmoji_vq").unlock()
+    del config.steps
+    config.steps = np.int64(3)
+    with pytest.raises(UserError, match="steps=3: a numpy number"):
         check_fields(config)
 
 
