@@ -141,7 +141,7 @@ def describe_zip(path: Path) -> tuple[Any, Places]:
             raise UserError(f"cannot be read as tensors: its pickle has {pickles[0].file_size} bytes, not of tensors")
         damaged = archive.testzip()
         if damaged is not None:
-            raise UserError(f"is damaged: the checksum of its record {damaged!r} does not fit; download it again")
+            raise UserError(f"is damaged: the checksum of its record {damaged[:80]!r} does not fit; download it again")
         if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
             raise UserError("was written on a big-endian machine; save it again on a little-endian one")
         places = {}
@@ -215,10 +215,12 @@ def state_dict(root: Any) -> list[tuple[Any, Any]]:
 
 
 def is_dictionary(node: Any) -> bool:
+    """Whether a part of a pickle holds items under keys."""
     return isinstance(node, Object) and bool(node.items)
 
 
 def is_tensor(node: Any) -> bool:
+    """Whether a part of a pickle is a tensor of any kind."""
     return isinstance(node, Object) and node.name.startswith("torch._") and "._rebuild_" in node.name
 
 

@@ -76,6 +76,7 @@ class Section:
             raise UserError(f"{self.full(field)}={shown(fields[field])}: {e}") from e
 
     def wrong(self, field: str, value: Any, what: str) -> UserError:
+        """The error for a value of another kind."""
         return UserError(f"{self.full(field)}={shown(value)}: it must be {what}")
 
     def section(self, field: str, default: Any = MISSING) -> "Section":
@@ -137,6 +138,7 @@ class Section:
 
 
 def is_integer(value: Any, least: int, most: int) -> bool:
+    """Whether a value is a whole number from `least` to `most`."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 

@@ -166,7 +166,10 @@ def read_tensors(path: Path) -> tuple[Tensors, int]:
 def without_prefix(tensors: Tensors, known: str) -> Tensors:
     """The tensors named from the model on, whose tensor `known` tells where it is: 'first_stage_model.' may go."""
     prefixes = [name.removesuffix(known) for name in tensors if name == known or name.endswith(f".{known}")]
-    return {name.removeprefix(prefixes[0]): value for name, value in tensors.items()} if len(prefixes) == 1 else tensors
+    if len(prefixes) != 1:
+        return tensors
+    found = {name.removeprefix(prefixes[0]): value for name, value in tensors.items()}
+    return found if len(found) == len(tensors) else tensors
 
 
 def account(tensors: Tensors) -> None:

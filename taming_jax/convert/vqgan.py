@@ -117,7 +117,7 @@ def vq_from_torch(
     """A first stage's config and state, without an optimizer, from the tensors below a prefix."""
     config = vq_config(model, image_key)
     if has_discriminator(config) and not any(name.startswith(f"{prefix}loss.discriminator.") for name in tensors):
-        say(f"{prefix or 'the file '}holds no discriminator: trained further, the run has none (disc.weight=0)")
+        say(f"the file holds no discriminator, {prefix}loss.discriminator: trained further, the run has none")
         config.disc.weight = 0.0
     check(config)
     quantizer, size = make_quantizer(config.quantizer), config.data.size
