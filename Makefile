@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Memory in large pages (Linux with glibc): steps on CPUs took up to a fifth less time, since fewer pages are made anew.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-conditional test test-slow test-parity lint format clean
+.PHONY: demo demo-conditional test test-slow test-faults test-parity lint format clean
 
 demo: .venv/installed  ## Trains both stages on OpenMoji and paints samples: about 15 minutes on two CPU cores
 	python -m taming_jax.train --config=configs/openmoji_vq.py --workdir=runs/openmoji_vq
@@ -23,6 +23,9 @@ test: .venv/installed-test lint  ## Style, then all tests
 
 test-slow: .venv/installed-test  ## Tests that train for minutes
 	python -m pytest -m slow
+
+test-faults: .venv/installed-test  ## Runs that are killed more than forty times: minutes
+	python -m pytest -m slow tests/test_faults.py
 
 test-parity: .venv-parity/installed  ## Conversion against the original's own classes in PyTorch: minutes, and 1 GB to install
 	.venv-parity/bin/python -m pytest -o addopts= --durations=5 tests/parity

@@ -68,7 +68,7 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
 
         phases = find_phases(task.phase, start, config.steps)
         progress = Progress(start, config.steps, config.batch_size, config.eval_every, dict.fromkeys(phases, 1.0))
-        window, result, in_row = None, {}, 0
+        window, result, in_row, told = None, {}, 0, {}
 
         def evaluate_now() -> dict[str, float]:
             checkpoint.wait(manager)
@@ -135,6 +135,10 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
                 in_row = count_skipped(summary, in_row)
                 check_skipped(in_row, summary, state, config, workdir)
                 writer.scalars(step, "train", {**summary, **progress.report(step, summary)})
+                alarms = task.alarms(summary)
+                for line in (line for what, line in alarms.items() if what not in told):
+                    say(f"careful: {line}")
+                told = alarms
             if stops:
                 save_and_stop()
             if saving and (not in_row or step == config.steps):  # what fails may be the state, not the batch

@@ -39,6 +39,7 @@ class Task(NamedTuple):
     train_step: (state, batch, key, phase) -> (state, metrics).
     eval_step: (state, batch) -> metrics over the rows where batch['mask'] is 1.
     pictures: (state, batch) -> {name: images.Sheet or animation.Animation} for people to look at; not to be jitted.
+    alarms: (numbers of some steps) -> {what: a line} for what runs away.
     learns_convolutions: see `backend.compiler_options`. annotator: see `transforms.Augment`; None for images alone.
     """
 
@@ -48,6 +49,7 @@ class Task(NamedTuple):
     train_step: Callable
     eval_step: Callable
     pictures: Callable
+    alarms: Callable
     learns_convolutions: bool
     annotator: Annotator | None
 

@@ -17,8 +17,9 @@ from ml_collections import ConfigDict
 from taming_jax import completion, data, sharding
 from taming_jax.encoded import encode, open_codes
 from taming_jax.errors import UserError
-from taming_jax.loop import PREEMPTED, train
+from taming_jax.loop import train
 from taming_jax.second_stage import make_second_stage
+from taming_jax.stopping import PREEMPTED
 from taming_jax.tasks import transformer
 from tests.tiny import ROOT, changed, finish, free_port, records, run, state_of, tiny_transformer, tiny_vq
 

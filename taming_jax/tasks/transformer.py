@@ -108,6 +108,7 @@ def make_task(config: ConfigDict) -> states.Task:
         train_step,
         eval_step,
         make_pictures(config, stage),
+        alarms=lambda numbers: {},
         learns_convolutions=False,
         annotator=cond.annotator,
     )

@@ -20,6 +20,8 @@ from taming_jax.models.discriminator import NLayerDiscriminator
 from taming_jax.models.perceptual import load_weights, lpips
 from taming_jax.models.quantize import QUANTIZERS, Learned, Quantizer, make_quantizer
 
+FAR_WEIGHT, FAR_LOGITS, FEW_CODES = 1e3, 30, 2  # beyond these, a run is in trouble
+
 
 def check(config: ConfigDict) -> None:
     """Raises UserError where the parts of a config do not fit."""
@@ -216,7 +218,15 @@ def make_task(config: ConfigDict) -> states.Task:
         return {"reconstructions": reconstruct(state, batch)}
 
     return states.Task(
-        init, load_frozen, phase, train_step, eval_step, pictures, learns_convolutions=True, annotator=None
+        init,
+        load_frozen,
+        phase,
+        train_step,
+        eval_step,
+        pictures,
+        alarms=lambda numbers: find_alarms(numbers, config),
+        learns_convolutions=True,
+        annotator=None,
     )
 
 
@@ -235,6 +245,31 @@ class Phase(NamedTuple):
 
     perceptual: bool
     adversarial: bool
+
+
+def find_alarms(numbers: dict[str, float], config: ConfigDict) -> dict[str, str]:
+    """What runs away, by what it is, with a line that says what helps. numbers: means over some steps, by name.
+
+    Bounds are far from what healthy runs show: hinge losses ask for logits of 1, and λ is near 1.
+    """
+    found = {}
+    if numbers.get("d_weight", 0) > FAR_WEIGHT * config.disc.weight:
+        found["λ"] = (
+            f"λ is {numbers['d_weight']:.3g}: the generator hardly moves the discriminator any more; a smaller"
+            " disc.max_weight bounds it"
+        )
+    logits = max(abs(numbers.get(name, 0)) for name in ("logits_real", "logits_fake"))
+    if logits > FAR_LOGITS:
+        found["logits"] = (
+            f"the discriminator's logits are {logits:.3g} on average: it wins; a lower learning rate, a longer"
+            " disc.ramp_steps or a smaller disc.ndf may help"
+        )
+    if numbers.get("code_perplexity", FEW_CODES) < FEW_CODES:
+        found["codes"] = (
+            f"codes collapse: their perplexity is {numbers['code_perplexity']:.3g}; restart_codes_after, or a smaller"
+            " codebook or learning rate, may help"
+        )
+    return found
 
 
 def update_codes(
