@@ -101,6 +101,8 @@ def get_cond(name: str) -> ConfigDict:
             down=16,  # coordinates: pixels a side for each id
             workdir="",  # image: run directory of its first stage
             step=placeholder(int),  # image
+            digest="",  # image: filled in, of the weights in the run's own copy of that first stage
+            origin="",  # image: filled in, where they were copied from
             max_words=16,  # caption: words of it that are read
             max_vocabulary=8192,  # caption: words that are told apart
             vocabulary=(),  # caption: filled in from the data
@@ -119,8 +121,11 @@ def get_cond(name: str) -> ConfigDict:
 
 
 def get_first_stage(workdir: str) -> ConfigDict:
-    """A VQGAN's run directory, at its newest step; `used`: the ids that occur, if not all (see `quantize.remap`)."""
-    return ConfigDict(dict(workdir=workdir, step=placeholder(int), used=(), unknown="random"))
+    """A VQGAN's run directory, at its newest step; `used`: the ids that occur, if not all (see `quantize.remap`).
+
+    digest and origin are filled in when the run has its own copy of it: which weights, and where they come from.
+    """
+    return ConfigDict(dict(workdir=workdir, step=placeholder(int), digest="", origin="", used=(), unknown="random"))
 
 
 def get_moved_data() -> ConfigDict:

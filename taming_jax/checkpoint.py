@@ -4,10 +4,13 @@ Sums are checksums of every array and of both JSON files. Orbax restores flipped
 read here is compared with them. Checkpoints from before there were sums are read as they are.
 """
 
+import functools
 import hashlib
 import json
+import logging as python_logging
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +55,25 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
+def quiet_threads() -> None:
+    """From now on, writing threads do not tell one by one that a save has failed; `saving` tells it once.
+
+    When one write of a save fails, Orbax ends the loop in which the others wait. Each of these then prints a stack
+    trace from its thread, sooner or later, and asyncio one for each result that nobody asks for.
+    """
+    if getattr(sys.excepthook, "__name__", "") == pass_on_others.__name__:
+        return
+    sys.excepthook = functools.partial(pass_on_others, sys.excepthook)
+    sys.excepthook.__name__ = pass_on_others.__name__
+    python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
+
+
+def pass_on_others(hook: Callable, kind: type, error: BaseException, trace: Any) -> None:
+    """Calls `hook` for an exception that is not of a closed loop."""
+    if str(error) != "Event loop is closed":
+        hook(kind, error, trace)
+
+
 @contextmanager
 def open_manager(workdir: Path, keep: int = 3, read_only: bool = False) -> Iterator[ocp.CheckpointManager]:
     """Saves asynchronously and keeps the newest `keep`; at the end, waits for the last save.
@@ -65,6 +87,7 @@ def open_manager(workdir: Path, keep: int = 3, read_only: bool = False) -> Itera
         read_only=read_only,
         cleanup_tmp_directories=not read_only,  # what a killed process has left
     )
+    quiet_threads()
     with quiet():
         manager = ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options)
         try:
@@ -92,6 +115,7 @@ def save(manager: ocp.CheckpointManager, state: TrainState, next_batch: int, con
         )
     place = {"next_batch": next_batch, "optimizers": bool(state.opt)}
     stored = relative_to(workdir, config.to_dict())
+    wait(manager)
     with saving(workdir, step):
         manager.save(
             step,
@@ -215,6 +239,8 @@ def newest(workdir: Path, read: Callable[[int], T], among: list[int]) -> tuple[T
         try:
             return read(step), step, damaged
         except Damaged as e:
+            if len(among) == 1:
+                raise
             damaged.append(step)
             say(f"checkpoint {step} cannot be read and is passed over: {e}")
     raise Damaged(f"no checkpoint in {workdir / 'checkpoints'} is whole; there are {among}")
@@ -482,7 +508,9 @@ def state_path(workdir: Path, step: int) -> Path:
     """The path of a step's train state; raises Damaged where it is not there, UserError where the step is not."""
     path = (workdir / "checkpoints" / str(step) / "state").absolute()
     if not (path / "_METADATA").exists():
-        required_steps(workdir, step)
+        if step not in steps(workdir):
+            has = steps(workdir)
+            raise UserError(f"run directory {workdir} holds no readable checkpoint of step {step}; it has {has}")
         raise Damaged(f"checkpoint {step} in {workdir} is damaged (its state is missing)")
     return path
 

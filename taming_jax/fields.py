@@ -91,7 +91,7 @@ DATA: dict[str, Rule] = {
     "class_names": several(text),
 }
 
-STAGE: dict[str, Rule] = {"workdir": folder, "step": optional(STEP)}
+STAGE: dict[str, Rule] = {"workdir": folder, "step": optional(STEP), "digest": line, "origin": path}
 
 OF_TASK: dict[str, dict[str, Rule]] = {
     "vqgan": {
@@ -161,7 +161,6 @@ EXTRA: dict[str, dict[str, Rule]] = {
     "transformer": {
         **{f"data.{name}": optional(rule) for name, rule in DATA.items()},
         **{f"data.layout.{name}": rule for name, rule in LAYOUT.items()},
-        **{f"{stage}.{name}": line for stage in ("first_stage", "cond") for name in ("digest", "origin")},
     },
 }
 COMPLETED = ("first_stage.config", "cond.config")  # configs in themselves, taken from runs

@@ -4,8 +4,8 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Hashable
-from contextlib import ExitStack, closing, nullcontext
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 
 import jax
@@ -40,7 +40,7 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
     check_agreement({**config.to_dict(), "workdir": str(workdir)})
     if is_finished(config, workdir):
         return {}
-    with places.claimed(workdir), stopping.listen() as stop, ExitStack() as exits:
+    with places.claimed(workdir), telling_newest(workdir), stopping.listen() as stop, ExitStack() as exits:
         stored = completion.load_config(workdir)[0] if checkpoint.steps(workdir) else None
         config = completion.complete(config, stored)
         config.data.class_names = () if stored is None else stored.data.class_names  # not those of the first stage
@@ -50,9 +50,9 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
         on_codes = "codes" in config and bool(config.codes)
         source = held_out if on_codes else data.in_turn(lambda: data.open_source(config.data, "train"))
         config = completion.complete_from_data(config, source, stored, encoded.learned(config) if on_codes else None)
+        source = encoded.open_codes(config) if on_codes else source
         config = completion.keep_stages(config, workdir)
         task = make_task(config)
-        source = encoded.open_codes(config) if on_codes else source
         augment = None if on_codes else data.make_augment(config.data, task.annotator)
         init_key, run_key = jax.random.split(jax.random.key(config.seed))
 
@@ -150,6 +150,15 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
         return result
 
 
+@contextmanager
+def telling_newest(workdir: Path) -> Iterator[None]:
+    """Within, what the system refuses, such as a full log, is a UserError that names the newest checkpoint."""
+    try:
+        yield
+    except OSError as e:
+        raise UserError(f"{e.filename or workdir}: {e.strerror or e}; {checkpoint.newest_is(workdir)}") from e
+
+
 def is_finished(config: ConfigDict, workdir: Path) -> bool:
     """Whether a run has all its steps and its last evaluation; says so. Raises UserError for another task's run."""
     if not checkpoint.steps(workdir):
@@ -217,7 +226,12 @@ def trace_step(task: Task, run_key: jax.Array, phase: Hashable, state: TrainStat
 
 
 def compile_step(
-    task: Task, run_key: jax.Array, phase: Hashable, state: TrainState, batch: dict, stop: stopping.StopSignal
+    task: Task,
+    run_key: jax.Array,
+    phase: Hashable,
+    state: TrainState,
+    batch: dict,
+    stop: stopping.StopSignal | None = None,
 ) -> jax.stages.Compiled:
     """That step, compiled for these shapes; says what memory it takes. Raises Interrupted where a signal asks to stop.
 
@@ -239,7 +253,7 @@ def compile_step(
     told = began
     while thread.is_alive():
         thread.join(0.2)
-        if stop.received is not None and jax.process_count() == 1:
+        if stop is not None and stop.received is not None and jax.process_count() == 1:
             raise stopping.Interrupted
         if time.monotonic() - told > SILENCE:
             told = time.monotonic()

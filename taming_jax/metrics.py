@@ -37,7 +37,25 @@ def count_codes(ids: jax.Array, codebook_size: int, weight: jax.Array | None = N
     return jnp.zeros(codebook_size).at[ids.ravel()].add(weights.ravel())
 
 
-Metrics = dict[str, clu.metrics.Metric]
+@flax.struct.dataclass
+class Metrics:
+    """Metrics by name: one class and a dict in it, not a class of clu's Collection for each set of names.
+
+    The trees of two dataclasses with as many fields compare equal in jax 0.10.2, so that `jit` could take one
+    collection for another. Keys of a dict are compared as they are.
+    """
+
+    by_name: dict[str, clu.metrics.Metric]
+
+    def merge(self, other: "Metrics") -> "Metrics":
+        return Metrics({name: metric.merge(other.by_name[name]) for name, metric in self.by_name.items()})
+
+    def reduce(self) -> "Metrics":
+        """Merges metrics along their first axis."""
+        return Metrics({name: metric.reduce() for name, metric in self.by_name.items()})
+
+    def compute(self) -> dict[str, jax.Array | dict[str, jax.Array]]:
+        return {name: metric.compute() for name, metric in self.by_name.items()}
 
 
 @flax.struct.dataclass
@@ -62,38 +80,29 @@ class Skips(clu.metrics.Metric):
 
 
 def collection(averages: dict[str, jax.Array], mask: jax.Array | None = None, **metrics: clu.metrics.Metric) -> Metrics:
-    """Averages ([], or [B] under a mask [B]) and other metrics of a step, to be merged with those of other steps.
-
-    A dict, not clu's Collection: the trees of two dataclasses with as many fields compare equal in jax 0.10.2, so that
-    `jit` could take one collection for another. Keys of a dict are compared as they are.
-    """
+    """Averages ([], or [B] under a mask [B]) and other metrics of a step, to be merged with those of other steps."""
     found = {
         name: clu.metrics.Average.from_model_output(value, mask=mask if jnp.ndim(value) else None)
         for name, value in averages.items()
     }
-    return found | metrics
-
-
-def reduce(stacked: Metrics) -> Metrics:
-    """Merges metrics along their first axis."""
-    return {name: metric.reduce() for name, metric in stacked.items()}
+    return Metrics(found | metrics)
 
 
 def where_finite(finite: jax.Array, collected: Metrics) -> Metrics:
     """The metrics of a step, which count nothing if it was skipped; and whether it was. finite: bool []."""
-    kept = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), collected)
-    return kept | {"skips": Skips.from_model_output(finite)}
+    kept = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), collected.by_name)
+    return Metrics(kept | {"skips": Skips.from_model_output(finite)})
 
 
 @jax.jit
 def merge(a: Metrics, b: Metrics) -> Metrics:
     """Both steps' metrics as one, on the device."""
-    return {name: metric.merge(b[name]) for name, metric in a.items()}
+    return a.merge(b)
 
 
 def summarize(collected: Metrics) -> dict[str, float]:
     """Waits for the device and returns plain numbers by name."""
     result = {}
-    for name, value in jax.device_get({name: metric.compute() for name, metric in collected.items()}).items():
+    for name, value in jax.device_get(collected.compute()).items():
         result.update({k: float(v) for k, v in value.items()} if isinstance(value, dict) else {name: float(value)})
     return result

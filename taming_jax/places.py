@@ -27,7 +27,7 @@ def claimed(folder: Path) -> Iterator[None]:
     seen as such, on this host at once, on others of a shared file system after `LEASE` seconds. Raises UserError, in
     every process, where the folder cannot be made or written, or where another command has it.
     """
-    lease, error = SoftFileLease(folder / CLAIM, lease_duration=LEASE), None
+    lease, error, made = SoftFileLease(folder / CLAIM, lease_duration=LEASE), None, not folder.exists()
     if jax.process_index() == 0:
         try:
             prepare(folder)
@@ -46,6 +46,8 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
     finally:
         lease.release()
+        if made and jax.process_index() == 0 and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()  # nothing came of it
 
 
 def prepare(folder: Path) -> None:

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from taming_jax import metrics
 from taming_jax.data.transforms import Annotator
 
 PyTree = Any
@@ -84,7 +83,7 @@ def accumulate(part: Callable, carry: PyTree, batch: dict, key: jax.Array, parts
     shapes = jax.eval_shape(part, carry, jax.tree.map(lambda x: x[0], split), key)[1]
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     (carry, total), (logged, out) = jax.lax.scan(add, (carry, zeros), (split, keys))
-    return carry, jax.tree.map(lambda x: x / parts, total), metrics.reduce(logged), out
+    return carry, jax.tree.map(lambda x: x / parts, total), logged.reduce(), out
 
 
 def apply_updates(

@@ -60,7 +60,7 @@ class Writer:
     def code_histogram(self, step: int, collected: Metrics) -> None:
         """How often each code was used: x is the code, y its count."""
         if self.active:
-            counts = np.asarray(jax.device_get(collected["codes"].counts))
+            counts = np.asarray(jax.device_get(collected.by_name["codes"].counts))
             edges = np.arange(len(counts) + 1) - 0.5
             histogram = summary.histogram_raw(
                 "codes",

@@ -21,7 +21,18 @@ from taming_jax.loop import train
 from taming_jax.second_stage import make_second_stage
 from taming_jax.stopping import PREEMPTED
 from taming_jax.tasks import transformer
-from tests.tiny import ROOT, changed, finish, free_port, records, run, state_of, tiny_transformer, tiny_vq
+from tests.tiny import (
+    ROOT,
+    change_stored,
+    changed,
+    finish,
+    free_port,
+    records,
+    run,
+    state_of,
+    tiny_transformer,
+    tiny_vq,
+)
 
 VIEWS = 80  # of some 38 images: several files
 
@@ -31,9 +42,7 @@ def crops_run(vq_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`vq_run`, as if its data were random crops and flips."""
     workdir = tmp_path_factory.mktemp("crops") / "vq"
     shutil.copytree(vq_run, workdir)
-    for stored in workdir.glob("checkpoints/*/config/metadata"):
-        text = stored.read_text()
-        stored.write_text(text.replace('"flip": false', '"flip": true').replace('_crop": false', '_crop": true'))
+    change_stored(workdir, lambda config: config["data"].update(flip=True, random_crop=True))
     return workdir
 
 

@@ -25,4 +25,4 @@ def test_steps_that_are_skipped_count_for_nothing_but_themselves():
         window = logged if window is None else metrics.merge(window, logged)
     found = metrics.summarize(window)
     assert found["loss"] == 2 and (found["steps"], found["skipped"], found["skipped_in_row"]) == (5, 3, 2)
-    assert window["codes"].counts.tolist() == [2, 2, 2, 2]
+    assert window.by_name["codes"].counts.tolist() == [2, 2, 2, 2]

@@ -66,9 +66,12 @@ def test_two_processes_train_as_one(stage, picture_folder, vq_run, tmp_path):
     for _ in killed[0].stdout:
         if checkpoint.steps(two):
             break
-    for process in killed:
-        process.kill()
-        process.communicate()
+    victim, other = killed if stage == "vq" else reversed(killed)  # process 0, where all others register; or another
+    victim.kill()
+    victim.communicate()
+    printed = other.communicate(timeout=60)[0]
+    assert printed.count("another process of the job has died") == 1, printed
+    assert "Traceback" not in printed and "stack trace" not in printed and other.returncode != 0
     saved = checkpoint.steps(two)[-1]
     assert saved < STEPS
     first, second = finish(start(2, two, *flags, cluster="slurm"))

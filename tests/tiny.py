@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -141,6 +142,16 @@ def state_of(workdir: Path) -> dict[str, np.ndarray]:
         numpy = jax.tree.map(lambda _: checkpoint.ocp.RestoreArgs(restore_type=np.ndarray), shapes)
         tree = reader.restore(path, restore_args=numpy)
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def change_stored(workdir: Path, change: Callable[[dict], object]) -> None:
+    """Changes the configs that a run has stored, as if they had been stored so."""
+    for step in checkpoint.steps(workdir):
+        folder = workdir / "checkpoints" / str(step)
+        config, sums = (json.loads((folder / name / "metadata").read_text()) for name in ("config", "sums"))
+        change(config)
+        (folder / "config" / "metadata").write_text(json.dumps(config))
+        (folder / "sums" / "metadata").write_text(json.dumps(sums | {"config": checkpoint.sum_json(config)}))
 
 
 def forget_copies(workdir: Path, first_stage: str) -> None:

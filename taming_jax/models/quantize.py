@@ -329,6 +329,8 @@ class FiniteScalarQuantizer(Quantizer):
         if self.codebook_size >= 2**31:
             raise UserError(f"quantizer.levels={tuple(self.levels)}: their product must be below 2^31")
         least = min(self.levels)
+        if least < 3:
+            raise UserError(f"quantizer.levels={tuple(self.levels)}: one whole number for each channel, 3 or more")
         if not 0 < self.eps < 1 - 1 / (least - 1):
             raise UserError(
                 f"quantizer.eps={self.eps:g}: it must be in (0, {1 - 1 / (least - 1):g}) for {least} levels"

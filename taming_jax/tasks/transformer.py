@@ -88,7 +88,7 @@ def make_task(config: ConfigDict) -> states.Task:
             return None, {"gpt": grads}, metrics.collection(dict(loss=loss), codes=counts), None
 
         _, grads, logged, _ = states.accumulate(part, None, batch, key, config.accumulate)
-        finite = states.is_finite(logged["loss"].total, grads)
+        finite = states.is_finite(logged.by_name["loss"].total, grads)
         new = states.apply_updates(state, optimizers, grads, {}, ema_decay, finite)
         return new, metrics.where_finite(finite, logged)
 

@@ -136,7 +136,7 @@ def make_task(config: ConfigDict) -> states.Task:
 
         stats, grads, logged, codes = states.accumulate(part, stats, batch, key, config.accumulate)
         extra = {"disc": {"batch_stats": stats}} if phase.adversarial else {}
-        finite = states.is_finite(logged["loss"].total, grads, extra, codes)
+        finite = states.is_finite(logged.by_name["loss"].total, grads, extra, codes)
         new = states.apply_updates(state, optimizers, grads, extra, ema_decay, finite)
         learned = update_codes(new, quantizer, codes, config.restart_codes_after, key)
         return states.choose(finite, learned, new), metrics.where_finite(finite, logged)
