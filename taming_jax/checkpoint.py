@@ -33,11 +33,16 @@ from taming_jax.state import Task, TrainState
 T = TypeVar("T")
 
 PLACES = ("workdir", "origin", "codes", "path", "dir")  # fields of configs that hold paths
+CLOSED = "Event loop is closed"
 PAUSES = (1, 4)  # seconds before reading is tried again
 
 
 class Damaged(UserError):
     """A checkpoint that can be read from its disk, but is not what was written."""
+
+
+class Unsaved(UserError):
+    """A checkpoint that cannot be written. Threads that wrote it may still run, and complain."""
 
 
 class Misfit(UserError):
@@ -56,21 +61,23 @@ def quiet() -> Iterator[None]:
 
 
 def quiet_threads() -> None:
-    """From now on, writing threads do not tell one by one that a save has failed; `saving` tells it once.
+    """From now on, threads of a save or a restore do not tell one by one that it has failed; we tell it once.
 
-    When one write of a save fails, Orbax ends the loop in which the others wait. Each of these then prints a stack
-    trace from its thread, sooner or later, and asyncio one for each result that nobody asks for.
+    When one of many fails, Orbax ends the loop in which the others wait. Each of these then prints a stack trace from
+    its thread, sooner or later, and asyncio one for each result that nobody asks for.
     """
     if getattr(sys.excepthook, "__name__", "") == pass_on_others.__name__:
         return
     sys.excepthook = functools.partial(pass_on_others, sys.excepthook)
     sys.excepthook.__name__ = pass_on_others.__name__
+    unraisable = sys.unraisablehook
+    sys.unraisablehook = lambda found: str(found.exc_value) == CLOSED or unraisable(found)
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
 
 
 def pass_on_others(hook: Callable, kind: type, error: BaseException, trace: Any) -> None:
     """Calls `hook` for an exception that is not of a closed loop."""
-    if str(error) != "Event loop is closed":
+    if str(error) != CLOSED:
         hook(kind, error, trace)
 
 
@@ -148,7 +155,7 @@ def saving(workdir: Path, step: int | None = None) -> Iterator[None]:
         yield
     except Exception as e:
         what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
-        raise UserError(f"{what} cannot be written to {workdir}: {reason(e)}; {newest_is(workdir)}") from e
+        raise Unsaved(f"{what} cannot be written to {workdir}: {reason(e)}; {newest_is(workdir)}") from e
 
 
 def newest_is(workdir: Path) -> str:
@@ -166,7 +173,7 @@ def reason(error: BaseException) -> str:
             return chain.strerror
         chain = chain.__cause__ or chain.__context__
     text = " ".join(str(error).split())
-    for number in (28, 122, 30, 13, 5):  # tensorstore writes the operating system's words into its own
+    for number in (28, 122, 27, 30, 13, 5):  # tensorstore writes the operating system's words into its own
         if os.strerror(number) in text:
             return os.strerror(number)
     return text[:200] or type(error).__name__
@@ -252,6 +259,7 @@ def attempt(read: Callable[[], T], workdir: Path, step: int) -> T:
     What fails may be a disk or a network for a moment, so it is tried again. Raises Damaged where all files can be read
     but not what they hold, UserError where a file cannot be read.
     """
+    quiet_threads()
     for pause in (*PAUSES, None):
         try:
             return read()
@@ -353,6 +361,8 @@ def sum_arrays(tree: Any) -> tuple[dict[str, str], dict[str, bool]]:
     longer to compile than they to be summed.
     """
     found = {name: sum_array(leaf) for name, leaf in by_name(tree).items()}
+    if not found:
+        return {}, {}
     sums, finite = (np.array(column) for column in zip(*found.values(), strict=True))
     if jax.process_count() > 1:
         halves = multihost_utils.process_allgather(np.stack([sums >> 32, sums & 0xFFFFFFFF]).astype(np.uint32))
@@ -462,10 +472,14 @@ def change_places(tree: Any, change: Callable[[str], str]) -> Any:
 
 
 def relative_to(workdir: Path, config: dict) -> dict:
-    """A config to be stored: paths relative to the shell's folder become relative to the run, and begin with a dot."""
+    """A config to be stored: paths in the run, or relative to the shell's folder, become relative to the run.
+
+    They begin with a dot then. Others stay absolute.
+    """
+    inside = os.path.abspath(workdir) + os.sep
 
     def change(path: str) -> str:
-        if Path(path).is_absolute() or path.startswith("~"):
+        if path.startswith("~") or (Path(path).is_absolute() and not path.startswith(inside)):
             return path
         moved = os.path.relpath(path, workdir)
         return moved if moved.startswith("..") else os.path.join(".", moved)
@@ -551,7 +565,7 @@ def verify(workdir: Path, step: int) -> tuple[int, bool]:
     for name in ("config", "data"):
         read_json(workdir, step, name)
     for name, like in shapes.items():
-        load_tree(workdir, step, (name,), like)
+        load_tree(workdir, step, (), {name: like})
     sums = read_sums(workdir, step)
     if sums is not None and (lost := sums["state"].keys() - by_name(shapes).keys()):
         raise Damaged(f"checkpoint {step} in {workdir} is damaged ({min(lost)} is missing)")

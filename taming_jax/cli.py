@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser, is_config_flag
 
-from taming_jax import config_files, job, values
+from taming_jax import checkpoint, config_files, job, values
 from taming_jax.errors import ArgumentError, UserError, fail, nearest, shorten, show
 
 OUT_OF_MEMORY = "out of memory: make the batch smaller, or what is asked for"
@@ -39,6 +39,9 @@ def one_line() -> Iterator[None]:
         sys.stdout.flush()
     except ArgumentError as e:
         fail(f"--{e}")
+    except checkpoint.Unsaved as e:
+        print(f"error: {e}", file=sys.stderr, flush=True)
+        os._exit(2)
     except UserError as e:
         fail(str(e))
     except BrokenPipeError:  # whoever reads the output has seen enough

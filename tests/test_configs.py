@@ -123,7 +123,7 @@ SMALL_VQ = dict(
 
 
 @pytest.mark.parametrize(
-    "name", ["imagenet_vq", pytest.param("custom_vq", marks=pytest.mark.slow)]
+    "name", [pytest.param(name, marks=pytest.mark.slow) for name in ("imagenet_vq", "custom_vq")]
 )  # the other tests are all openmoji_vq
 def test_first_stages_run_small(name, picture_folder, tmp_path):
     """The paper's config on TFDS's mock of ImageNet, the other on a folder; with all losses on."""

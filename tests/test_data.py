@@ -45,6 +45,7 @@ def assert_batches_equal(a, b):
             np.testing.assert_array_equal(x[key], y[key])
 
 
+@pytest.mark.slow
 def test_openmoji_through_tfds_and_array_record(picture_folder, openmoji_dir):
     """All drawings with a Unicode group, as ArrayRecord; no skin tone across the splits; line art beside colours."""
     config = config_for(picture_folder, name="openmoji/px64", dir=str(openmoji_dir))

@@ -32,6 +32,7 @@ class Deadly:
         return f"pictures/caf\udce9 {index}.png"
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_an_error_that_names_the_record():
     config = tiny_vq("nowhere")
     config.data.workers, config.batch_size = 2, 4
