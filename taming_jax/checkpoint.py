@@ -123,6 +123,8 @@ def save(manager: ocp.CheckpointManager, state: TrainState, next_batch: int, con
     place = {"next_batch": next_batch, "optimizers": bool(state.opt)}
     stored = relative_to(workdir, config.to_dict())
     wait(manager)
+    if step in manager.all_steps():  # where a signal came right after it was saved
+        return
     with saving(workdir, step):
         manager.save(
             step,

@@ -17,10 +17,10 @@ class Interrupted(Exception):
 
 
 class StopSignal:
-    """Which signal asked the run to stop, if one did; -1 signals before the first."""
+    """Which signal asked the run to stop, if one did. Nothing can be lost until the first `nothing_to_lose` ends."""
 
     def __init__(self):
-        self.received, self._safe = None, False
+        self.received, self._safe = None, _alone()
 
     @contextmanager
     def nothing_to_lose(self) -> Iterator[None]:
