@@ -234,6 +234,7 @@ def restore(manager: ocp.CheckpointManager, like: TrainState, set_aside: bool = 
             moved = aside / f"{bad}-{time.time_ns()}"
             (manager.directory / str(bad)).rename(moved)
             say(f"checkpoint {bad} is in {moved} now")
+        meet("damaged checkpoints are set aside")
         manager.reload()
     return state, next_batch
 
@@ -339,12 +340,15 @@ def sum_block(x: np.ndarray, start: tuple[int, ...], shape: tuple[int, ...]) -> 
     return (bits.astype(np.uint64) * weight).sum(dtype=np.uint64)
 
 
-def sum_array(x: Any, part: int = 1 << 22) -> tuple[np.uint64, bool]:
-    """-> (the checksum of what this process holds of an array, each element once over all; whether that is finite)."""
+def sum_array(x: Any, whole: bool = True, part: int = 1 << 22) -> tuple[np.uint64, bool]:
+    """-> (the checksum of what this process holds of an array, each element once over all; whether that is finite).
+
+    whole: whether an array of numpy's counts, which every process has.
+    """
     if isinstance(x, jax.Array):
         shards = [(s.data, s.index) for s in x.addressable_shards if s.replica_id == 0]
     else:
-        shards = [(x, (slice(None),) * np.ndim(x))] if jax.process_index() == 0 else []
+        shards = [(x, (slice(None),) * np.ndim(x))] if whole else []
     total, finite = np.zeros((), np.uint64), True
     for data, index in shards:
         block, start = np.ascontiguousarray(data).reshape(np.shape(data)), [s.start or 0 for s in index]
@@ -362,11 +366,13 @@ def sum_arrays(tree: Any) -> tuple[dict[str, str], dict[str, bool]]:
     It is computed where Orbax copies the arrays to as well, on the host: a program for hundreds of them would take
     longer to compile than they to be summed.
     """
-    found = {name: sum_array(leaf) for name, leaf in by_name(tree).items()}
-    if not found:
+    leaves = by_name(tree)
+    if not leaves:
         return {}, {}
+    spread = jax.process_count() > 1 and any(isinstance(leaf, jax.Array) for leaf in leaves.values())
+    found = {name: sum_array(leaf, not spread or jax.process_index() == 0) for name, leaf in leaves.items()}
     sums, finite = (np.array(column) for column in zip(*found.values(), strict=True))
-    if jax.process_count() > 1:
+    if spread:
         halves = multihost_utils.process_allgather(np.stack([sums >> 32, sums & 0xFFFFFFFF]).astype(np.uint32))
         high, low = halves.astype(np.uint64).sum(0)
         sums, finite = (high << np.uint64(32)) + low, multihost_utils.process_allgather(finite).all(0)
@@ -598,7 +604,16 @@ def copy_nets(workdir: Path, step: int, out: Path) -> None:
     part = out.with_name(out.name + ".part")
     if jax.process_index() == 0:
         shutil.rmtree(part, ignore_errors=True)
+    meet("there is room for a copy")
     with open_manager(part) as manager:
         save(manager, TrainState(np.int32(step), params, {}, extra, {}), 0, config)
     if jax.process_index() == 0:
+        shutil.rmtree(out, ignore_errors=True)
         part.rename(out)
+    meet("the copy is there")
+
+
+def meet(what: str) -> None:
+    """Waits until all processes are here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)

@@ -305,14 +305,29 @@ def keep_stages(config: ConfigDict, workdir: Path) -> ConfigDict:
         stage, place = config.get(name), workdir / copy
         if stage is None or not stage.workdir or stage.digest:
             continue
+        like = make_first_stage(stage.config).parameter_shapes()
+        digest = checkpoint.digest(checkpoint.load_net(Path(stage.workdir), stage.step, "gen", like))
+        if not is_copy(place, stage.step, like, digest):
+            if checkpoint.steps(workdir) and place.exists():
+                raise UserError(
+                    f"{place} is not the first stage that {workdir} was trained on, {stage.workdir}; move it"
+                )
+            checkpoint.copy_nets(
+                Path(stage.workdir), stage.step, place
+            )  # a start that came to nothing may have left one
         with config.unlocked():
-            stage.origin = stage.workdir
-            if os.path.abspath(stage.workdir) != os.path.abspath(place) and checkpoint.steps(place) != [stage.step]:
-                checkpoint.copy_nets(Path(stage.workdir), stage.step, place)
-            stage.workdir = str(place)
-            like = make_first_stage(stage.config).parameter_shapes()
-            stage.digest = checkpoint.digest(checkpoint.load_net(place, stage.step, "gen", like))
+            stage.update(origin=stage.workdir, workdir=str(place), digest=digest)
     return config
+
+
+def is_copy(place: Path, step: int, like: dict, digest: str) -> bool:
+    """Whether a folder holds a first stage with these weights; one that is damaged does not."""
+    if checkpoint.steps(place) != [step]:
+        return False
+    try:
+        return checkpoint.digest(checkpoint.load_net(place, step, "gen", like)) == digest
+    except UserError:
+        return False
 
 
 @contextmanager

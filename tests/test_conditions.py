@@ -39,7 +39,12 @@ VARIANTS = {
 }
 
 
-DEAR = {"canvas", "objects", "codes"}  # of the variants; tests/test_data_sets.py trains on a picture's codes too
+DEAR = {
+    "canvas",
+    "objects",
+    "codes",
+    "captions,",
+}  # of the variants; tests/test_data_sets.py trains on a picture's codes too
 
 
 def wandb_records(workdir: Path) -> list:

@@ -183,7 +183,8 @@ def test_first_stages_learn(name, tmp_path):
     assert result["code_use"] > (0.03 if name == "openmoji_gumbel_vq" else 0.5)  # its codes come into use late
 
 
-@pytest.mark.parametrize("name", ["custom_transformer", pytest.param("openmoji_transformer", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["custom_transformer", "openmoji_transformer"])
 def test_second_stages_run_small(name, vq_run, tmp_path):
     small = dict(batch_size=8, steps=2, eval_every=2, gpt__num_layers=1, gpt__num_heads=2, gpt__embed_dim=16)
     config = changed(load(name), first_stage__workdir=str(vq_run), **small)

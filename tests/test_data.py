@@ -521,6 +521,7 @@ def test_a_label_that_the_model_lacks_stops_at_once(annotated_folder):
         data.open_source(config, "train")[0]
 
 
+@pytest.mark.slow
 def test_a_label_that_the_model_lacks_stops_openmoji_too(openmoji_dir):
     config = common.get_data("openmoji/px64", size=16)
     config.update(dir=str(openmoji_dir), features=("image", "segmentation"), num_labels=1)

@@ -104,7 +104,7 @@ def test_eight_devices_train_like_one(stage, picture_folder, vq_run):
     ("stage", "saver"),
     [
         pytest.param("vqgan", dict(accumulate=2), marks=pytest.mark.slow),
-        ("vqgan", dict(model__remat=True)),
+        pytest.param("vqgan", dict(model__remat=True), marks=pytest.mark.slow),
         ("transformer", dict(accumulate=2)),
         ("transformer", dict(gpt__remat="full")),
     ],
