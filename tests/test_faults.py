@@ -54,7 +54,7 @@ def test_killed_at_any_moment(kind, picture_folder, vq_run, tmp_path):
     else:
         config, settings = "openmoji_transformer", f"{SMALL_GPT} first_stage.workdir={vq_run}"
     if "codes" in kind:
-        encode(complete(tiny_transformer(vq_run)), tmp_path / "codes", 2, 8)
+        encode(complete(tiny_transformer(vq_run)), tmp_path / "codes", 1, 8)
         settings += f" codes={tmp_path / 'codes'}"
     whole = tmp_path / "whole"
     finish([start(command(config, settings, whole), devices)])
