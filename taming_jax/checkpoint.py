@@ -157,7 +157,7 @@ def saving(workdir: Path, step: int | None = None) -> Iterator[None]:
         yield
     except Exception as e:
         what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
-        raise Unsaved(f"{what} cannot be written to {workdir}: {reason(e)}; {newest_is(workdir)}") from e
+        raise Unsaved(f"{what} cannot be written to {workdir}: {cause_of(e)}; {newest_is(workdir)}") from e
 
 
 def newest_is(workdir: Path) -> str:
@@ -166,7 +166,7 @@ def newest_is(workdir: Path) -> str:
     return f"the newest checkpoint is of step {found[-1]}" if found else "there is no checkpoint yet"
 
 
-def reason(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
     """What the operating system said, if it is among the causes; else the first line of the error."""
     chain, seen = error, set()
     while chain is not None and id(chain) not in seen:
@@ -271,13 +271,13 @@ def attempt(read: Callable[[], T], workdir: Path, step: int) -> T:
         except Exception as e:  # Orbax passes on any error of its storage
             error, unreadable = e, find_unreadable(workdir / "checkpoints" / str(step))
         if unreadable is None and not isinstance(error, OSError):
-            raise Damaged(f"checkpoint {step} in {workdir} is damaged ({reason(error)})") from error
+            raise Damaged(f"checkpoint {step} in {workdir} is damaged ({cause_of(error)})") from error
         if unreadable is None and isinstance(error, FileNotFoundError):
             raise Damaged(f"checkpoint {step} in {workdir} is damaged (files are missing)") from error
         if pause is not None:
             time.sleep(pause)
     raise UserError(
-        f"{unreadable or workdir} cannot be read now ({reason(error)}); the same command again tries once more"
+        f"{unreadable or workdir} cannot be read now ({cause_of(error)}); the same command again tries once more"
     ) from error
 
 
@@ -433,20 +433,14 @@ def read_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int
 
     Raises UserError where there is none.
     """
-    _, config, step = _newest_config(workdir, step, lambda step: None)
-    return config, step
 
-
-def _newest_config(workdir: Path, step: int | None, read: Callable[[int], T]) -> tuple[T, ConfigDict, int]:
-    found = required_steps(workdir, step)
-
-    def both(step: int) -> tuple[T, ConfigDict]:
+    def read(step: int) -> ConfigDict:
         stored = read_json(workdir, step, "config")
         stored = stored if read_sums(workdir, step) is None else from_relative(workdir, stored)
-        return read(step), ConfigDict(to_tuples(stored))
+        return ConfigDict(to_tuples(stored))
 
-    (result, config), step, _ = newest(workdir, both, found)
-    return result, config, step
+    config, step, _ = newest(workdir, read, required_steps(workdir, step))
+    return config, step
 
 
 def required_steps(workdir: Path, step: int | None = None) -> list[int]:

@@ -80,7 +80,6 @@ def run(main: Callable[[], None]) -> None:
         return rest
 
     def guarded(_: list[str]) -> None:
-        sys.stdout.reconfigure(errors="replace")  # names of files and classes may hold what a terminal cannot show
         logging.set_verbosity(logging.ERROR)  # the user need not see library warnings
         signal.signal(signal.SIGINT, signal.default_int_handler)  # until here, it has ended the process
         with one_line(), job.ending_with_others():
@@ -152,25 +151,24 @@ def required_folder(name: str) -> Path:
 
 def folder(name: str) -> Path | None:
     """As `required_folder`, but None where the flag was not given."""
-    value = flags.FLAGS[name].value
-    if value is None:
-        return None
-    values.folder(name, value, ArgumentError)
-    if not value.strip():
-        raise ArgumentError(f"{name} is empty: name a folder")
-    if Path(value).is_file():
-        raise ArgumentError(f"{name}={value} is a file; name a folder")
-    return Path(value)
+    found = _path(name, values.folder, "folder")
+    if found is not None and found.is_file():
+        raise ArgumentError(f"{name}={found} is a file; name a folder")
+    return found
 
 
 def file(name: str) -> Path | None:
     """The file that a flag names, None where it was not given; raises UserError where it can be no file here."""
+    return _path(name, values.path, "file")
+
+
+def _path(name: str, rule: values.Rule, kind: str) -> Path | None:
     value = flags.FLAGS[name].value
     if value is None:
         return None
-    values.path(name, value, ArgumentError)
+    rule(name, value, ArgumentError)
     if not value.strip():
-        raise ArgumentError(f"{name} is empty: name a file")
+        raise ArgumentError(f"{name} is empty: name a {kind}")
     return Path(value)
 
 

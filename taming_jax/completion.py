@@ -272,14 +272,13 @@ def check_same(name: str, asked: ConfigDict, own: ConfigDict) -> None:
 
     Says so where the one that was copied has other weights by now; raises UserError where another one is asked for.
     """
-    places = {os.path.abspath(place) for place in (own.workdir, own.origin)}
-    step = own.step if asked.step is None else asked.step
-    elsewhere = os.path.abspath(asked.workdir) not in places
-    if not elsewhere and step == own.step and os.path.abspath(asked.workdir) == os.path.abspath(own.workdir):
+    place = os.path.abspath(asked.workdir)
+    if place == os.path.abspath(own.workdir) and asked.step in (None, own.step):
         return
+    elsewhere = place not in map(os.path.abspath, (own.workdir, own.origin))
+    step = own.step if asked.step is None and not elsewhere else asked.step
     try:
-        config, _ = load_config(Path(asked.workdir), step if not elsewhere else asked.step)
-        step = step if not elsewhere else _
+        config, step = load_config(Path(asked.workdir), step)
         digest = checkpoint.digest(checkpoint.load_net(Path(asked.workdir), step, "gen", net_shapes(config)))
     except UserError as e:
         if elsewhere and Path(asked.workdir).is_dir():

@@ -1,5 +1,7 @@
 """What memory a compiled program takes, beside what there is."""
 
+from pathlib import Path
+
 import jax
 import psutil
 
@@ -39,7 +41,7 @@ def host_memory() -> int:
     sizes = [psutil.virtual_memory().total]
     for file in CGROUPS:
         try:
-            text = open(file).read().strip()
+            text = Path(file).read_text().strip()
         except OSError:
             continue
         sizes += [int(text)] if text.isdecimal() else []

@@ -113,7 +113,6 @@ def main() -> None:
         if len(missing):
             todo = {name: value[missing // columns] for name, value in rows.items()}
             todo["index"] = np.int32(missing % columns)
-            out.mkdir(parents=True, exist_ok=True)  # where nobody may write, say so before the work
             batches = generator.paint(todo, plan, given.batch_size)
             for number, image in zip(missing, (image for batch in batches for image in batch), strict=True):
                 files[number].parent.mkdir(parents=True, exist_ok=True)
