@@ -2,9 +2,12 @@
 
 import sys
 
+import pytest
+
 from benchmarks import training
 
 
+@pytest.mark.slow
 def test_training(monkeypatch, capsys):
     model = dict(ch=32, ch_mult=(1,), num_res_blocks=1, attn_resolutions=())
     rows = {

@@ -29,11 +29,10 @@ def test_second_stage_takes_data_and_codes_from_the_first(vq_run, transformer_ru
 def test_a_changed_config_is_said(picture_folder, vq_run, tmp_path, capfd):
     shutil.copytree(vq_run, tmp_path / "run")
     config = tiny_vq(picture_folder)
-    config.steps = 5
-    config.optim.learning_rate = 5e-4
+    config.steps, config.keep_checkpoints = 5, 2  # neither is part of the compiled step
     train(config, tmp_path / "run")
     printed = capfd.readouterr().out
-    assert "optim.learning_rate 0.001 -> 0.0005" in printed and "steps 4 -> 5" in printed
+    assert "keep_checkpoints 3 -> 2" in printed and "steps 4 -> 5" in printed
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ DEAR = {
     "objects",
     "codes",
     "captions,",
+    "spiral,",
 }  # of the variants; tests/test_data_sets.py trains on a picture's codes too
 
 

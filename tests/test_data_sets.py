@@ -126,12 +126,10 @@ TRANSFORMERS = {  # which first stages each takes
     "coco_scenes_transformer": ("coco_8192_vq",),
     "open_images_scenes_transformer": ("open_images_vq",),
 }
-QUICK = ("open_images_scenes_transformer",)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TRANSFORMERS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRANSFORMERS)
 def test_both_stages_train_two_steps_and_sample(name, data_sets, tmp_path):
     for stage in TRANSFORMERS[name]:
         first_stage(stage, data_sets)
@@ -148,6 +146,7 @@ def test_both_stages_train_two_steps_and_sample(name, data_sets, tmp_path):
         assert stored.data.num_labels == 183 and stored.data.label_shift == 1
 
 
+@pytest.mark.slow
 def test_super_resolution_of_a_file(vq_run, picture_folder, tmp_path):
     """A condition that is made of the image: trained, and then asked for with a small picture."""
     small = SMALL_VQ | dict(data__name="folder", data__path=str(picture_folder), data__downscale=2)

@@ -85,7 +85,8 @@ def command(first_stage: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", "taming_jax.encode", *flags.split()]
 
 
-@pytest.mark.parametrize("condition", ["class", pytest.param("image", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("condition", ["class", "image"])
 def test_a_run_on_codes_is_the_run_on_images(
     condition, vq_run, line_run, annotated_folder, class_codes, tmp_path, monkeypatch
 ):
@@ -171,6 +172,7 @@ def test_two_processes_write_what_one_does(crops_run, many_codes, tmp_path):
     assert contents(out) == contents(many_codes)
 
 
+@pytest.mark.slow
 def test_a_first_stage_and_its_codes_may_be_moved(vq_run, class_codes, tmp_path, capfd):
     shutil.copytree(vq_run, tmp_path / "moved")
     shutil.copytree(class_codes, tmp_path / "codes")

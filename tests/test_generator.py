@@ -77,6 +77,7 @@ def test_a_fade_takes_over_the_difference_at_the_seam():
     np.testing.assert_array_equal(seamless[0, 0, :, 0], [200] * 4 + [150, 100, 50] + [0] * 4)
 
 
+@pytest.mark.slow
 def test_a_picture_larger_than_the_window_is_completed_at_its_own_size(generator, picture_folder):
     with Image.open(picture_folder / "circle" / "1.png") as picture:
         photo = picture.convert("RGB").resize((27, 19))

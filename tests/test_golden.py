@@ -486,6 +486,7 @@ def test_parts_in_evaluation(training):
     g.close(fake.mean(), "out/val/log_logits_fake")
 
 
+@pytest.mark.slow
 def test_steps_as_far_as_they_are_the_same(training):
     """The generator's logs and moves up to the first step that feels the discriminator.
 

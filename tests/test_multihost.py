@@ -56,7 +56,8 @@ def transformer_flags(first_stage: Path) -> list[str]:
     return ["--config=configs/openmoji_transformer.py", *(f"--config.{s}" for s in settings)]
 
 
-@pytest.mark.parametrize("stage", [pytest.param("vq", marks=pytest.mark.slow), "transformer"])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["vq", "transformer"])
 def test_two_processes_train_as_one(stage, picture_folder, vq_run, tmp_path):
     """The same losses and figures, one log, and the same run after both were killed."""
     flags = vq_flags(picture_folder) if stage == "vq" else transformer_flags(vq_run)
@@ -83,6 +84,7 @@ def test_two_processes_train_as_one(stage, picture_folder, vq_run, tmp_path):
         np.testing.assert_allclose(found[key], value, rtol=2e-3, err_msg=str(key))
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both(picture_folder, tmp_path):
     processes = start(2, tmp_path / "run", *vq_flags(picture_folder), "--config.steps=100000", *LATE)
     for line in processes[0].stdout:

@@ -144,6 +144,7 @@ def test_sample_command_writes_what_made_it_and_overwrites_nothing(transformer_r
     assert (tmp_path / "samples.png").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_large_image_around_a_given_part(transformer_run, picture_folder, tmp_path):
     """The command as it is typed; how it is computed is in tests/test_windows.py."""
     photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"

@@ -74,7 +74,7 @@ def losses_on(task, config, mesh_sizes, devices, steps=3):
 
 
 @pytest.mark.parametrize(
-    "stage", ["vqgan", "transformer", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ema", "gumbel"))]
+    "stage", ["transformer", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vqgan", "ema", "gumbel"))]
 )
 def test_eight_devices_train_like_one(stage, picture_folder, vq_run):
     if stage == "vqgan":

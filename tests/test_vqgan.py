@@ -40,6 +40,7 @@ def make_step(config, vgg, monkeypatch):
     return one_step
 
 
+@pytest.mark.slow
 def test_switches_of_the_discriminator(picture_folder, vgg, monkeypatch):
     """Nothing before `start`; learning unseen until `gen_start`; then a ramp; the cap on lambda holds."""
     config = tiny_vq(picture_folder)
