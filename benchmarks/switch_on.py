@@ -3,7 +3,7 @@
     python -m benchmarks.switch_on --workdir=runs/switch_on    # half an hour on two CPU cores; needs matplotlib
 
 Both go on from one checkpoint of `configs/openmoji_vq.py` at the step before the discriminator, trained with LPIPS
-until then, and evaluate every 50 steps. Writes `switch_on.png`, and says how much worse LPIPS ever was than at the
+until then, and evaluate every 100 steps. Writes `switch_on.png`, and says how much worse LPIPS ever was than at the
 switch.
 """
 
@@ -20,7 +20,7 @@ from taming_jax import cli
 from taming_jax.console import say
 from taming_jax.loop import train
 
-PERCEPTUAL_START, START, STEPS, EVERY = 900, 1800, 3000, 50
+PERCEPTUAL_START, START, STEPS, EVERY = 900, 1800, 3000, 100
 RECIPES = {
     "ramp over 300 steps, λ at most 1": {},
     "hard switch, λ at most 10,000 (the paper's)": dict(gen_start=START, ramp_steps=0, max_weight=1e4, delta=1e-6),

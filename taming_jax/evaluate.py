@@ -1,20 +1,33 @@
-"""Evaluates a run: numbers over its whole validation split, and its picture.
+"""Evaluates a run: numbers over its whole validation split, and its picture; and judges pictures by a network.
 
 python -m taming_jax.evaluate --workdir=runs/openmoji_vq
 python -m taming_jax.evaluate --workdir=runs/openmoji_vq --data_path=/my/images
+python -m taming_jax.evaluate --workdir=runs/openmoji_transformer --features=efficientnet --num_samples=2000
+python -m taming_jax.evaluate --samples=A --reference=B --features=inception:FILE
 """
 
 import hashlib
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
 from absl import flags
+from ml_collections import ConfigDict
 
 from taming_jax import checkpoint, cli, completion, data, places, sharding
+from taming_jax.console import say
 from taming_jax.evaluation import evaluate
+from taming_jax.generator import Generator
+from taming_jax.quality import evaluators, networks, of_runs, record
+from taming_jax.quality.features import BATCH_SIZE
+from taming_jax.sampling.draw import RULES as SAMPLING
 from taming_jax.tasks import make_task
 from taming_jax.writer import Writer
+
+NUM_SAMPLES = 2048
+SPLITS = ("train", "validation")
+ALL_DEVICES = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
 
 
 def place_of(workdir: Path, data_path: Path) -> Path:
@@ -25,13 +38,27 @@ def place_of(workdir: Path, data_path: Path) -> Path:
 
 
 def main() -> None:
+    given = flags.FLAGS
+    if given.samples is not None:
+        compare_folders()
+        return
     workdir, pictures = cli.required_folder("workdir"), cli.folder("data_path")
     config, _ = completion.load_config(workdir)
-    config.batch_size = flags.FLAGS.batch_size or config.batch_size
+    config.batch_size = given.batch_size or config.batch_size
     out = workdir
     if pictures is not None:
         config.data.update(name="folder", path=str(pictures), validation_share=1.0)
         out = place_of(workdir, pictures)
+    network = networks.load(given.features) if given.features is not None else None
+    with places.claimed(out):
+        if network is None:
+            evaluate_run(workdir, config, out)
+        else:
+            judge_run(workdir, config, network, out)
+
+
+def evaluate_run(workdir: Path, config: ConfigDict, out: Path) -> None:
+    """The task's metrics and pictures."""
     mesh, task = sharding.make_mesh(config.mesh), make_task(config)
     sharding.check_batch(config.batch_size, mesh)
     source = data.open_source(config.data, "validation")
@@ -40,13 +67,60 @@ def main() -> None:
     if flags.FLAGS.batch_size is not None:  # more than there is would be filled up
         config.batch_size = min(config.batch_size, -(-len(source) // parts) * parts)
     with (
-        places.claimed(out),
         jax.set_mesh(mesh),
         checkpoint.open_manager(workdir, read_only=True) as manager,
         Writer(out) as writer,
     ):
         state, _ = checkpoint.init_or_restore(manager, task, jax.random.key(config.seed), mesh)
         evaluate(task, state, source, config, mesh, writer)
+
+
+def judge_run(workdir: Path, config: ConfigDict, network: networks.Network, out: Path) -> None:
+    """Judges a first stage's reconstructions, or a transformer's samples; keeps the numbers with their protocol."""
+    given, mesh, store = flags.FLAGS, sharding.make_mesh(ALL_DEVICES), out / "features"
+    if config.task == "vqgan":
+        _, step, params = completion.load_run(workdir)
+        about = dict(step=step, weights=checkpoint.digest(params))
+        disturb = of_runs.Disturb(given.disturbed_images, given.disturbed_codes, given.disturbed_to, given.seed)
+        most = given.num_samples or 0
+        judged = evaluators.judge_first_stage(config, params, network, mesh, about, disturb, store, most)
+    else:
+        generator = Generator.load(workdir)
+        plan = generator.plan(seed=given.seed, **{name: given[name].value for name in SAMPLING})
+        step, about = generator.step, dict(step=generator.step, weights=generator.digest)
+        generator.config.data = config.data
+        count, split, other = given.num_samples or NUM_SAMPLES, given.reference or "train", None
+        if split not in SPLITS:
+            other = evaluators.read_reference(Path(split), network, mesh, store)
+        judged = evaluators.judge_second_stage(
+            generator, plan, network, mesh, about, count, split, store, reference=other
+        )
+    tell(judged, out, f"{config.task}/{network.name}")
+    with Writer(out) as writer:
+        writer.scalars(step, "quality", judged.numbers)
+        if judged.sheet is not None:
+            writer.picture(step, "nearest", judged.sheet)
+
+
+def compare_folders() -> None:
+    """Judges a folder or archive of pictures by another, or by saved statistics."""
+    given = flags.FLAGS
+    samples, reference = Path(cli.required("samples")), Path(cli.required("reference"))
+    network, out = networks.load(cli.required("features")), cli.folder("out")
+    mesh = sharding.make_mesh(ALL_DEVICES)
+    with places.claimed(out) if out is not None else nullcontext():
+        store = out / "features" if out is not None else None
+        batch_size = given.batch_size or BATCH_SIZE
+        judged = evaluators.compare(network, samples, reference, mesh, batch_size, store)
+        tell(judged, out, f"folders/{network.name}")
+
+
+def tell(judged: evaluators.Judged, out: Path | None, name: str) -> None:
+    """Says the numbers, and keeps them with their protocol if there is a place for them."""
+    say("  ".join(f"{name} {value:.4g}" for name, value in judged.numbers.items()))
+    if out is not None:
+        record.write(out, name, judged.numbers, judged.protocol)
+        say(f"with their protocol in {out / record.FILE}")
 
 
 if __name__ == "__main__":
@@ -57,5 +131,35 @@ if __name__ == "__main__":
         "Folder of images, all of them, in place of the run's validation split;"
         " figures and pictures go to evaluated/<its name>-<a hash of its place>/ in the run directory.",
     )
-    flags.DEFINE_integer("batch_size", None, "Default: that of training.", lower_bound=1)
+    flags.DEFINE_integer(
+        "batch_size", None, "Default: that of training, and 32 for --samples.", lower_bound=1, upper_bound=2**16
+    )
+    flags.DEFINE_string(
+        "features",
+        None,
+        "The network that judges: inception:FILE (FID; without :FILE it is fetched), efficientnet, or vgg.",
+    )
+    flags.DEFINE_string("samples", None, "Without a run: pictures to judge, a folder or an .npz file with arr_0.")
+    flags.DEFINE_string(
+        "reference",
+        None,
+        "What samples are judged by: train (the default of a run) or validation, or a folder, an .npz file with arr_0,"
+        " or statistics (mu, sigma).",
+    )
+    flags.DEFINE_string("out", None, "With --samples: folder for the numbers and their protocol, made if needed.")
+    flags.DEFINE_integer(
+        "num_samples",
+        None,
+        f"Samples to judge, {NUM_SAMPLES} by default; reconstructions of a first stage, by default all.",
+        lower_bound=2,
+        upper_bound=1_000_000,
+    )
+    flags.DEFINE_integer("seed", 0, "Of the samples, and of the codes that are disturbed.", lower_bound=0)
+    flags.DEFINE_float("disturbed_images", 0.1, "For the perturbed rFID: the share of images.", 0, 1)
+    flags.DEFINE_float("disturbed_codes", 0.9, "The share of codes in them.", 0, 1)
+    flags.DEFINE_integer("disturbed_to", 100, "Of how many nearest codes one takes a code's place.", lower_bound=1)
+    flags.DEFINE_float("temperature", None, "Of samples; default: the run's config, as for the next three.")
+    flags.DEFINE_integer("top_k", None, "Draw from the k likeliest codes.")
+    flags.DEFINE_float("top_p", None, "Draw from the likeliest codes that hold this share of the probability.")
+    flags.DEFINE_float("guidance", None, "Above 1, the condition weighs more (if trained with cond.drop).")
     cli.run(main)

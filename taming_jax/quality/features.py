@@ -1,0 +1,109 @@
+"""What a network sees in a set of pictures: on all devices, kept part by part, to go on where it was stopped."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tqdm.auto import tqdm
+
+from taming_jax import images, sharding
+from taming_jax.errors import UserError
+from taming_jax.quality.networks import Network
+from taming_jax.quality.pictures import Pictures
+
+BATCH_SIZE = 32  # pictures at once, by default
+PART = 1024  # pictures that are kept in one file
+
+
+class Seen(NamedTuple):
+    """Features of `count` pictures, in parts: files of arrays, or arrays [n,D] by name."""
+
+    count: int
+    parts: tuple[Path | dict[str, np.ndarray], ...]
+
+    def names(self) -> tuple[str, ...]:
+        """'pool', and 'spatial' and 'logits' where the network has them."""
+        with open_part(self.parts[0]) as part:
+            return tuple(part)
+
+    def each(self, name: str) -> Iterator[np.ndarray]:
+        """The parts of one kind of features, [n,D] float32, one after another."""
+        for part in self.parts:
+            with open_part(part) as found:
+                yield found[name]
+
+    def all(self, name: str) -> np.ndarray:
+        """[count,D] float32."""
+        return np.concatenate(list(self.each(name)))
+
+
+def open_part(part: Path | dict[str, np.ndarray]) -> AbstractContextManager[Mapping[str, np.ndarray]]:
+    return np.load(part, allow_pickle=False) if isinstance(part, Path) else nullcontext(part)
+
+
+def see(
+    network: Network,
+    pictures: Pictures,
+    mesh: Mesh,
+    batch_size: int = BATCH_SIZE,
+    store: Path | None = None,
+    word: str = "pictures",
+) -> Seen:
+    """Shows all pictures to a network. word: what the bar of progress calls them.
+
+    store: a folder in which parts are kept, under a name that follows from the network and the pictures; parts that are
+    there already are not made again. Raises UserError for features that are not finite.
+    """
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    batch_size = -(-min(batch_size, pictures.count) // devices) * devices
+    whole = NamedSharding(mesh, PartitionSpec())
+    weights = jax.device_put(network.weights, whole)
+    look = jax.jit(network.see, out_shardings=whole)
+    folder = store / key_of(network, pictures) if store is not None else None
+    parts = []
+    with jax.set_mesh(mesh), tqdm(total=pictures.count, desc=f"{network.name} sees {word}", unit="image") as bar:
+        for start in range(0, pictures.count, PART):
+            stop = min(start + PART, pictures.count)
+            file = folder / f"{start:08}.npz" if folder is not None else None
+            if file is None or not file.exists():
+                found = []
+                for begin in range(start, stop, batch_size):
+                    shown = pictures.read(begin, min(begin + batch_size, stop))
+                    for batch, count in sharding.filled_batches(shown, batch_size, mesh):
+                        seen = jax.device_get(look(weights, batch))
+                        found.append({name: value[:count] for name, value in seen.items()})
+                    bar.update(len(shown))
+                part = {name: np.concatenate([f[name] for f in found]) for name in found[0]}
+                check_finite(part, network, word)
+                if file is not None:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    images.write_whole(file, lambda path, part=part: save(path, part))
+            else:
+                bar.update(stop - start)
+            parts.append(part if file is None else file)
+    return Seen(pictures.count, tuple(parts))
+
+
+def save(path: Path, part: dict[str, np.ndarray]) -> None:
+    with path.open("wb") as file:  # np.savez would add an ending
+        np.savez(file, **part)
+
+
+def check_finite(part: dict[str, np.ndarray], network: Network, word: str) -> None:
+    for name, value in part.items():
+        if not np.isfinite(value).all():
+            raise UserError(
+                f"the {name} features that {network.name} has of {word} are not finite: are its weights damaged?"
+            )
+
+
+def key_of(network: Network, pictures: Pictures) -> str:
+    """A name that is equal for equal pictures and networks."""
+    told = json.dumps([network.name, network.digest, pictures.about], sort_keys=True)
+    return f"{network.name}-{hashlib.blake2b(told.encode(), digest_size=8).hexdigest()}"

@@ -1,0 +1,32 @@
+"""`evaluation.json`: numbers with the protocol that they follow, one entry for each evaluation, none written over."""
+
+import json
+from pathlib import Path
+
+from taming_jax import images
+from taming_jax.console import say
+from taming_jax.quality.judge import differences
+
+FILE = "evaluation.json"
+
+
+def read(folder: Path) -> list[dict]:
+    """The entries of a folder, {'name', 'numbers', 'protocol'}, the newest last; [] where there are none."""
+    file = folder / FILE
+    try:
+        found = json.loads(file.read_text()) if file.exists() else []
+    except (ValueError, RecursionError):
+        return []
+    return [e for e in found if isinstance(e, dict) and {"name", "numbers", "protocol"} <= set(e)]
+
+
+def write(folder: Path, name: str, numbers: dict[str, float], protocol: dict) -> None:
+    """Adds an entry, in place of one of the same protocol; says where the protocol differs from the last one's."""
+    before = read(folder)
+    last = [e for e in before if e["name"] == name][-1:]
+    protocol = json.loads(json.dumps(protocol))
+    if last and (changed := differences(last[0]["protocol"], protocol)):
+        say(f"{name}: not to be compared with the numbers before, {', '.join(changed)[:300]}")
+    kept = [e for e in before if (e["name"], e["protocol"]) != (name, protocol)]
+    entries = [*kept, dict(name=name, numbers=numbers, protocol=protocol)]
+    images.write_whole(folder / FILE, lambda part: part.write_text(json.dumps(entries, indent=1) + "\n"))
