@@ -8,11 +8,9 @@ Changes nothing. Exits with 1 where a checkpoint is damaged.
 import sys
 from pathlib import Path
 
-from absl import app
-
-from taming_jax import checkpoint, completion
+from taming_jax import checkpoint, cli, completion
 from taming_jax.console import say
-from taming_jax.errors import UserError, fail
+from taming_jax.first_stage import make_first_stage
 
 USAGE = "taming check RUN ..., run directories"
 
@@ -32,22 +30,38 @@ def check_run(workdir: Path) -> list[int]:
     return damaged
 
 
-def main(argv: list[str]) -> None:
-    if not argv[1:] or argv[1] in ("-h", "--help"):
+def check_copies(workdir: Path) -> list[str]:
+    """Says of a run's copies of its first stages whether they are whole and its own; -> those that are not."""
+    bad = []
+    config, _ = completion.load_config(workdir)
+    for name, copy in completion.COPIES.items():
+        stage, place = config.get(name), workdir / copy
+        if stage is None or not stage.workdir or not stage.digest:
+            continue
+        if not checkpoint.steps(place):
+            say(f"{workdir} has lost its copy of the first stage that it was trained on, {place}")
+            bad.append(copy)
+        elif check_run(place):
+            bad.append(copy)
+        elif not completion.is_copy(place, stage.step, make_first_stage(stage.config).parameter_shapes(), stage.digest):
+            say(f"{place} is not the first stage that {workdir} was trained on")
+            bad.append(copy)
+    return bad
+
+
+def main() -> None:
+    if not sys.argv[1:] or sys.argv[1] in ("-h", "--help"):
         print(USAGE)
-        sys.exit(not argv[1:])
+        sys.exit(not sys.argv[1:])
     damaged = 0
-    try:
-        for given in map(Path, argv[1:]):
-            damaged += len(check_run(given))
-            for copy in completion.COPIES.values():
-                if checkpoint.steps(given / copy):
-                    damaged += len(check_run(given / copy))
-    except UserError as e:
-        fail(str(e))
-    say("all is whole" if not damaged else f"{damaged} checkpoints are damaged")
+    with cli.one_line():
+        for given in map(Path, sys.argv[1:]):
+            bad = check_run(given)
+            whole = len(bad) < len(checkpoint.steps(given))
+            damaged += len(bad) + len(check_copies(given) if whole else ())
+    say("all is whole" if not damaged else f"{damaged} checkpoints or copies are damaged")
     sys.exit(bool(damaged))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from taming_jax import sharding
+from taming_jax import memory, sharding
 from taming_jax.console import say
 from taming_jax.errors import UserError
 from taming_jax.state import Task, TrainState
@@ -113,14 +113,14 @@ def save(manager: ocp.CheckpointManager, state: TrainState, next_batch: int, con
     A state without optimizers (`opt` is {}), such as a converted one, gets fresh ones when it is restored. Raises
     UserError where an array holds a number that is not finite, or where this save or the one before it fails.
     """
-    step, workdir, state = int(state.step), manager.directory.parent, state.replace(frozen={})
+    step, workdir, state = int(state.step), workdir_of(manager), state.replace(frozen={})
     sums, finite = sum_arrays(state)
     if bad := [name for name, whole in finite.items() if not whole]:
         raise UserError(
             f"step {step} is not saved: {bad[0]} holds numbers that are not finite"
             f"{f', and so do {len(bad) - 1} others' if bad[1:] else ''}; {newest_is(workdir)}"
         )
-    place = {"next_batch": next_batch, "optimizers": bool(state.opt)}
+    place = {"next_batch": next_batch, "optimizers": bool(state.opt), "summed": True}
     stored = relative_to(workdir, config.to_dict())
     wait(manager)
     if step in manager.all_steps():  # where a signal came right after it was saved
@@ -140,14 +140,19 @@ def save(manager: ocp.CheckpointManager, state: TrainState, next_batch: int, con
 
 def check(manager: ocp.CheckpointManager) -> None:
     """Raises UserError where a save in the background has failed."""
-    with saving(manager.directory.parent):
+    with saving(workdir_of(manager)):
         manager.check_for_errors()
 
 
 def wait(manager: ocp.CheckpointManager) -> None:
     """Waits for the save in the background; raises UserError where it has failed."""
-    with saving(manager.directory.parent):
+    with saving(workdir_of(manager)):
         manager.wait_until_finished()
+
+
+def workdir_of(manager: ocp.CheckpointManager) -> Path:
+    """The run directory as a path of Python's: the manager has one of etils', which cannot do all that those can."""
+    return Path(manager.directory).parent
 
 
 @contextmanager
@@ -191,6 +196,7 @@ def init_or_restore(
     """
     shapes = jax.eval_shape(task.init, key)
     shardings = sharding.infer_shardings(shapes, mesh)
+    memory.check_state(shapes, shardings)
     if manager.latest_step() is None:
         state, next_batch = jax.jit(task.init, out_shardings=shardings)(key), 0
     else:
@@ -207,10 +213,11 @@ def restore(manager: ocp.CheckpointManager, like: TrainState, set_aside: bool = 
     Damaged ones are named; `set_aside` moves them to `damaged/` beside `checkpoints/`. Raises UserError where all are
     damaged, where the config is for arrays of other shapes, or where the disk cannot be read.
     """
-    workdir = manager.directory.parent
+    workdir = workdir_of(manager)
     whole = like.replace(frozen={})
 
     def read(step: int) -> tuple[TrainState, int]:
+        read_json(workdir, step, "config")  # all of a checkpoint is whole, or it is not used
         place = read_json(workdir, step, "data")
         saved = whole if place["optimizers"] else whole.replace(opt={})
         if misfit := find_misfit(workdir, step, saved):
@@ -232,7 +239,7 @@ def restore(manager: ocp.CheckpointManager, like: TrainState, set_aside: bool = 
         for bad in damaged if jax.process_index() == 0 else ():
             aside.mkdir(exist_ok=True)
             moved = aside / f"{bad}-{time.time_ns()}"
-            (manager.directory / str(bad)).rename(moved)
+            (workdir / "checkpoints" / str(bad)).rename(moved)
             say(f"checkpoint {bad} is in {moved} now")
         meet("damaged checkpoints are set aside")
         manager.reload()
@@ -259,8 +266,9 @@ def newest(workdir: Path, read: Callable[[int], T], among: list[int]) -> tuple[T
 def attempt(read: Callable[[], T], workdir: Path, step: int) -> T:
     """Returns `read()`, which reads from a checkpoint.
 
-    What fails may be a disk or a network for a moment, so it is tried again. Raises Damaged where all files can be read
-    but not what they hold, UserError where a file cannot be read.
+    What fails may be a disk or a network for a moment, and Orbax's storage tells that by any exception: so whatever it
+    is, it is tried again. Raises Damaged where in the end all files can be read but not what they hold, UserError where
+    a file cannot be read.
     """
     quiet_threads()
     for pause in (*PAUSES, None):
@@ -268,14 +276,14 @@ def attempt(read: Callable[[], T], workdir: Path, step: int) -> T:
             return read()
         except (UserError, MemoryError, jax.errors.JaxRuntimeError):
             raise
-        except Exception as e:  # Orbax passes on any error of its storage
+        except Exception as e:
             error, unreadable = e, find_unreadable(workdir / "checkpoints" / str(step))
-        if unreadable is None and not isinstance(error, OSError):
-            raise Damaged(f"checkpoint {step} in {workdir} is damaged ({cause_of(error)})") from error
-        if unreadable is None and isinstance(error, FileNotFoundError):
-            raise Damaged(f"checkpoint {step} in {workdir} is damaged (files are missing)") from error
         if pause is not None:
             time.sleep(pause)
+    if unreadable is None and isinstance(error, FileNotFoundError):
+        raise Damaged(f"checkpoint {step} in {workdir} is damaged (files are missing)") from error
+    if unreadable is None and not isinstance(error, OSError):
+        raise Damaged(f"checkpoint {step} in {workdir} is damaged ({cause_of(error)})") from error
     raise UserError(
         f"{unreadable or workdir} cannot be read now ({cause_of(error)}); the same command again tries once more"
     ) from error
@@ -416,6 +424,9 @@ def read_json(workdir: Path, step: int, name: str) -> Any:
 def read_sums(workdir: Path, step: int) -> dict | None:
     """The sums of a checkpoint; None for one from before there were sums. Raises Damaged."""
     if not (workdir / "checkpoints" / str(step) / "sums").exists():
+        place = _read_json(workdir, step, "data")
+        if isinstance(place, dict) and place.get("summed"):
+            raise Damaged(f"checkpoint {step} in {workdir} is damaged (its sums are missing)")
         return None
     sums = _read_json(workdir, step, "sums")
     if not (isinstance(sums, dict) and sums.keys() >= {"state", "data", "config"} and isinstance(sums["state"], dict)):
@@ -425,7 +436,13 @@ def read_sums(workdir: Path, step: int) -> dict | None:
 
 def _read_json(workdir: Path, step: int, name: str) -> Any:
     file = workdir / "checkpoints" / str(step) / name / "metadata"
-    return attempt(lambda: json.loads(file.read_text(encoding="utf-8")), workdir, step)
+    if not file.exists():  # no disk says that for a moment
+        raise Damaged(f"checkpoint {step} in {workdir} is damaged (its {name} is missing)")
+    content = attempt(file.read_bytes, workdir, step)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as e:
+        raise Damaged(f"checkpoint {step} in {workdir} is damaged (its {name} cannot be read)") from e
 
 
 def read_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int]:
@@ -478,12 +495,13 @@ def relative_to(workdir: Path, config: dict) -> dict:
 
     They begin with a dot then. Others stay absolute.
     """
-    inside = os.path.abspath(workdir) + os.sep
+    real = os.path.realpath(workdir)  # where a link to the run leads, or paths would depend on how it is called
+    inside = tuple(folder + os.sep for folder in (os.path.abspath(workdir), real))
 
     def change(path: str) -> str:
         if path.startswith("~") or (Path(path).is_absolute() and not path.startswith(inside)):
             return path
-        moved = os.path.relpath(path, workdir)
+        moved = os.path.relpath(os.path.realpath(path) if path.startswith(inside) else os.path.abspath(path), real)
         return moved if moved.startswith("..") else os.path.join(".", moved)
 
     return change_places(config, change)
@@ -495,7 +513,7 @@ def from_relative(workdir: Path, config: dict) -> dict:
     def change(path: str) -> str:
         if not path.startswith("."):
             return path
-        return str(from_here(Path(os.path.abspath(workdir)) / path))
+        return str(from_here(Path(os.path.realpath(workdir)) / path))
 
     return change_places(config, change)
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser, is_config_flag
 
-from taming_jax import checkpoint, config_files, job, values
+from taming_jax import checkpoint, config_files, job, stopping, values
+from taming_jax.console import Lasting
 from taming_jax.errors import ArgumentError, UserError, fail, nearest, shorten, show
 
 OUT_OF_MEMORY = "out of memory: make the batch smaller, or what is asked for"
@@ -80,9 +82,10 @@ def run(main: Callable[[], None]) -> None:
         return rest
 
     def guarded(_: list[str]) -> None:
+        sys.stdout, sys.stderr = Lasting(sys.stdout), Lasting(sys.stderr)
         logging.set_verbosity(logging.ERROR)  # the user need not see library warnings
         signal.signal(signal.SIGINT, signal.default_int_handler)  # until here, it has ended the process
-        with one_line(), job.ending_with_others():
+        with stopping.leaving_at_once(), one_line(), job.ending_with_others():
             main()
 
     app.run(guarded, flags_parser=parse)
@@ -179,6 +182,14 @@ def new_file(name: str) -> Path | None:
         raise ArgumentError(f"{name}={found} is a folder; name a file")
     if found is not None and not found.absolute().parent.is_dir():
         raise ArgumentError(f"{name}={found}: there is no folder {found.parent}")
+    if found is not None:
+        try:
+            with tempfile.TemporaryFile(dir=found.absolute().parent):
+                pass
+        except OSError as e:
+            raise ArgumentError(
+                f"{name}={found}: {found.absolute().parent} cannot be written: {e.strerror or e}"
+            ) from e
     return found
 
 

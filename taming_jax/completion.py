@@ -270,7 +270,8 @@ def find_stage(config: ConfigDict, stored: ConfigDict | None, name: str, load: L
 def check_same(name: str, asked: ConfigDict, own: ConfigDict) -> None:
     """Compares the first stage that a config asks for with the copy that the run has.
 
-    Says so where the one that was copied has other weights by now; raises UserError where another one is asked for.
+    Says so where the one that was copied has other weights by now, as it has if it was trained further; raises
+    UserError where another one is asked for.
     """
     place = os.path.abspath(asked.workdir)
     if place == os.path.abspath(own.workdir) and asked.step in (None, own.step):
@@ -286,10 +287,12 @@ def check_same(name: str, asked: ConfigDict, own: ConfigDict) -> None:
         return  # it is gone, or trained further: the run has its own
     if digest == own.digest:
         return
-    if elsewhere or step != own.step:
+    further = step > own.step and config.model == own.config.model and config.quantizer == own.config.quantizer
+    if (elsewhere or step != own.step) and not further:
         raise UserError(
             f"{name}.workdir={asked.workdir}, step {step}, has other weights than the first stage that this run was"
-            f" trained on ({own.workdir}, from {own.origin}); name another run directory for training on it"
+            f" trained on (from {own.origin}); name another run directory for training on it, or go on with the run's"
+            f" own copy, {name}.workdir={own.workdir}"
         )
     say(f"{asked.workdir} has other weights by now; the run goes on with its own copy of them, {own.workdir}")
 

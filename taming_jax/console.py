@@ -1,8 +1,10 @@
 """What people read on the terminal."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, TextIO
 
 import jax
 
@@ -17,6 +19,38 @@ SHOWN = (
     "d_weight",
     "code_use",
 )
+
+
+class Lasting:
+    """A stream to the terminal; when nobody reads it any more, what is written to it is dropped.
+
+    Ctrl-C in `taming train ... | tee log` ends tee first. The run still has a checkpoint to save.
+    """
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except BrokenPipeError:
+            self.drop()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except BrokenPipeError:
+            self.drop()
+
+    def drop(self) -> None:
+        """From now on, the stream leads nowhere."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.stream.fileno())
+        os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def say(message: str) -> None:

@@ -9,26 +9,22 @@ The same command goes on where it was stopped. Several hosts share the work (--d
 
 import os
 import signal
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 from absl import flags
 from ml_collections import config_flags
 
-from taming_jax import cli, completion, places
+from taming_jax import cli, completion, places, stopping
 from taming_jax.encoded import encode
 from taming_jax.errors import UserError
 from taming_jax.fields import check_fields
-from taming_jax.stopping import PREEMPTED
 
 
 def main() -> None:
     cli.join_processes()
-    # Files are written whole, so there is nothing to save. With several processes, jax itself would only note the
-    # signal, and a plain exit would wait for the other processes.
-    end = sys.exit if jax.process_count() == 1 else os._exit
-    signal.signal(signal.SIGTERM, lambda *_: end(PREEMPTED))
     given, config = flags.FLAGS, cli.required_config()
     check_fields(config)
     if config.task != "transformer":
@@ -37,8 +33,19 @@ def main() -> None:
     config = completion.complete(config)
     name = f"{config.cond.name}_views{given.views}"
     out = cli.folder("out") or Path(config.first_stage.workdir) / "codes" / name
-    with places.claimed(out):
+    with places.claimed(out), ending_at_once():
         encode(config, out, given.views, given.batch_size)
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Within, a signal ends the command at once: files are written whole, so there is nothing to save."""
+    if jax.process_count() > 1:  # jax itself would only note the signal, and a plain exit would wait for the others
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(stopping.PREEMPTED))
+        yield
+    else:
+        with stopping.listen() as stop, stop.nothing_to_lose():
+            yield
 
 
 if __name__ == "__main__":

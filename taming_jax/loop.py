@@ -76,9 +76,12 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
                 return evaluate(task, state, held_out, config, mesh, writer)
 
         def save_and_stop() -> None:
-            checkpoint.save(manager, state, next_batch, config)
-            checkpoint.wait(manager)
-            say(f"stopped at step {state.step}, checkpoint saved; the same command goes on from there")
+            if in_row:  # what fails may be the state
+                say(f"stopped at step {state.step}, which was skipped; {checkpoint.newest_is(workdir)}")
+            else:
+                checkpoint.save(manager, state, next_batch, config)
+                checkpoint.wait(manager)
+                say(f"stopped at step {state.step}, checkpoint saved; the same command goes on from there")
             raise SystemExit(stopping.CODES[stop.received])
 
         if lacks_evaluation(config, workdir, start):
@@ -119,7 +122,7 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
                     with progress.waiting():
                         batch = sharding.shard_batch(next(batches), mesh)
                 except UserError:  # too many bad pictures, or a reader that was killed
-                    if jax.process_count() == 1:
+                    if jax.process_count() == 1 and not count_skipped(metrics.summarize(window), in_row):
                         checkpoint.save(manager, state, next_batch, config)
                     raise
             if profile_step is not None and step == profile_step + PROFILED_STEPS - 1:
@@ -168,6 +171,10 @@ def is_finished(config: ConfigDict, workdir: Path) -> bool:
         raise UserError(f"{workdir} holds a {stored.task!r} run, the config is for {config.task!r}: name another one")
     if done < config.steps or (done == config.steps and lacks_evaluation(config, workdir, done)):
         return False
+    try:
+        checkpoint.verify(workdir, checkpoint.steps(workdir)[-1])
+    except checkpoint.Damaged:
+        return False  # it is named where the one before it is read, and trained from
     say(f"{workdir} is finished at step {done}. To go on, raise steps; else name another run directory.")
     say(f"Its figures and pictures again: python -m taming_jax.evaluate --workdir={workdir}")
     return True
@@ -248,7 +255,7 @@ def compile_step(
         except Exception as e:  # raised below
             found.append(e)
 
-    thread = threading.Thread(target=compile, name="compiler", daemon=True)
+    thread = threading.Thread(target=compile, name=stopping.COMPILER, daemon=True)
     thread.start()
     told = began
     while thread.is_alive():

@@ -1,6 +1,8 @@
 """What memory a compiled program takes, beside what there is."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import psutil
@@ -34,6 +36,20 @@ def describe(compiled: jax.stages.Compiled) -> str:
             f" model or data.size"
         )
     return words
+
+
+def check_state(shapes: Any, shardings: Any) -> None:
+    """Raises UserError where a state of these shapes does not fit into what a CPU's devices have, before it is made.
+
+    A compiled step tells more, but only once there is a state.
+    """
+    parts = jax.tree.map(lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, shapes, shardings)
+    needed = sum(jax.tree.leaves(parts)) * len(jax.local_devices())
+    if jax.local_devices()[0].platform == "cpu" and needed > host_memory():
+        raise UserError(
+            f"the weights and what the optimizer keeps take {needed / GIB:.1f} GiB, of {host_memory() / GIB:.1f} GiB"
+            " that the machine has: take a smaller model"
+        )
 
 
 def host_memory() -> int:

@@ -1,6 +1,6 @@
 """Folders that a command writes into: looked at, made and claimed before anything is computed."""
 
-import socket
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +27,8 @@ def claimed(folder: Path) -> Iterator[None]:
     seen as such, on this host at once, on others of a shared file system after `LEASE` seconds. Raises UserError, in
     every process, where the folder cannot be made or written, or where another command has it.
     """
-    lease, error, made = SoftFileLease(folder / CLAIM, lease_duration=LEASE), None, not folder.exists()
+    lease = SoftFileLease(folder / CLAIM, lease_duration=LEASE, on_compromise=lambda _: lose(folder))
+    error, made = None, not folder.exists()
     if jax.process_index() == 0:
         try:
             prepare(folder)
@@ -68,7 +69,7 @@ def acquire(lease: SoftFileLease, folder: Path) -> None:
         return
     except Timeout:
         holder = read_holder(folder)
-    if holder.get("host") != socket.gethostname():
+    if holder.get("host") != this_host():
         say(f"{folder} is claimed by {words(holder)}: waiting {LEASE:.0f} s for a sign that it lives")
         try:
             lease.acquire(timeout=LEASE + 15)
@@ -87,5 +88,20 @@ def read_holder(folder: Path) -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
+def this_host() -> str:
+    """What claims that are made here call this host; in containers it is more than its name."""
+    with tempfile.TemporaryDirectory() as folder, SoftFileLease(Path(folder) / CLAIM, lease_duration=LEASE):
+        return read_holder(Path(folder)).get("host", "")
+
+
+def lose(folder: Path) -> None:
+    """Ends the process where another has taken the folder, as it may if this one was suspended for a while."""
+    if holder := read_holder(folder):
+        line = f"error: {folder} is in use by {words(holder)} now, since this process was suspended: it ends\n"
+        os.write(2, line.encode())
+        os._exit(2)
+    say(f"careful: {folder / CLAIM} was removed; another command may write there now")
+
+
 def words(holder: dict[str, str]) -> str:
-    return f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
+    return f"process {holder.get('pid', '?')} on {holder.get('host', '?').partition('?')[0]}"

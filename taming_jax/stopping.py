@@ -5,10 +5,11 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 PREEMPTED = 75  # sysexits.h's "try again": the launcher starts the job again
 INTERRUPTED = 130
+COMPILER = "compiler"  # the thread that compiles
 CODES = {signal.SIGTERM: PREEMPTED, signal.SIGINT: INTERRUPTED}
 
 
@@ -47,11 +48,17 @@ class StopSignal:
         self.received = number
         if self._safe:
             self._end("nothing is lost")
-        print("stopping, with a checkpoint; Ctrl-C once more stops at once, without one", flush=True)
+        tell("stopping, with a checkpoint; Ctrl-C once more stops at once, without one")
 
     def _end(self, how: str) -> None:
-        print(f"stopped at once, {how}; the same command goes on from the last checkpoint", flush=True)
+        tell(f"stopped at once, {how}; the same command goes on")
         os._exit(CODES[self.received])
+
+
+def tell(message: str) -> None:
+    """Prints a line, if the terminal takes it: a signal is answered in any case."""
+    with suppress(OSError, ValueError):
+        print(message, flush=True)
 
 
 def _alone() -> bool:
@@ -91,11 +98,25 @@ def listen() -> Iterator[StopSignal]:
         os.close(write)  # the thread reads the end, and ends
 
 
+@contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """Within, a command that exits while the compiler is at work ends at once; Python would take it down in C++."""
+    try:
+        yield
+    except SystemExit as e:
+        if all(thread.name != COMPILER for thread in threading.enumerate()):
+            raise
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(e.code if isinstance(e.code, int) else 1)
+
+
 def end_at_once() -> None:
     """From now on, while imports take seconds, a signal ends the process, with the code that lets it be begun again."""
 
     def end(number: int, _) -> None:
-        print("stopped; the same command begins again, or goes on", file=sys.stderr, flush=True)
+        tell("stopped; the same command begins again, or goes on")
         os._exit(CODES[number])
 
     for number in CODES:

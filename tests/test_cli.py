@@ -80,6 +80,16 @@ def test_who_reads_a_part_of_the_output_gets_no_complaint(vq_run):
     assert done.stdout == f"{vq_run}\n" and done.stderr == ""
 
 
+def test_a_reader_that_is_gone_does_not_end_what_it_reads():
+    """As tee, which Ctrl-C ends before the run that has a checkpoint to save."""
+    code = "import sys; from taming_jax.console import Lasting; sys.stdout = Lasting(sys.stdout)\n"
+    code += "for i in range(100_000): print(i, flush=True)\nprint('done', file=sys.stderr)"
+    done = subprocess.run(
+        f'{sys.executable} -c "{code}" | head -n 1', shell=True, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == "0\n" and done.stderr == "done\n"
+
+
 def test_a_report_passes_over_what_is_no_record(tmp_path):
     record = {"split": "train", "steps_per_second": 2.0, "seconds": 60.0}
     lines = [json.dumps(x) for x in (record, [1], 3, {"step": 1}, {"split": "validation", "psnr": "high", "l1": 0.5})]

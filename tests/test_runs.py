@@ -20,7 +20,7 @@ from taming_jax import check, checkpoint, completion, evaluate, memory, places, 
 from taming_jax import state as states
 from taming_jax.errors import UserError
 from taming_jax.generator import Generator
-from taming_jax.loop import train
+from taming_jax.loop import is_finished, train
 from taming_jax.tasks import vqgan
 from taming_jax.writer import Writer, read_records
 from tests.tiny import ROOT, changed, records, tiny_transformer, tiny_vq
@@ -69,7 +69,9 @@ def test_copies_hold_the_averages_that_are_used(vq_run, tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, 2 * b), used, params)
 
 
-def test_other_weights_than_those_of_training_are_refused_or_told(transformer_run, vq_run, other_weights, capfd):
+def test_other_weights_than_those_of_training_are_refused_or_told(
+    transformer_run, vq_run, other_weights, tmp_path, capfd
+):
     with pytest.raises(UserError, match="has other weights than the first stage that the transformer was trained on"):
         Generator.load(transformer_run, first_stage=other_weights)
     assert Generator.load(transformer_run, first_stage=vq_run).step == 4
@@ -83,6 +85,12 @@ def test_other_weights_than_those_of_training_are_refused_or_told(transformer_ru
     assert "has other weights by now; the run goes on with its own copy" in capfd.readouterr().out
     gone = completion.complete(tiny_transformer(Path("/nowhere/vq")), stored)
     assert gone.first_stage.digest == stored.first_stage.digest
+    stored.first_stage.origin = "/elsewhere"  # the run was moved, and its first stage trained further
+    shutil.copytree(other_weights, tmp_path / "vq")
+    (tmp_path / "vq" / "checkpoints" / "4").rename(tmp_path / "vq" / "checkpoints" / "9")
+    moved = completion.complete(tiny_transformer(tmp_path / "vq"), stored)
+    assert moved.first_stage.workdir == stored.first_stage.workdir
+    assert "has other weights by now; the run goes on with its own copy" in capfd.readouterr().out
 
 
 def damages(folder: Path) -> list[tuple[str, Path, bytes | None]]:
@@ -102,6 +110,15 @@ def damages(folder: Path) -> list[tuple[str, Path, bytes | None]]:
     return [*found, ("empty", files[0], b""), ("gone", folder / "state" / "_METADATA", None)]
 
 
+def restore_as_training(workdir: Path, set_aside: bool) -> int:
+    """Restores a run as `train` and `evaluate` do, -> its step."""
+    config, _ = completion.load_config(workdir)
+    mesh = sharding.make_mesh(config.mesh)
+    like = sharding.with_shardings(jax.eval_shape(vqgan.make_task(config).init, jax.random.key(0)), mesh)
+    with checkpoint.open_manager(workdir, read_only=not set_aside) as manager:
+        return int(checkpoint.restore(manager, like, set_aside)[0].step)
+
+
 def test_damage_is_named_and_the_checkpoint_before_is_used(vq_run, tmp_path, capfd, monkeypatch):
     """Whatever is damaged, what is read is as it was written; a command that reads moves nothing."""
     monkeypatch.setattr(checkpoint, "PAUSES", (0, 0))
@@ -109,7 +126,7 @@ def test_damage_is_named_and_the_checkpoint_before_is_used(vq_run, tmp_path, cap
     folder = tmp_path / "run" / "checkpoints" / "4"
     _, _, whole = completion.load_run(tmp_path / "run")
     assert check.check_run(tmp_path / "run") == []
-    for name, file, content in damages(folder):
+    for number, (name, file, content) in enumerate(damages(folder)):
         before = file.read_bytes()
         file.unlink() if content is None else file.write_bytes(content)
         left = files_of(tmp_path / "run")
@@ -119,11 +136,41 @@ def test_damage_is_named_and_the_checkpoint_before_is_used(vq_run, tmp_path, cap
             jax.tree.map(np.testing.assert_array_equal, params, whole)
         else:
             assert step == 2 and "checkpoint 4 cannot be read and is passed over" in printed, name
+        if number % 4 == 1 or content is None:
+            assert restore_as_training(tmp_path / "run", set_aside=False) == 2, name
         assert files_of(tmp_path / "run") == left, name
         file.write_bytes(before)
     stored = folder / "config" / "metadata"
     stored.write_text(stored.read_text().replace('"batch_size": 8', '"batch_size": 9'))
     assert check.check_run(tmp_path / "run") == [4]
+    (tmp_path / "run" / "checkpoints" / "9").mkdir()  # what a full disk may leave
+    assert restore_as_training(tmp_path / "run", set_aside=True) == 2
+    assert checkpoint.steps(tmp_path / "run") == [2] and len(list((tmp_path / "run" / "damaged").iterdir())) == 2
+
+
+def test_sums_that_are_lost_are_damage(vq_run, tmp_path):
+    shutil.copytree(vq_run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4" / "sums")
+    assert check.check_run(tmp_path / "run") == [4] and completion.load_run(tmp_path / "run")[1] == 2
+
+
+def test_check_looks_at_the_copies(transformer_run, other_weights, tmp_path, capfd):
+    shutil.copytree(transformer_run, tmp_path / "run")
+    assert check.check_copies(tmp_path / "run") == []
+    shutil.rmtree(tmp_path / "run" / "first_stage")
+    assert check.check_copies(tmp_path / "run") == ["first_stage"]
+    assert "has lost its copy of the first stage" in capfd.readouterr().out
+    shutil.copytree(other_weights, tmp_path / "run" / "first_stage")
+    assert check.check_copies(tmp_path / "run") == ["first_stage"]
+    assert "is not the first stage that" in capfd.readouterr().out
+
+
+def test_a_finished_run_that_is_damaged_is_not_finished(vq_run, picture_folder, tmp_path, capfd):
+    shutil.copytree(vq_run, tmp_path / "run")
+    assert is_finished(tiny_vq(picture_folder), tmp_path / "run")
+    largest = max((tmp_path / "run" / "checkpoints" / "4" / "state" / "d").iterdir(), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-9])
+    assert not is_finished(tiny_vq(picture_folder), tmp_path / "run")
 
 
 def test_every_flip_in_the_arrays_shows(vq_run, tmp_path, monkeypatch):
@@ -146,7 +193,7 @@ def test_every_flip_in_the_arrays_shows(vq_run, tmp_path, monkeypatch):
             else:  # nothing reads that byte
                 assert checkpoint.read_sums(tmp_path / "run", 4)["state"] == expected
         file.write_bytes(whole)
-    assert seen > 1
+    assert seen
 
 
 def test_checksums_do_not_depend_on_the_mesh():
@@ -166,7 +213,9 @@ def test_checksums_do_not_depend_on_the_mesh():
 def test_an_error_of_the_disk_is_no_damage(vq_run, tmp_path, monkeypatch):
     """Read again if it was for a moment; else the command ends, and nothing is moved."""
     monkeypatch.setattr(checkpoint, "PAUSES", (0, 0))
-    real, failures = checkpoint.ocp.PyTreeCheckpointer.restore, [OSError(errno.EIO, os.strerror(errno.EIO))]
+    # Storage tells an error by any exception.
+    failures = [OSError(errno.EIO, os.strerror(errno.EIO)), AttributeError("'NoneType' has no attribute 'tree'")]
+    real = checkpoint.ocp.PyTreeCheckpointer.restore
 
     def restore(self, *args, **kwargs):
         if failures:
@@ -355,18 +404,23 @@ def test_signals_are_heard_while_a_command_is_imported(number, code, tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_is_heard_while_a_step_is_compiled(picture_folder, tmp_path):
-    small = (
-        f"data.name=folder data.size=64 batch_size=8 data.path={picture_folder} disc.start=0 loss.perceptual_start=0"
-    )
+@pytest.mark.parametrize("start", [0, 1])
+def test_sigterm_is_heard_while_a_step_is_compiled(start, picture_folder, tmp_path):
+    """The first step, when nothing is lost; or one of a later phase, when there is a checkpoint to save."""
+    small = f"data.name=folder data.size=64 batch_size=8 data.path={picture_folder} log_every=1"
+    small += f" disc.start={start} loss.perceptual_start={start}"
     command = [sys.executable, "-m", "taming_jax.train", "--config=openmoji_vq", f"--workdir={tmp_path}"]
     command += [f"--config.{setting}" for setting in small.split()]
     env = {name: value for name, value in os.environ.items() if name not in ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")}
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for line in process.stdout:
-        if line.startswith("compiling"):
+        if line.startswith("compiling the training step for Phase(perceptual=True"):
             break
     process.send_signal(signal.SIGTERM)
     printed, _ = process.communicate()
     assert process.returncode == 75, printed
-    assert "stopped at once, nothing is lost" in printed and "compiled in" not in printed
+    assert "compiled in" not in printed
+    if start == 0:
+        assert "stopped at once, nothing is lost" in printed and checkpoint.steps(tmp_path) == []
+    else:
+        assert "stopped at step 1, checkpoint saved" in printed and checkpoint.steps(tmp_path) == [1]

@@ -163,6 +163,8 @@ def forget_copies(workdir: Path, first_stage: str) -> None:
         config = json.loads(stored.read_text())
         config["first_stage"] |= {"workdir": first_stage, "digest": "", "origin": ""}
         stored.write_text(json.dumps(config))
+        place = workdir / "checkpoints" / str(step) / "data" / "metadata"
+        place.write_text(json.dumps({k: v for k, v in json.loads(place.read_text()).items() if k != "summed"}))
 
 
 def sample_plainly(decode, cache, prefix, length: int, keys, top_k: int, temperature=1.0, top_p=1.0) -> jax.Array:
