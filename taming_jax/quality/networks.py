@@ -69,7 +69,10 @@ def load(name: str) -> Network:
 
 def load_inception(path: Path) -> Network:
     """Inception from the file of torch-fidelity or pytorch-fid."""
-    tensors, _ = files.read(path)
+    try:
+        tensors, _ = files.read(path)
+    except ArgumentError as e:  # it names the argument of `convert`
+        raise ArgumentError(f"features=inception:{str(e).removeprefix('ckpt=')}") from e
     digest = sha256(path)
     if not digest.startswith(INCEPTION_HASH):
         raise ArgumentError(
