@@ -234,6 +234,9 @@ def complete(config: ConfigDict, stored: ConfigDict | None = None, load: LoadCon
     """
     check_fields(config)
     config = config.copy_and_resolve_references()
+    if "run" in config:  # for `train` alone
+        with config.unlocked():
+            del config.run
     check_parts(config)
     if config.task == "vqgan":
         check_path(config.data.path, config.data.name)

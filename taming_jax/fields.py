@@ -155,10 +155,12 @@ OF_TASK: dict[str, dict[str, Rule]] = {
     },
 }
 
-# What a config of a task may have besides. The data that a transformer does not name are its first stage's.
+# What a config of a task may have besides: the run whose stored config it is; the data that a transformer does not name
+# are its first stage's.
 EXTRA: dict[str, dict[str, Rule]] = {
-    "vqgan": {},
+    "vqgan": {"run": folder},
     "transformer": {
+        "run": folder,
         **{f"data.{name}": optional(rule) for name, rule in DATA.items()},
         **{f"data.layout.{name}": rule for name, rule in LAYOUT.items()},
     },
