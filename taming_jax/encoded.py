@@ -77,8 +77,9 @@ def open_codes(config: ConfigDict) -> Codes:
     """
     folder = Path(config.codes)
     stated, row = required_statement(folder), record_type(make_second_stage(config))
-    asked = {"made_of": made_of(config), "row": as_json(row.descr)}
-    if changed := differences({name: stated.get(name) for name in asked}, asked):
+    made = stated["made_of"]
+    asked = as_stated(made, made_of(config)) | {"row": as_json(row.descr)}
+    if changed := differences(made | {"row": stated.get("row")}, asked):
         raise UserError(f"codes={folder} are not those of this config: {changed}; encode again to another folder")
     missing = [file.name for file in files(folder, stated) if not file.exists()]
     if missing:
@@ -195,18 +196,17 @@ def weights(stage: ConfigDict) -> dict:
     return {"step": stage.step, "codebook" if learned else "weights": hashed, "digest": checkpoint.digest(params)}
 
 
-def differences(stated: dict, asked: dict) -> str:
-    """'seed 0 -> 1, views 1 -> 4', or '' where both are the same.
-
-    Run directories may have moved and do not count, nor do digests that older codes do not state.
-    """
-    known = stated["made_of"]
-    made = {
-        group: {name: value for name, value in fields.items() if name != "digest" or name in known[group]}
-        for group, fields in asked["made_of"].items()
+def as_stated(stated: dict, made: dict) -> dict:
+    """What `made_of` says, without the digests of weights where older codes do not state them."""
+    return {
+        group: {name: value for name, value in fields.items() if name != "digest" or name in stated[group]}
+        for group, fields in made.items()
     }
-    pair = (stated, asked | {"made_of": made})
-    old, new = (ConfigDict({name: value for name, value in given.items() if name != "workdirs"}) for given in pair)
+
+
+def differences(stated: dict, asked: dict) -> str:
+    """'seed 0 -> 1, views 1 -> 4', or '' where both are the same. Run directories may have moved and do not count."""
+    old, new = (ConfigDict({k: v for k, v in given.items() if k != "workdirs"}) for given in (stated, asked))
     return ", ".join(completion.differences(old, new))
 
 
@@ -260,8 +260,10 @@ def encode(config: ConfigDict, out: Path, views: int, batch_size: int) -> None:
 def prepare(out: Path, stated: dict) -> None:
     """Makes the folder; raises UserError where it is there and holds something else."""
     found = read_statement(out)
-    if found is not None and (changed := differences(found, stated)):
-        raise ArgumentError(f"out={out} holds codes that were made otherwise: {changed}; name another folder")
+    if found is not None:
+        made = as_stated(found["made_of"], stated["made_of"])
+        if changed := differences(found, stated | {"made_of": made}):
+            raise ArgumentError(f"out={out} holds codes that were made otherwise: {changed}; name another folder")
     if found is None:
         part = out / "codes.part"
         if out.exists() and not (out.is_dir() and set(out.iterdir()) <= {part, out / places.CLAIM}):

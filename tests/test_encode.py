@@ -259,13 +259,14 @@ def test_codes_know_the_weights_of_their_first_stage(vq_run, class_codes, tmp_pa
     source = data.open_source(config.data, "train")
     shutil.copytree(class_codes, tmp_path / "codes")
     config.data.class_names, config.codes = tuple(source.class_names), str(tmp_path / "codes")
-    with pytest.raises(UserError, match=r"made_of.first_stage.digest '.*' -> "):
+    with pytest.raises(UserError, match=r"first_stage.digest '.*' -> "):
         open_codes(config)
     file = tmp_path / "codes" / "codes.json"
     stated = json.loads(file.read_text())
     del stated["made_of"]["first_stage"]["digest"]
     file.write_text(json.dumps(stated))
     assert len(open_codes(config)) == stated["records"]
+    prepare(tmp_path / "codes", json.loads((class_codes / "codes.json").read_text()))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

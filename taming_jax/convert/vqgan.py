@@ -22,6 +22,7 @@ from taming_jax.convert.tensors import (
     to_torch,
 )
 from taming_jax.data.features import LEARNABLE
+from taming_jax.fields import check_fields
 from taming_jax.first_stage import make_first_stage
 from taming_jax.images import color_labels
 from taming_jax.losses import DISCRIMINATOR_LOSSES
@@ -119,6 +120,7 @@ def vq_from_torch(
     if has_discriminator(config) and not any(name.startswith(f"{prefix}loss.discriminator.") for name in tensors):
         say(f"the file holds no discriminator, {prefix}loss.discriminator: trained further, the run has none")
         config.disc.weight = 0.0
+    check_fields(config, complete=True)
     check(config)
     quantizer, size = make_quantizer(config.quantizer), config.data.size
     x = jax.ShapeDtypeStruct((1, size, size, config.model.out_ch), jnp.float32)
