@@ -93,8 +93,13 @@ def to_checkpoint(workdir: Path, out: Path) -> None:
     tensors, step, _ = checkpoint.newest(workdir, read, checkpoint.required_steps(workdir))
     state_dict = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:  # torch alone would not pass on what the system says
+            torch.save({"state_dict": state_dict, "global_step": step}, file)
+
     try:
-        images.write_whole(out, lambda part: torch.save({"state_dict": state_dict, "global_step": step}, part))
-    except RuntimeError as e:  # of a full disk, say
+        images.write_whole(out, write)
+    except (OSError, RuntimeError) as e:
         raise ArgumentError(f"to-torch={out} cannot be written: {checkpoint.cause_of(e)}") from e
     say(f"{len(state_dict)} tensors of step {step}: {out}")
