@@ -16,7 +16,7 @@ from taming_jax.conditions import find_condition
 from taming_jax.console import say
 from taming_jax.data.classes import number_classes
 from taming_jax.data.walk import listed
-from taming_jax.errors import UserError, nearest, printable, reason, show
+from taming_jax.errors import UserError, nearest, printable, reason, shorten, show
 from taming_jax.fields import LAYOUT, STEP, check_fields
 from taming_jax.first_stage import make_first_stage
 from taming_jax.models.quantize import make_quantizer
@@ -431,5 +431,6 @@ def differences(old: ConfigDict, new: ConfigDict, prefix: str = "") -> list[str]
         if isinstance(a, ConfigDict) and isinstance(b, ConfigDict):
             found += differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            found.append(f"{prefix}{key} {a!r} -> {b!r}")
+            words = [repr(value.to_dict() if isinstance(value, ConfigDict) else value) for value in (a, b)]
+            found.append(f"{shorten(printable(prefix + key))} {' -> '.join(map(shorten, words))}")
     return found

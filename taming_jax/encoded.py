@@ -207,7 +207,7 @@ def as_stated(stated: dict, made: dict) -> dict:
 def differences(stated: dict, asked: dict) -> str:
     """'seed 0 -> 1, views 1 -> 4', or '' where both are the same. Run directories may have moved and do not count."""
     old, new = (ConfigDict({k: v for k, v in given.items() if k != "workdirs"}) for given in (stated, asked))
-    return ", ".join(completion.differences(old, new))
+    return ", ".join(completion.differences(old, new)[:5])
 
 
 def as_json(tree: Any) -> Any:

@@ -209,7 +209,7 @@ def rules_of_quantizer(given: dict[str, Any]) -> dict[str, Rule]:
     if found - {"quantizer.name"} != set(rules):
         has, got = (sorted(f.removeprefix("quantizer.") for f in x) for x in (rules, found - {"quantizer.name"}))
         raise UserError(
-            f"quantizer.name={name!r} has the fields {', '.join(has)}, the config {', '.join(got)[:200]};"
+            f"quantizer.name={name!r} has the fields {', '.join(has)}, the config {', '.join(got)[:100]};"
             " begin from a config with that quantizer"
         )
     return rules

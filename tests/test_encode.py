@@ -209,7 +209,6 @@ ODD = [  # field of `codes.json`, what it is, what is said
     ("", [], "made_of is no group"),
     ("", None, "made_of is no group"),
     ("row", ROW, "row .* -> "),
-    ("row", None, "row None -> "),
     ("row", ..., "row None -> "),
     ("records", "a", "records='a': it is a whole number"),
     ("records", 36, "records instead of 36"),
