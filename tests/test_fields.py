@@ -42,7 +42,7 @@ def of_runs(task: str) -> set[str]:
 
 def test_configs_of_older_versions_pass():
     for file in (ROOT / "tests" / "old_runs").glob("*.json"):
-        check_fields(completion.upgrade(ConfigDict(checkpoint.to_tuples(json.loads(file.read_text())))))
+        completion.check_stored(completion.upgrade(ConfigDict(checkpoint.to_tuples(json.loads(file.read_text())))))
 
 
 WILD = (
