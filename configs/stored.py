@@ -15,4 +15,6 @@ def get_config(workdir: str = "") -> ConfigDict:
     if not workdir:
         raise UserError("config 'stored': a run directory follows, stored:runs/mine")
     values.folder("config", workdir)
-    return completion.load_config(Path(workdir))[0]
+    config, _ = completion.load_config(Path(workdir))
+    config.run = workdir  # so that it does not begin again without the run's weights
+    return config

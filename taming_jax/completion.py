@@ -3,7 +3,6 @@
 A complete config holds everything that determines a run; everything is built from one.
 """
 
-import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,12 +16,13 @@ from taming_jax.conditions import find_condition
 from taming_jax.console import say
 from taming_jax.data.classes import number_classes
 from taming_jax.data.walk import listed
-from taming_jax.errors import UserError, nearest, printable
-from taming_jax.fields import check_fields
+from taming_jax.errors import UserError, nearest, printable, reason, shorten, show
+from taming_jax.fields import LAYOUT, STEP, check_fields
 from taming_jax.first_stage import make_first_stage
 from taming_jax.models.quantize import make_quantizer
 from taming_jax.second_stage import make_second_stage
 from taming_jax.tasks import transformer, vqgan
+from taming_jax.values import among
 
 COPIES = {"first_stage": "first_stage", "cond": "cond_stage"}  # folders of a run, as `convert` names them too
 NETS = {"vqgan": "gen", "transformer": "gpt"}  # the net that is sampled with
@@ -52,6 +52,7 @@ LATER_OF = {
         "cond.drop": 0.0,
         "cond.aligned": False,
         "cond.layout.categories": "",
+        "data.layout.categories": "",
         "cond.max_words": 16,
         "cond.max_vocabulary": 8192,
         "cond.vocabulary": (),
@@ -67,21 +68,52 @@ LATER_OF_QUANTIZER = {"ema": {"eps": 1e-5}}
 
 
 def upgrade(config: ConfigDict) -> ConfigDict:
-    """Gives a stored config of any age the fields of today; what it does stays the same."""
+    """Gives a stored config of any age the fields of today; what it does stays the same.
+
+    Raises UserError for an unknown task. Whatever else is wrong stays so, and is for `check_stored`.
+    """
     fields = config.to_dict()
-    if fields["task"] == "prior":  # its name until 0.1.0
+    if fields.get("task") == "prior":  # its name until 0.1.0
         fields["task"] = "transformer"
-    if fields.get("input") == "segmentation":
-        fields["data"].setdefault("num_labels", fields["model"]["out_ch"])
-    for path, value in (LATER | LATER_OF[fields["task"]]).items():
-        *parents, name = path.split(".")
-        functools.reduce(lambda place, parent: place.setdefault(parent, {}), parents, fields).setdefault(name, value)
-    if "quantizer" in fields:
-        fields["quantizer"] = LATER_OF_QUANTIZER.get(fields["quantizer"]["name"], {}) | fields["quantizer"]
-    for stage in ("first_stage", "cond"):
-        if "config" in fields.get(stage, {}):
-            fields[stage]["config"] = upgrade(ConfigDict(fields[stage]["config"])).to_dict()
+    among(LATER_OF)("task", fields.get("task"))
+    if fields.get("input") == "segmentation" and "out_ch" in group(fields, "model"):
+        fill(fields, "data.num_labels", fields["model"]["out_ch"])
+    later = LATER | LATER_OF[fields["task"]]
+    for kind, added in LATER_OF_QUANTIZER.items():
+        if group(fields, "quantizer").get("name") == kind:
+            later |= {f"quantizer.{name}": value for name, value in added.items()}
+    for path, value in later.items():
+        fill(fields, path, value)
+    for name in COPIES:
+        if stage := group(group(fields, name), "config"):
+            with about(f"{name}.config"):
+                fields[name]["config"] = upgrade(ConfigDict(stage)).to_dict()
     return ConfigDict(fields)
+
+
+def group(fields: dict, name: str) -> dict:
+    """A group of fields; {} where there is none, or something else in its place."""
+    found = fields.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def fill(fields: dict, path: str, value: object) -> None:
+    """Sets a field that is missing, with its groups."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        fields = fields.setdefault(parent, {})
+        if not isinstance(fields, dict):
+            return
+    fields.setdefault(name, value)
+
+
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """Within, a UserError says what it is about."""
+    try:
+        yield
+    except UserError as e:
+        raise UserError(f"{what}: {e}") from e
 
 
 def load_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int]:
@@ -89,10 +121,15 @@ def load_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int
 
     Runs from before they had copies of their first stages name them by a path, relative to the folder in which they
     were trained: it is looked for around the run, then here, then by its name beside the run and in it. Raises
-    UserError where there is no config.
+    UserError where there is no config, or one that no run can have.
     """
-    config, step = checkpoint.read_config(workdir, step)
-    config = upgrade(config)
+    try:
+        config, step = checkpoint.read_config(workdir, step)
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as e:  # of a ConfigDict
+        raise UserError(f"the config that {workdir} has stored is none: {reason(e)}") from e
+    with about(f"the config that {workdir} has stored at step {step}"):
+        config = upgrade(config)
+        check_stored(config)
     for name, copy in COPIES.items():
         stage = config.get(name)
         if stage is not None and stage.workdir:
@@ -102,6 +139,63 @@ def load_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int
             found = next((place for place in places if (place / "checkpoints").is_dir()), path)
             stage.workdir = str(checkpoint.from_here(found))
     return config, step
+
+
+def check_stored(config: ConfigDict) -> None:
+    """Raises UserError where a complete config, or that of a first stage in it, is wrong; names the field."""
+    check_fields(config, complete=True)
+    check_parts(config)
+    for name in stages_of(config):
+        stage = config[name].get("config")
+        if not isinstance(stage, ConfigDict):
+            raise UserError(f"{name}.config={show(stage)}: it is the config of a first stage")
+        with about(f"{name}.config"):
+            among(("vqgan",))("task", stage.get("task"))
+            check_stored(stage)
+        STEP(f"{name}.step", config[name].step)
+    check_stages(config)
+    if lacking := features_of(config) - set(config.data.features):
+        raise UserError(f"data.features={show(config.data.features)}: {min(lacking)!r} is missing")
+    layout = config.data.get("layout", {})
+    if "objects" in config.data.features and (missing := [name for name in LAYOUT if name not in layout]):
+        raise UserError(f"data.layout.{missing[0]} is missing from the config")
+
+
+def check_parts(config: ConfigDict) -> None:
+    """Raises UserError where fields do not fit each other, whatever the first stages and the data are."""
+    if config.task == "vqgan":
+        vqgan.check(config)
+    else:
+        transformer.check(config)
+        find_condition(config.cond.name).check(config)
+
+
+def stages_of(config: ConfigDict) -> list[str]:
+    """The groups of a config that name first stages."""
+    if config.task == "vqgan":
+        return []
+    return ["first_stage", *(["cond"] if find_condition(config.cond.name).HAS_STAGE else [])]
+
+
+def check_stages(config: ConfigDict) -> None:
+    """Raises UserError where a complete config does not fit those of its first stages."""
+    for name in stages_of(config):
+        size = config[name].config.data.size
+        if size != config.data.size:
+            named = {"first_stage": "the first stage", "cond": "the condition's first stage"}[name]
+            raise UserError(f"data.size={config.data.size}: {named} was trained at {size}")
+    if config.task == "transformer" and config.first_stage.used:
+        codes, used = make_quantizer(config.first_stage.config.quantizer).codebook_size, config.first_stage.used
+        if max(used) >= codes:
+            raise UserError(f"first_stage.used holds {max(used)}; the first stage has the codes 0 to {codes - 1}")
+
+
+def features_of(config: ConfigDict) -> set[str]:
+    """The features of the data that a run reads, by a config that has those of its first stages."""
+    if config.task == "vqgan":
+        return {"image", config.input}
+    inputs = [config[name].config.input for name in stages_of(config)]
+    return {"image", *inputs, *find_condition(config.cond.name).FEATURES}
 
 
 def load_run(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int, dict]:
@@ -140,35 +234,24 @@ def complete(config: ConfigDict, stored: ConfigDict | None = None, load: LoadCon
     """
     check_fields(config)
     config = config.copy_and_resolve_references()
+    if "run" in config:  # for `train` alone
+        with config.unlocked():
+            del config.run
+    check_parts(config)
     if config.task == "vqgan":
-        vqgan.check(config)
         check_path(config.data.path, config.data.name)
-        segments = config.input == "segmentation"
-        config.data.features = tuple(sorted({"image", config.input, *config.data.features}))
-        config.data.num_labels = config.model.out_ch if segments else 0
+        config.data.features = tuple(sorted({*features_of(config), *config.data.features}))
+        config.data.num_labels = config.model.out_ch if config.input == "segmentation" else 0
         return config
-    transformer.check(config)
-    kind = find_condition(config.cond.name)
-    kind.check(config)
-    first = find_stage(config, stored, "first_stage", load)
+    first, *seen = [find_stage(config, stored, name, load) for name in stages_of(config)]
     check_path(config.data.get("path"), config.data.get("name") or first.data.name)
-    codes, used = make_quantizer(first.quantizer).codebook_size, config.first_stage.used
-    if used and max(used) >= codes:
-        raise UserError(f"first_stage.used holds {max(used)}; the first stage has the codes 0 to {codes - 1}")
-    seen = find_stage(config, stored, "cond", load) if kind.HAS_STAGE else None
     with config.unlocked():
         moved = {name: value for name, value in config.data.items() if value is not None}
-        if seen is not None:
-            moved = {name: seen.data[name] for name in ("num_labels", "label_shift", "downscale")} | moved
-        features = {"image", first.input, *kind.FEATURES} | ({seen.input} if seen is not None else set())
-        moved |= {"features": tuple(sorted(features)), "layout": config.cond.layout}
+        for stage in seen:
+            moved = {name: stage.data[name] for name in ("num_labels", "label_shift", "downscale")} | moved
+        moved |= {"features": tuple(sorted(features_of(config))), "layout": config.cond.layout}
         config.data = ConfigDict({**first.data, **moved})
-    if config.data.size != first.data.size:
-        raise UserError(f"data.size={config.data.size}: the first stage was trained at {first.data.size}")
-    if seen is not None and seen.data.size != config.data.size:
-        raise UserError(
-            f"cond.workdir={config.cond.workdir} was trained at {seen.data.size} pixels, not {config.data.size}"
-        )
+    check_stages(config)
     return config
 
 
@@ -351,5 +434,6 @@ def differences(old: ConfigDict, new: ConfigDict, prefix: str = "") -> list[str]
         if isinstance(a, ConfigDict) and isinstance(b, ConfigDict):
             found += differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            found.append(f"{prefix}{key} {a!r} -> {b!r}")
+            words = [repr(value.to_dict() if isinstance(value, ConfigDict) else value) for value in (a, b)]
+            found.append(f"{shorten(printable(prefix + key))} {' -> '.join(map(shorten, words))}")
     return found

@@ -84,9 +84,3 @@ def place_of(error: BaseException, path: str) -> str:
         return f"{error.filename}:{error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
     return f"{path}:{lines[-1]}" if lines else path
-
-
-def stored_run(given: str) -> Path | None:
-    """The run directory whose config `given` is, if it is 'stored:runs/mine'."""
-    path, _, workdir = find(given).partition(":")
-    return Path(workdir) if Path(path).resolve() == OURS / "stored.py" else None

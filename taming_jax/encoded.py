@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import grain
 import jax
@@ -21,24 +22,33 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from taming_jax import checkpoint, completion, data, places, sharding
-from taming_jax.conditions import find_condition
+from taming_jax.conditions import CONDITIONS, find_condition
 from taming_jax.console import say
 from taming_jax.data.transforms import Augment
 from taming_jax.errors import ArgumentError, UserError, reason
+from taming_jax.fields import OF_TASK, STEP
 from taming_jax.first_stage import make_first_stage
 from taming_jax.second_stage import SecondStage, make_second_stage
 from taming_jax.tasks.transformer import load_first_stages
+from taming_jax.values import INT64, Rule, among, whole
 
 SMALLEST, MOST = 1024, 512  # records in a file, at least; files, at most
 PLACES = ("path", "dir")  # where the images are
+STATED: dict[str, Rule] = {  # by a rule; the rest of `codes.json` is compared as a whole
+    "records": whole(1, INT64),
+    "records_per_file": whole(1, INT64),
+    "views": whole(1),
+    "seed": STEP,
+    "made_of.cond.name": among(CONDITIONS),
+}
 UNRELATED = (*PLACES, "workers", "max_bad_share", "features", "layout")  # the condition itself states the last two
 
 
 class Codes:
     """Random access to the records of a folder: {'codes': int32 [h,w], 'cond': int32 [S]}."""
 
-    def __init__(self, folder: Path, stated: dict):
-        self.folder, self.views, self.row = folder, stated["views"], row_type(stated)
+    def __init__(self, folder: Path, stated: dict, row: np.dtype):
+        self.folder, self.views, self.row = folder, stated["views"], row
         self.records = grain.sources.ArrayRecordDataSource(list(map(str, files(folder, stated))))
 
     def __len__(self) -> int:
@@ -66,14 +76,16 @@ def open_codes(config: ConfigDict) -> Codes:
     Raises UserError where they come from other weights, another condition or other data, or where some are missing.
     """
     folder = Path(config.codes)
-    stated = required_statement(folder)
-    if changed := differences(stated["made_of"], made_of(config)):
+    stated, row = required_statement(folder), record_type(make_second_stage(config))
+    made = stated["made_of"]
+    asked = as_stated(made, made_of(config)) | {"row": as_json(row.descr)}
+    if changed := differences(made | {"row": stated.get("row")}, asked):
         raise UserError(f"codes={folder} are not those of this config: {changed}; encode again to another folder")
     missing = [file.name for file in files(folder, stated) if not file.exists()]
     if missing:
         raise UserError(f"codes={folder}: {len(missing)} files are missing; the command that encoded them goes on")
     try:
-        source = Codes(folder, stated)
+        source = Codes(folder, stated, row)
     except (RuntimeError, ValueError, OSError) as e:
         raise UserError(f"codes={folder} cannot be read: {' '.join(str(e).split())[:200]}") from e
     if len(source) != stated["records"]:
@@ -83,8 +95,7 @@ def open_codes(config: ConfigDict) -> Codes:
 
 def learned(config: ConfigDict) -> ConfigDict:
     """The fields of the condition that the codes in `config.codes` were made with; raises as `open_codes` does."""
-    stated = required_statement(Path(config.codes))
-    found = ConfigDict(checkpoint.to_tuples(stated["made_of"]["cond"]))
+    found = ConfigDict(checkpoint.to_tuples(required_statement(Path(config.codes))["made_of"]["cond"]))
     if found.name != config.cond.name:
         raise UserError(
             f"codes={config.codes} are not those of this config: cond.name {found.name!r} -> {config.cond.name!r};"
@@ -102,19 +113,43 @@ def required_statement(folder: Path) -> dict:
 
 
 def read_statement(folder: Path) -> dict | None:
-    """The contents of `codes.json`; None where there is none. Raises UserError if it cannot be read.
+    """The contents of `codes.json`; None where there is none. Raises UserError if it is none of ours.
 
     Fields of the data that an older one lacks get the value of what it did then.
     """
     file = folder / "codes.json"
     if not file.exists():
         return None
-    later = {path.removeprefix("data."): value for path, value in completion.LATER.items() if path.startswith("data.")}
     try:
         stated = json.loads(file.read_text())
-        stated["made_of"]["data"] = later | stated["made_of"]["data"]
-    except (ValueError, KeyError, TypeError) as e:
-        raise UserError(f"{file} cannot be read: {e}") from e
+        check_statement(stated)
+        ConfigDict(stated)  # raises for keys that are no names
+    except (AttributeError, LookupError, OSError, RecursionError, TypeError, UserError, ValueError) as e:
+        raise UserError(f"{file} cannot be read: {reason(e)}") from e
+    later = {path.removeprefix("data."): value for path, value in completion.LATER.items() if path.startswith("data.")}
+    stated["made_of"]["data"] = later | stated["made_of"]["data"]
+    return stated
+
+
+def check_statement(stated: dict) -> None:
+    """Raises UserError for a field of `codes.json` that is missing or out of range, or for more files than `MOST`."""
+    for name in ("made_of", "made_of.first_stage", "made_of.cond", "made_of.data"):
+        if not isinstance(find_field(stated, name), dict):
+            raise UserError(f"{name} is no group of fields")
+    for name, rule in STATED.items():
+        rule(name, find_field(stated, name))
+    for name in find_condition(stated["made_of"]["cond"]["name"]).LEARNED:
+        OF_TASK["transformer"][f"cond.{name}"](f"made_of.cond.{name}", stated["made_of"]["cond"].get(name))
+    if stated["records"] % stated["views"]:
+        raise UserError(f"records={stated['records']} are not views={stated['views']} of each image")
+    if stated["records"] > MOST * stated["records_per_file"]:
+        raise UserError(f"records_per_file={stated['records_per_file']}: there would be more than {MOST} files")
+
+
+def find_field(stated: dict, name: str) -> Any:
+    """A field by its full name; None where it is not there."""
+    for part in name.split("."):
+        stated = stated.get(part) if isinstance(stated, dict) else None
     return stated
 
 
@@ -132,7 +167,7 @@ def statement(config: ConfigDict, images: int, views: int, row: np.dtype) -> dic
         "pictures": {name: config.data[name] for name in PLACES},
         "made_of": made_of(config),
     }
-    return json.loads(json.dumps(stated))
+    return as_json(stated)
 
 
 def made_of(config: ConfigDict) -> dict:
@@ -145,32 +180,39 @@ def made_of(config: ConfigDict) -> dict:
     }
     if kind.HAS_STAGE:
         stated["cond"] |= weights(config.cond)
-    return json.loads(json.dumps(stated))
+    return as_json(stated)
 
 
 def weights(stage: ConfigDict) -> dict:
-    """Identifies a first stage's weights, even among repeated runs: its step, and a hash of its codebook.
+    """Identifies a first stage's weights, even among repeated runs: its step, a digest, and a hash of its codebook.
 
-    Where the codebook is not learned, the hash is that of all weights.
+    Where the codebook is not learned, the hash is that of all weights. Older codes have the hash alone.
     """
     first = make_first_stage(stage.config)
-    shapes = first.parameter_shapes()
-    learned = {name: shapes[name] for name in ("quantize",) if name in shapes}
-    params = checkpoint.load_net(Path(stage.workdir), stage.step, "gen", learned or shapes)
+    params = checkpoint.load_net(Path(stage.workdir), stage.step, "gen", first.parameter_shapes())
+    learned = "quantize" in params
     arrays = [np.asarray(first.codebook(params))] if learned else jax.tree.leaves(params)
-    hashed = hashlib.blake2b(b"".join(array.tobytes() for array in arrays), digest_size=8)
-    return {"step": stage.step, "codebook" if learned else "weights": hashed.hexdigest()}
+    hashed = hashlib.blake2b(b"".join(array.tobytes() for array in arrays), digest_size=8).hexdigest()
+    return {"step": stage.step, "codebook" if learned else "weights": hashed, "digest": checkpoint.digest(params)}
+
+
+def as_stated(stated: dict, made: dict) -> dict:
+    """What `made_of` says, without the digests of weights where older codes do not state them."""
+    return {
+        group: {name: value for name, value in fields.items() if name != "digest" or name in stated[group]}
+        for group, fields in made.items()
+    }
 
 
 def differences(stated: dict, asked: dict) -> str:
     """'seed 0 -> 1, views 1 -> 4', or '' where both are the same. Run directories may have moved and do not count."""
     old, new = (ConfigDict({k: v for k, v in given.items() if k != "workdirs"}) for given in (stated, asked))
-    return ", ".join(completion.differences(old, new))
+    return ", ".join(completion.differences(old, new)[:5])
 
 
-def row_type(stated: dict) -> np.dtype:
-    """A record as numpy reads it: 'codes' [h,w] and 'cond' [S], in unsigned types, packed."""
-    return np.dtype([(name, kind, tuple(shape)) for name, kind, shape in stated["row"]])
+def as_json(tree: Any) -> Any:
+    """What JSON makes of it: lists in place of tuples."""
+    return json.loads(json.dumps(tree))
 
 
 def files(folder: Path, stated: dict) -> list[Path]:
@@ -218,8 +260,10 @@ def encode(config: ConfigDict, out: Path, views: int, batch_size: int) -> None:
 def prepare(out: Path, stated: dict) -> None:
     """Makes the folder; raises UserError where it is there and holds something else."""
     found = read_statement(out)
-    if found is not None and (changed := differences(found, stated)):
-        raise ArgumentError(f"out={out} holds codes that were made otherwise: {changed}; name another folder")
+    if found is not None:
+        made = as_stated(found["made_of"], stated["made_of"])
+        if changed := differences(found, stated | {"made_of": made}):
+            raise ArgumentError(f"out={out} holds codes that were made otherwise: {changed}; name another folder")
     if found is None:
         part = out / "codes.part"
         if out.exists() and not (out.is_dir() and set(out.iterdir()) <= {part, out / places.CLAIM}):

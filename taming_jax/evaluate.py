@@ -23,7 +23,7 @@ from taming_jax.quality import evaluators, networks, of_runs, record
 from taming_jax.quality.features import BATCH_SIZE
 from taming_jax.sampling.draw import RULES as SAMPLING
 from taming_jax.tasks import make_task
-from taming_jax.writer import Writer
+from taming_jax.writer import LOG, Writer, key_of, read_records
 
 NUM_SAMPLES = 2048
 SPLITS = ("train", "validation")
@@ -66,13 +66,11 @@ def evaluate_run(workdir: Path, config: ConfigDict, out: Path) -> None:
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     if flags.FLAGS.batch_size is not None:  # more than there is would be filled up
         config.batch_size = min(config.batch_size, -(-len(source) // parts) * parts)
-    with (
-        jax.set_mesh(mesh),
-        checkpoint.open_manager(workdir, read_only=True) as manager,
-        Writer(out) as writer,
-    ):
+    with jax.set_mesh(mesh), checkpoint.open_manager(workdir, read_only=True) as manager:
         state, _ = checkpoint.init_or_restore(manager, task, jax.random.key(config.seed), mesh)
-        evaluate(task, state, source, config, mesh, writer)
+        again = (int(state.step), "validation") in map(key_of, read_records(out / LOG))
+        with Writer(out, events=not again) as writer:
+            evaluate(task, state, source, config, mesh, writer)
 
 
 def judge_run(workdir: Path, config: ConfigDict, network: networks.Network, out: Path) -> None:

@@ -14,7 +14,7 @@ from taming_jax.conditions import CONDITIONS
 from taming_jax.conditions.layout import KINDS
 from taming_jax.data.annotations import TABLES
 from taming_jax.data.features import FEATURES, LEARNABLE
-from taming_jax.errors import UserError, nearest, show
+from taming_jax.errors import UserError, nearest, printable, shorten, show
 from taming_jax.models.gpt import REMAT
 from taming_jax.models.quantize import QUANTIZERS
 from taming_jax.sampling.draw import RULES as SAMPLING
@@ -155,10 +155,12 @@ OF_TASK: dict[str, dict[str, Rule]] = {
     },
 }
 
-# What a config of a task may have besides. The data that a transformer does not name are its first stage's.
+# What a config of a task may have besides: the run whose stored config it is; the data that a transformer does not name
+# are its first stage's.
 EXTRA: dict[str, dict[str, Rule]] = {
-    "vqgan": {},
+    "vqgan": {"run": folder},
     "transformer": {
+        "run": folder,
         **{f"data.{name}": optional(rule) for name, rule in DATA.items()},
         **{f"data.layout.{name}": rule for name, rule in LAYOUT.items()},
     },
@@ -166,8 +168,11 @@ EXTRA: dict[str, dict[str, Rule]] = {
 COMPLETED = ("first_stage.config", "cond.config")  # configs in themselves, taken from runs
 
 
-def check_fields(config: ConfigDict) -> None:
-    """Raises UserError for a field that is missing, unknown, or not of its type or range; it names the field."""
+def check_fields(config: ConfigDict, complete: bool = False) -> None:
+    """Raises UserError for a field that is missing, unknown, or not of its type or range; it names the field.
+
+    complete: as runs store it, with all fields of the data.
+    """
     try:
         given = flat(config)
     except RequiredValueError as e:
@@ -176,13 +181,15 @@ def check_fields(config: ConfigDict) -> None:
     needed, extra = {"task": text} | COMMON | OF_TASK[given["task"]], EXTRA[given["task"]]
     if "quantizer.name" in needed:
         needed = needed | rules_of_quantizer(given)
-    known = needed | extra
+    if complete:
+        needed = needed | {f"data.{name}": rule for name, rule in DATA.items()}
+    known = extra | needed
     groups = {group for name in known for group in parents(name)}
     for name, value in given.items():
         if name in groups and not isinstance(value, ConfigDict):
             raise UserError(f"{name}={show(value)}: it is a group of fields")
         if name not in known and name not in groups:
-            raise UserError(f"{name}: there is no such field{nearest(name, known)}")
+            raise UserError(f"{shorten(printable(name))}: there is no such field{nearest(name, known)}")
         if name in known:
             known[name](name, value)
             parts = value if isinstance(value, (tuple, list)) else [value]
@@ -202,7 +209,7 @@ def rules_of_quantizer(given: dict[str, Any]) -> dict[str, Rule]:
     if found - {"quantizer.name"} != set(rules):
         has, got = (sorted(f.removeprefix("quantizer.") for f in x) for x in (rules, found - {"quantizer.name"}))
         raise UserError(
-            f"quantizer.name={name!r} has the fields {', '.join(has)}, the config {', '.join(got)[:200]};"
+            f"quantizer.name={name!r} has the fields {', '.join(has)}, the config {', '.join(got)[:100]};"
             " begin from a config with that quantizer"
         )
     return rules

@@ -88,5 +88,8 @@ def save_png(picture: Image.Image, path: Path, **metadata: object) -> None:
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file completely or not at all: `write` gets a temporary path."""
     part = path.with_name(path.name + ".part")
-    write(part)
-    part.replace(path)
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)  # of a write that failed, on a full disk say

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from taming_jax import cli, values
 from taming_jax.console import duration
-from taming_jax.errors import UserError
+from taming_jax.errors import UserError, printable
 
 RATES = ("steps_per_second", "seconds")
 
@@ -27,7 +27,7 @@ def report(folder: Path) -> list[str]:
             continue
         records += [record] if isinstance(record, dict) and "split" in record else []
     for last in [r for r in records if r["split"] == "validation"][-1:]:
-        lines += [f"  {name:<16} {value:.4g}" for name, value in last.items() if is_figure(name, value)]
+        lines += [f"  {printable(name):<16} {value:.4g}" for name, value in last.items() if is_figure(name, value)]
     trained = [r for r in records if r["split"] == "train" and all(is_figure(n, r.get(n)) for n in RATES)]
     if trained:
         rates = [r["steps_per_second"] for r in trained]
@@ -38,7 +38,8 @@ def report(folder: Path) -> list[str]:
 
 def is_figure(name: str, value: object) -> bool:
     """Whether a field of a record is a number to show."""
-    return name not in ("step", "split") and isinstance(value, (int, float))
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return name not in ("step", "split") and number and abs(value) < values.FLOAT32  # which NaN is not
 
 
 if __name__ == "__main__":

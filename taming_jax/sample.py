@@ -61,15 +61,22 @@ def check_out(out: Path, record: Path, made_by: dict) -> None:
     """Raises ArgumentError where `out` is a run directory, UserError where it holds samples made with other options."""
     if (out / "checkpoints").exists():
         raise ArgumentError(f"out={out} is a run directory, whose pictures would be written over; name another")
-    # Samples from before `tile` was recorded were made with its present default.
-    try:
-        told = {"tile": TILE} | json.loads(record.read_text()) if record.exists() else made_by
-    except (ValueError, TypeError) as e:
-        raise UserError(f"{record} cannot be read; name another --out") from e
-    if told.get("classes"):
-        told["classes"] = ",".join(word.strip() for word in told["classes"].split(","))
+    told = read_record(record) if record.exists() else made_by
     if told != made_by:
         raise UserError(f"{out} holds samples made with other options (see {record}); name another --out")
+
+
+def read_record(record: Path) -> dict:
+    """What made the samples of a folder, as `describe` says it; raises UserError where it cannot be read."""
+    try:
+        told = json.loads(record.read_text())
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"{record} cannot be read; name another --out") from e
+    if not isinstance(told, dict) or not isinstance(told.get("classes"), str | None):
+        raise UserError(f"{record} is none of samples; name another --out")
+    classes = told.get("classes") and ",".join(word.strip() for word in told["classes"].split(","))
+    # Samples from before `tile` was recorded were made with its present default.
+    return {"tile": TILE} | told | ({"classes": classes} if "classes" in told else {})
 
 
 def animate(generator: Generator, png: Path, plan: Plan, file: Path) -> None:
@@ -109,6 +116,7 @@ def main() -> None:
         say(f"these samples are already painted: {out / 'samples.png'}")
         return
     with places.claimed(out):
+        check_out(out, record, made_by)  # another command may have had the folder until now
         missing = np.flatnonzero([not file.exists() for file in files])
         if len(missing):
             todo = {name: value[missing // columns] for name, value in rows.items()}

@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from taming_jax import checkpoint, cli, config_files
+from taming_jax import checkpoint, cli
 from taming_jax.errors import UserError
 from taming_jax.loop import PROFILED_STEPS, train
 
@@ -18,15 +18,15 @@ from taming_jax.loop import PROFILED_STEPS, train
 def main() -> None:
     cli.join_processes()
     config, workdir = cli.required_config(), cli.required_folder("workdir")
-    check_weights(config_files.stored_run(config_flags.get_config_filename(flags.FLAGS["config"])), workdir)
+    check_weights(config.get("run"), workdir)
     train(config, workdir, flags.FLAGS.profile_step)
 
 
-def check_weights(stored: Path | None, workdir: Path) -> None:
+def check_weights(stored: str | None, workdir: Path) -> None:
     """Raises UserError where a run's config would begin again in another run directory, without the run's weights."""
     if stored is not None and not checkpoint.steps(workdir):
         raise UserError(
-            f"--config=stored:{stored} is a config without weights, and {workdir} holds no run to go on with: copy the"
+            f"--config is that of {stored}, without its weights, and {workdir} holds no run to go on with: copy the"
             f" run first (cp -r {stored} {workdir}), or begin anew with a config by its name or file"
         )
 

@@ -20,40 +20,56 @@ from taming_jax.errors import UserError, with_extra
 from taming_jax.metrics import Metrics
 from taming_jax.sampling import animation
 
+LOG = "metrics.jsonl"
+
 
 class Writer:
     """TensorBoard events, `metrics.jsonl` and the newest pictures in a run directory, written by process 0 alone.
 
     config: that of the run; if it names a `wandb_project`, everything also goes to Weights & Biases. step: where the
-    run goes on; what it had logged after that will be logged again, and is dropped. Raises UserError where that package
-    is missing. Events are written in place, not by tensorboardX's thread: when that dies, of a full disk say, whoever
-    logs waits for it for ever.
+    run goes on; what it had logged after that will be logged again, and is dropped. events: False for what is evaluated
+    again, whose events are there already. Raises UserError where that package is missing. Events are written in place,
+    not by tensorboardX's thread: when that dies, of a full disk say, whoever logs waits for it for ever.
     """
 
-    def __init__(self, workdir: Path, config: ConfigDict | None = None, step: int | None = None):
-        self.workdir, self.active, self.wandb = workdir, jax.process_index() == 0, None
+    def __init__(self, workdir: Path, config: ConfigDict | None = None, step: int | None = None, events: bool = True):
+        self.workdir, self.active, self.wandb, self.events = workdir, jax.process_index() == 0, None, None
+        self.log = workdir / LOG
         if self.active:
             if config is not None and config.wandb_project:
                 self.wandb = start_wandb(workdir, config)
-            (workdir / "events").mkdir(parents=True, exist_ok=True)
-            self.events = EventsWriter(str(workdir / "events" / "events"), f".{os.getpid()}")
+            workdir.mkdir(parents=True, exist_ok=True)
+            if events:
+                (workdir / "events").mkdir(exist_ok=True)
+                self.events = EventsWriter(str(workdir / "events" / "events"), f".{os.getpid()}")
+            forget_after(self.log, math.inf if step is None else step)
             if step is not None:
-                forget_after(workdir / "metrics.jsonl", step)
                 self.event(step + 1, session_log=SessionLog(status=SessionLog.START))  # TensorBoard drops the rest
-            self.jsonl = open(workdir / "metrics.jsonl", "a")
+            self.logged = {key_of(record) for record in read_records(self.log)}
 
     def event(self, step: int, **content: Summary | SessionLog) -> None:
         """Writes an event of TensorBoard's."""
-        self.events.write_event(Event(wall_time=time.time(), step=step, **content))
-        self.events.flush()
+        if self.events is not None:
+            self.events.write_event(Event(wall_time=time.time(), step=step, **content))
+            self.events.flush()
 
     def scalars(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Numbers by name; those that are not finite, as of a window whose steps were all skipped, are left out."""
+        """Numbers by name, in place of those of that step and split if there are some.
+
+        Those that are not finite, as of a window whose steps were all skipped, are left out.
+        """
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         if self.active:
             scalars = [Summary.Value(tag=f"{split}/{name}", simple_value=value) for name, value in values.items()]
             self.event(step, summary=Summary(value=scalars))
-            print(json.dumps({"step": step, "split": split, **values}), file=self.jsonl, flush=True)
+            record = {"step": step, "split": split, **values}
+            if key_of(record) in self.logged:
+                lines = {key_of(old): line for line, old in read_lines(self.log) if old is not None}
+                lines[key_of(record)] = json.dumps(record).encode()
+                write_lines(self.log, list(lines.values()))
+            else:
+                with open(self.log, "a") as file:
+                    print(json.dumps(record), file=file)
         if self.wandb:
             self.wandb.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
 
@@ -111,31 +127,60 @@ class Writer:
         return self
 
     def __exit__(self, *_) -> None:
-        if self.active:
+        if self.events is not None:
             self.events.close()
-            self.jsonl.close()
         if self.wandb:
             self.wandb.finish()
 
 
 def read_records(file: Path) -> list[dict]:
-    """What a run has logged, in order; a last line that was cut off is left out."""
-    found = []
-    for line in file.read_text().splitlines() if file.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return [record for record in found if isinstance(record, dict) and "step" in record]
+    """What a run has logged, in order, without lines that are no records."""
+    return [record for _, record in read_lines(file) if record is not None]
 
 
-def forget_after(file: Path, step: int) -> None:
-    """Drops what was logged after a step: a run that goes on from there logs it again."""
-    records = read_records(file)
-    kept = {(record["step"], record.get("split")): record for record in records if record["step"] <= step}
-    if len(kept) < len(records) or (file.exists() and not file.read_text().endswith("\n")):
-        text = "".join(json.dumps(record) + "\n" for record in kept.values())
-        images.write_whole(file, lambda part: part.write_text(text))
+def read_lines(file: Path) -> list[tuple[bytes, dict | None]]:
+    """The lines of a log, each with its record, None where it is none; a last line that was cut off is left out."""
+    *lines, last = file.read_bytes().split(b"\n") if file.exists() else [b""]
+    found = [(line, parse(line)) for line in lines if line.strip()]
+    return found + [(last, record) for record in [parse(last)] if record is not None]
+
+
+def parse(line: bytes) -> dict | None:
+    """The record that a line of a log holds, None for another line."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("split"), str | None):
+        return None
+    return record if type(record.get("step")) is int else None
+
+
+def key_of(record: dict) -> tuple[int, str | None]:
+    """What a log has one record of: a step and a split."""
+    return record["step"], record.get("split")
+
+
+def forget_after(file: Path, step: float) -> None:
+    """Drops what was logged after a step: a run that goes on from there logs it again.
+
+    Lines that are no records, of a damaged disk say, go to a file beside it.
+    """
+    lines = read_lines(file)
+    kept = {key_of(record): line for line, record in lines if record is not None and record["step"] <= step}
+    if odd := [line for line, record in lines if record is None]:
+        aside = file.with_name(f"{file.name}.damaged")
+        with open(aside, "ab") as out:
+            out.write(b"".join(line + b"\n" for line in odd))
+        say(f"{file}: lines that are no records, {len(odd)}, are in {aside} now")
+    if len(kept) < len(lines) or (file.exists() and not file.read_bytes().endswith(b"\n")):
+        write_lines(file, list(kept.values()))
+
+
+def write_lines(file: Path, lines: list[bytes]) -> None:
+    """Writes a log anew, as a whole."""
+    content = b"".join(line + b"\n" for line in lines)
+    images.write_whole(file, lambda part: part.write_bytes(content))
 
 
 def start_wandb(workdir: Path, config: ConfigDict) -> "wandb.Run":  # noqa: F821, an optional package

@@ -3,13 +3,14 @@
 import errno
 import json
 import re
+import shutil
 import subprocess
 import sys
 
 import jax
 import pytest
 
-from taming_jax import cli, config_files
+from taming_jax import cli, completion, config_files
 from taming_jax.errors import ArgumentError, UserError
 from taming_jax.report import report
 from taming_jax.train import check_weights
@@ -92,7 +93,9 @@ def test_a_reader_that_is_gone_does_not_end_what_it_reads():
 
 def test_a_report_passes_over_what_is_no_record(tmp_path):
     record = {"split": "train", "steps_per_second": 2.0, "seconds": 60.0}
-    lines = [json.dumps(x) for x in (record, [1], 3, {"step": 1}, {"split": "validation", "psnr": "high", "l1": 0.5})]
+    odd = [record | {"seconds": x} for x in (float("nan"), float("inf"), 10**400, True, None, [])]
+    last = {"split": "validation", "psnr": "high", "l1": 0.5, "l2": float("nan"), "lpips": 10**400, "mse": -(10**400)}
+    lines = [json.dumps(x) for x in (record, [1], 3, {"step": 1}, *odd, last)]
     (tmp_path / "metrics.jsonl").write_bytes("\n".join([*lines, "{", "[" * 100_000]).encode() + b"\n\xff")
     assert [line.split() for line in report(tmp_path)[1:]] == [
         ["l1", "0.5"],
@@ -102,10 +105,14 @@ def test_a_report_passes_over_what_is_no_record(tmp_path):
 
 
 def test_the_config_of_a_run_does_not_begin_again_in_another(vq_run, tmp_path):
-    """It would begin without the run's weights."""
-    stored = config_files.stored_run(f"stored:{vq_run}")
-    assert stored == vq_run and config_files.stored_run("openmoji_vq") is None
-    with pytest.raises(UserError, match=f"cp -r {vq_run} {tmp_path / 'other'}"):
-        check_weights(stored, tmp_path / "other")
-    check_weights(stored, vq_run)
-    check_weights(None, tmp_path / "other")
+    """It would begin without the run's weights. A copy of the file that reads it, or a config upon it, is the same."""
+    shutil.copy(ROOT / "configs" / "stored.py", tmp_path / "mystored.py")
+    upon = "from configs import stored\ndef get_config(run):\n    c = stored.get_config(run)\n    return c\n"
+    (tmp_path / "upon.py").write_text(upon)
+    for name in ("stored", tmp_path / "mystored.py", tmp_path / "upon.py"):
+        config = config_files.load(f"{name}:{vq_run}")
+        assert config.run == str(vq_run) and "run" not in completion.complete(config)
+        with pytest.raises(UserError, match=f"cp -r {vq_run} {tmp_path / 'other'}"):
+            check_weights(config.run, tmp_path / "other")
+        check_weights(config.run, vq_run)
+    check_weights(config_files.load("openmoji_vq").get("run"), tmp_path / "other")

@@ -13,7 +13,7 @@ from taming_jax import checkpoint, completion
 from taming_jax.errors import UserError
 from taming_jax.loop import train
 from taming_jax.tasks import make_task
-from tests.tiny import ROOT, changed, records, tiny_transformer, tiny_vq
+from tests.tiny import ROOT, changed, put, records, store, tiny_transformer, tiny_vq
 
 
 def test_second_stage_takes_data_and_codes_from_the_first(vq_run, transformer_run):
@@ -170,3 +170,53 @@ def test_every_later_field_is_filled_in_as_it_was(vq_run, transformer_run):
         changed = {field for field, value in flat(whole).items() if found[field] != value}
         changed -= OF_COPIES
         assert changed <= {"ema_decay", "first_stage.config.ema_decay", "data.num_labels", "first_stage.config.seed"}
+
+
+DEEP = functools.reduce(lambda inner, _: {"a": inner}, range(400), 5)  # deeper, json itself gives up
+OF_VQ = {  # field: (what a stored config has there, what is said)
+    "": ([], "is none|task=None: it is a text"),
+    "task": ("x", "task='x': allowed are 'vqgan', 'transformer'"),
+    "model": (5, "model=5: it is a group of fields"),
+    "model.ch_mult": ("a", "model.ch_mult='a': it is a list"),
+    "data": ([1], "data=.*: it is a group of fields"),
+    "data.size": (17, "data.size=17: the encoder halves"),
+    "data.features": ([], r"data.features=\(\): 'image' is missing"),
+    "batch_size": (0, "batch_size=0: it must be at least 1"),
+    "seed": (-1, "seed=-1: it must be at least 0"),
+    "quantizer": (5, "quantizer.name=None"),
+    "quantizer.name": ("zz", "quantizer.name='zz': allowed are"),
+    "more": (DEEP, "is none|there is no such field"),
+    "first_stage": ({"config": 5}, "first_stage.*: there is no such field"),
+}
+OF_TRANSFORMER = {
+    "task": ({}, "task=.*: it is a text"),
+    "data": (..., "data.* is missing"),
+    "data.size": (None, "data.size=None: it is a whole number"),
+    "cond": (5, "cond=5: it is a group of fields"),
+    "cond.name": ("image", "cond.name='image' needs cond.workdir"),
+    "gpt.embed_dim": (33, "gpt.embed_dim=33 is not divided"),
+    "first_stage": (5, "first_stage=5: it is a group of fields"),
+    "first_stage.step": (None, "first_stage.step=None: it is a whole number"),
+    "first_stage.used": ([99], "first_stage.used holds 99; the first stage has the codes 0 to 31"),
+    "first_stage.config": (..., "first_stage.config=None: it is the config of a first stage"),
+    "first_stage.config.task": ("transformer", "first_stage.config: task='transformer': allowed are 'vqgan'"),
+    "first_stage.config.model.ch": ("a", "first_stage.config: model.ch='a': it is a whole number"),
+    "first_stage.config.data.size": (32, "data.size=16: the first stage was trained at 32"),
+}
+
+
+def test_a_stored_config_that_no_run_can_have_is_told_with_its_field(vq_run, transformer_run, tmp_path):
+    """Also where a name is none of a field: 'a.b' and 'items' would be something else in a ConfigDict."""
+    for workdir, cases in ((vq_run, OF_VQ), (transformer_run, OF_TRANSFORMER)):
+        run = tmp_path / workdir.name
+        shutil.copytree(workdir / "checkpoints" / "4", run / "checkpoints" / "4")
+        whole = json.loads((run / "checkpoints" / "4" / "config" / "metadata").read_text())
+        changed = [(put(whole, field, value), message) for field, (value, message) in cases.items()]
+        changed += [({**whole, name: 1}, "is none|there is no such field") for name in ("a.b", "items", "a\nb")]
+        for config, message in changed:
+            store(run, 4, config)
+            with pytest.raises(UserError, match=message) as caught:
+                completion.load_config(run)
+            assert str(run) in str(caught.value) and len(str(caught.value)) < 600 and str(caught.value).isprintable()
+        store(run, 4, whole)
+        assert completion.load_config(run)[1] == 4

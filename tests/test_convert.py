@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import shutil
 import struct
 import zipfile
 from pathlib import Path
@@ -19,9 +20,12 @@ from taming_jax.convert import names, pickles
 from taming_jax.convert.checkpoints import from_checkpoint
 from taming_jax.convert.settings import Section, read_settings
 from taming_jax.convert.tensors import account, averages_from_torch, read_tensors, take, to_torch, without_prefix
+from taming_jax.convert.transformer import transformer_to_torch
 from taming_jax.convert.vqgan import vq_config, vq_from_torch
 from taming_jax.errors import ArgumentError, UserError
 from taming_jax.first_stage import make_first_stage
+from taming_jax.second_stage import make_second_stage
+from taming_jax.tasks.transformer import load_first_stages
 
 DD = dict(double_z=False, z_channels=32, resolution=16, in_channels=3, out_ch=3, ch=32, ch_mult=[1, 1])
 DD |= dict(num_res_blocks=1, attn_resolutions=[], dropout=0.0)
@@ -332,3 +336,29 @@ def test_a_wrong_field_is_named(tmp_path):
     misspelt["params"]["n_embd"] = misspelt["params"].pop("n_embed")
     with pytest.raises(UserError, match=r"model.params.n_embed is missing \(did you mean 'n_embd'\?\)"):
         vq_config(misspelt)
+
+
+def test_a_converted_transformer_knows_its_first_stage(transformer_run, tmp_path):
+    """It refuses another one in its place, as a trained one does."""
+    config, step = completion.load_config(transformer_run)
+    tensors = transformer_to_torch(transformer_run, step, config)
+    file = write_safetensors(tmp_path / "m", {name: np.asarray(value) for name, value in tensors.items()})
+    stage, gpt = make_second_stage(config), config.gpt
+    sizes = dict(vocab_size=stage.gpt.vocab_size, block_size=stage.gpt.block_size, n_layer=gpt.num_layers)
+    params = dict(
+        transformer_config={"params": sizes | dict(n_head=gpt.num_heads, n_embd=gpt.embed_dim)},
+        first_stage_config={**VQ, "params": VQ["params"] | {"lossconfig": LOSS}},
+        cond_stage_config={"target": "taming.modules.util.Labelator", "params": {"n_classes": 3}},
+    )
+    model = {"target": "taming.models.cond_transformer.Net2NetTransformer", "params": params}
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump({"model": model}))
+    from_checkpoint(file, tmp_path / "m.yaml", tmp_path / "run")
+    found, _ = completion.load_config(tmp_path / "run")
+    assert found.first_stage.digest == config.first_stage.digest
+    load_first_stages(found, make_second_stage(found))
+    shutil.rmtree(tmp_path / "run" / "first_stage")
+    file = write_safetensors(tmp_path / "vq", state_dict())
+    (tmp_path / "vq.yaml").write_text(yaml.safe_dump({"model": VQ}))
+    from_checkpoint(file, tmp_path / "vq.yaml", tmp_path / "run" / "first_stage")
+    with pytest.raises(UserError, match="has other weights than the first stage that the transformer was trained on"):
+        load_first_stages(found, make_second_stage(found))

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from taming_jax import completion, data, sharding
-from taming_jax.encoded import encode, open_codes
+from taming_jax import checkpoint, completion, data, sharding
+from taming_jax.encoded import encode, open_codes, prepare
 from taming_jax.errors import UserError
 from taming_jax.loop import train
 from taming_jax.second_stage import make_second_stage
+from taming_jax.state import TrainState
 from taming_jax.stopping import PREEMPTED
 from taming_jax.tasks import transformer
 from tests.tiny import (
@@ -27,6 +28,7 @@ from tests.tiny import (
     changed,
     finish,
     free_port,
+    put,
     records,
     run,
     state_of,
@@ -200,6 +202,70 @@ DAMAGES = {
     "a lost file": (lambda folder: next(folder.glob("*record")).unlink(), {}, "1 files are missing"),
     "a damaged file": (lambda folder: os.truncate(next(folder.glob("*record")), 1000), {}, "cannot be read"),
 }
+
+
+ROW = [["codes", "|u1", [4, 16]], ["cond", "|u1", [1]]]  # of as many bytes
+ODD = [  # field of `codes.json`, what it is, what is said
+    ("", [], "made_of is no group"),
+    ("", None, "made_of is no group"),
+    ("row", ROW, "row .* -> "),
+    ("row", ..., "row None -> "),
+    ("records", "a", "records='a': it is a whole number"),
+    ("records", 36, "records instead of 36"),
+    ("records", 10**12, "records_per_file=1024: there would be more than 512 files"),
+    ("records_per_file", 0, "records_per_file=0: it must be at least 1"),
+    ("records_per_file", 1, "files are missing"),
+    ("views", ..., "views=None: it is a whole number"),
+    ("views", 2, "are not views=2 of each image"),
+    ("seed", -1, "seed=-1: it must be at least 0"),
+    ("made_of.cond", ..., "made_of.cond is no group"),
+    ("made_of.cond", ["class"], "made_of.cond is no group"),
+    ("made_of.cond.name", 5, "made_of.cond.name=5: it is a text"),
+    ("made_of.cond.name", "caption", "made_of.cond.vocabulary=None: it is a list"),
+    ("made_of.data", 5, "made_of.data is no group"),
+    ("made_of.data", {}, "data.flip None -> False"),
+]
+
+
+def test_a_statement_that_is_none_gets_one_line(vq_run, class_codes, tmp_path):
+    """When codes are read, and when they are written."""
+    config = completion.complete(tiny_transformer(vq_run))
+    source = data.open_source(config.data, "train")
+    config.data.class_names, config.codes = tuple(source.class_names), str(tmp_path / "codes")
+    shutil.copytree(class_codes, tmp_path / "codes")
+    file = tmp_path / "codes" / "codes.json"
+    whole = json.loads(file.read_text())
+    odd = [(json.dumps(put(whole, field, value)), message) for field, value, message in ODD]
+    odd += [("[" * 100_000, "cannot be read"), (json.dumps({**whole, "a.b": 1}), "cannot be read")]
+    for text, message in odd:
+        file.write_text(text)
+        with pytest.raises(UserError, match=message) as caught:
+            open_codes(config)
+        assert "\n" not in str(caught.value) and str(tmp_path / "codes") in str(caught.value), text[:200]
+        with pytest.raises(UserError, match=r"cannot be read|were made otherwise"):
+            prepare(tmp_path / "codes", whole)
+    file.write_text(json.dumps(whole))
+    assert len(open_codes(config)) == whole["records"]
+
+
+def test_codes_know_the_weights_of_their_first_stage(vq_run, class_codes, tmp_path):
+    """All of them; older codes know its codebook alone."""
+    found, step, params = completion.load_run(vq_run)
+    params["encoder"] = jax.tree.map(lambda x: x + 1, params["encoder"])
+    with checkpoint.open_manager(tmp_path / "vq") as manager:
+        checkpoint.save(manager, TrainState(np.int32(step), {"gen": params}, {}, {"gen": {}}, {}), step, found)
+    config = completion.complete(tiny_transformer(tmp_path / "vq"))
+    source = data.open_source(config.data, "train")
+    shutil.copytree(class_codes, tmp_path / "codes")
+    config.data.class_names, config.codes = tuple(source.class_names), str(tmp_path / "codes")
+    with pytest.raises(UserError, match=r"first_stage.digest '.*' -> "):
+        open_codes(config)
+    file = tmp_path / "codes" / "codes.json"
+    stated = json.loads(file.read_text())
+    del stated["made_of"]["first_stage"]["digest"]
+    file.write_text(json.dumps(stated))
+    assert len(open_codes(config)) == stated["records"]
+    prepare(tmp_path / "codes", json.loads((class_codes / "codes.json").read_text()))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

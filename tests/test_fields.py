@@ -36,13 +36,13 @@ def test_the_table_knows_every_field_of_every_config_and_no_others():
 
 
 def of_runs(task: str) -> set[str]:
-    """Fields that a transformer takes from its first stage."""
-    return {field for field in EXTRA[task] if field.startswith("data.")}
+    """Fields that a transformer takes from its first stage, and that of a run's own config."""
+    return {field for field in EXTRA[task] if field.startswith("data.") or field == "run"}
 
 
 def test_configs_of_older_versions_pass():
     for file in (ROOT / "tests" / "old_runs").glob("*.json"):
-        check_fields(completion.upgrade(ConfigDict(checkpoint.to_tuples(json.loads(file.read_text())))))
+        completion.check_stored(completion.upgrade(ConfigDict(checkpoint.to_tuples(json.loads(file.read_text())))))
 
 
 WILD = (

@@ -5,7 +5,7 @@ import importlib
 import io
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import common
-from taming_jax import completion, config_files, request
+from taming_jax import completion, config_files, encoded, report, request, writer
 from taming_jax.conditions.caption import Caption
 from taming_jax.conditions.label import parse_classes
 from taming_jax.conditions.layout import read_scene
@@ -26,6 +26,7 @@ from taming_jax.data.features import FEATURES
 from taming_jax.data.files import open_picture, refusing
 from taming_jax.errors import UserError
 from taming_jax.fields import flat
+from tests import tiny
 
 pytestmark = pytest.mark.slow
 
@@ -293,3 +294,68 @@ def test_settings_of_checkpoints(folder, content):
     (folder / "model.yaml").write_bytes(content)
     with one_line():
         from_checkpoint(folder / "none.ckpt", folder / "model.yaml", folder / "run")
+
+
+@functools.cache
+def stored(name: str) -> tuple[dict, tuple[str, ...]]:
+    """A complete config as JSON holds it, and its fields with those of its first stage."""
+    config, _ = base(name)
+    first = {"first_stage": base("openmoji_vq")[0]} if name.endswith("transformer") else {}
+    complete = completion.complete_ahead(config.copy_and_resolve_references(), first)
+    inner = [f"first_stage.config.{field}" for field in base("openmoji_vq")[1] if first]
+    return json.loads(complete.to_json()), (*flat(complete), *inner, *("first_stage.config" for _ in first), "more", "")
+
+
+@cases(800)
+@given(st.data())
+def test_stored_configs(folder, data):
+    config, fields = stored(data.draw(st.sampled_from(BASES)))
+    for field in data.draw(st.lists(st.sampled_from(fields), min_size=1, max_size=2)):
+        with suppress(AttributeError, TypeError):  # another value has come in a group's place
+            config = tiny.put(config, field, data.draw(st.one_of(st.just(...), JSON)))
+    file = folder / "run" / "checkpoints" / "0" / "config" / "metadata"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(dumped(config) if config is not ... else b"")
+    with one_line():
+        found, _ = completion.load_config(folder / "run")
+        completion.net_shapes(found)
+
+
+CODES = {
+    **dict(records=4, records_per_file=1024, views=2, seed=0, row=[["codes", "|u1", [2, 2]], ["cond", "|u1", [1]]]),
+    "made_of": {
+        "first_stage": {"step": 4, "codebook": "0", "digest": "0"},
+        "cond": {"name": "caption", "vocabulary": ["a"]},
+        "data": {name.removeprefix("data."): x for name, x in completion.LATER.items() if name.startswith("data.")},
+    },
+}
+OF_CODES = (*CODES, *(f"made_of.{name}" for name in CODES["made_of"]), "made_of.cond.name", "made_of.cond.vocabulary")
+
+
+@cases(1500)
+@given(st.sampled_from((*OF_CODES, "made_of.first_stage.digest", "more", "")), st.one_of(st.just(...), JSON))
+def test_statements_of_codes(folder, field, value):
+    folder /= "codes"
+    folder.mkdir(exist_ok=True)
+    (folder / "codes.json").write_bytes(dumped(tiny.put(CODES, field, value)) if field or value is not ... else b"")
+    with one_line():
+        encoded.prepare(folder, CODES)
+    with one_line():
+        assert len(encoded.files(folder, encoded.required_statement(folder))) <= encoded.MOST
+
+
+RECORDS = st.fixed_dictionaries({}, optional={"step": st.one_of(JSON, st.integers(0, 9)), "split": JSON, "loss": JSON})
+
+
+@cases(1000)
+@given(st.lists(st.one_of(st.binary(max_size=20), st.one_of(RECORDS, JSON).map(dumped)), max_size=5))
+def test_logs(folder, lines):
+    log = folder / "log" / writer.LOG
+    log.parent.mkdir(exist_ok=True)
+    log.write_bytes(b"\n".join(lines))
+    report.report(log.parent)
+    whole = writer.read_records(log)
+    writer.forget_after(log, 5)
+    found = writer.read_records(log)
+    kept = {writer.key_of(record) for record in whole if record["step"] <= 5}
+    assert len(found) == len(kept) and kept == {writer.key_of(record) for record in found}

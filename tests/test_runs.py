@@ -265,6 +265,39 @@ def test_what_is_logged_again_is_logged_once(tmp_path):
     assert "other" not in (tmp_path / "metrics.jsonl").read_text()
 
 
+def test_what_is_evaluated_again_is_logged_once(tmp_path):
+    """Without events: TensorBoard would show them beside those that are there."""
+    with Writer(tmp_path) as writer:
+        for split in ("train", "validation"):
+            writer.scalars(1, split, {"loss": 1.0})
+    with Writer(tmp_path, events=False) as writer:
+        writer.scalars(1, "validation", {"loss": 2.0})
+        writer.scalars(2, "validation", {"loss": 3.0})
+    found = [(r["step"], r["split"], r["loss"]) for r in read_records(tmp_path / "metrics.jsonl")]
+    assert found == [(1, "train", 1), (1, "validation", 2), (2, "validation", 3)]
+    assert len(list((tmp_path / "events").iterdir())) == 1
+
+
+ODD = [b"\xff{}", b'{"step": "a"}', b'{"step": NaN}', b"NaN", b'{"step": true}', b'{"step": 1, "split": [1]}', b"3"]
+ODD += [b"[" * 100_000, b'{"step": 1.5, "split": "train"}', b'{"step": ' + b"9" * 5000 + b"}", b'{"split": "train"}']
+
+
+def test_lines_that_are_no_records_are_set_aside_and_told(tmp_path, capfd):
+    log = tmp_path / "metrics.jsonl"
+    lines = [b'{"step": 1, "split": "train", "loss": NaN}', *ODD, b'{"step": 9}', b'{"step": 2}']
+    log.write_bytes(b"\n".join(lines) + b'\n\n{"step": 2, "spl')
+    assert [record["step"] for record in read_records(log)] == [1, 9, 2]
+    with Writer(tmp_path, step=2) as writer:
+        writer.scalars(3, "train", {"loss": 1.0})
+    assert [record["step"] for record in read_records(log)] == [1, 2, 3]
+    assert f"no records, {len(ODD)}, are in {log}.damaged now" in capfd.readouterr().out
+    assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == b"\n".join(ODD) + b"\n"
+    before = log.read_bytes()
+    with Writer(tmp_path):
+        pass
+    assert log.read_bytes() == before and capfd.readouterr().out == ""
+
+
 def test_figures_of_other_data_never_share_a_place(tmp_path):
     (tmp_path / "a" / "x").mkdir(parents=True)
     (tmp_path / "b" / "x").mkdir(parents=True)

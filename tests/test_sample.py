@@ -1,6 +1,7 @@
 """Samples of a run: what is asked for, what is painted, and the command's files."""
 
 import dataclasses
+from contextlib import nullcontext
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from taming_jax import completion, permute, request, sharding
+from taming_jax import completion, permute, request, sample, sharding
 from taming_jax.completion import load_config
 from taming_jax.conditions.label import parse_classes
 from taming_jax.errors import UserError
 from taming_jax.painting import Kept
 from taming_jax.sampling.draw import Sampling
 from taming_jax.sampling.rejection import accept
+from taming_jax.sampling.tiling import TILE
 from taming_jax.second_stage import make_second_stage
 from tests.tiny import changed, paint, run, tiny_transformer
 
@@ -142,6 +144,26 @@ def test_sample_command_writes_what_made_it_and_overwrites_nothing(transformer_r
     refused = run("sample", *args, "--temperature=0.5")
     assert refused.returncode == 2 and "samples made with other options" in refused.stderr
     assert (tmp_path / "samples.png").read_bytes() == before
+
+
+def test_what_is_no_record_of_samples_gets_one_line(tmp_path):
+    record, made_by = tmp_path / "samples.json", {"seed": 3, "classes": "a,b", "tile": TILE}
+    sample.check_out(tmp_path, record, made_by)
+    for text, message in (
+        ('{"seed": 3, "classes": "a, b"}', None),
+        ('{"seed": 4, "classes": "a,b"}', "made with other options"),
+        ('{"classes": 5}', "is none of samples"),
+        ('{"classes": ["a"]}', "is none of samples"),
+        ("[]", "is none of samples"),
+        ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ("9" * 5000, "cannot be read"),
+        ("\udcff", "cannot be read"),
+        ('{"a":' * 400 + "3" + "}" * 400, "made with other options"),
+    ):
+        record.write_text(text, errors="surrogateescape")
+        with pytest.raises(UserError, match=message) if message else nullcontext():
+            sample.check_out(tmp_path, record, made_by)
 
 
 @pytest.mark.slow

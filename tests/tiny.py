@@ -147,11 +147,27 @@ def state_of(workdir: Path) -> dict[str, np.ndarray]:
 def change_stored(workdir: Path, change: Callable[[dict], object]) -> None:
     """Changes the configs that a run has stored, as if they had been stored so."""
     for step in checkpoint.steps(workdir):
-        folder = workdir / "checkpoints" / str(step)
-        config, sums = (json.loads((folder / name / "metadata").read_text()) for name in ("config", "sums"))
+        config = json.loads((workdir / "checkpoints" / str(step) / "config" / "metadata").read_text())
         change(config)
-        (folder / "config" / "metadata").write_text(json.dumps(config))
-        (folder / "sums" / "metadata").write_text(json.dumps(sums | {"config": checkpoint.sum_json(config)}))
+        store(workdir, step, config)
+
+
+def store(workdir: Path, step: int, config: object) -> None:
+    """Puts another config in place of a stored one, with its sum."""
+    folder = workdir / "checkpoints" / str(step)
+    sums = json.loads((folder / "sums" / "metadata").read_text())
+    (folder / "config" / "metadata").write_text(json.dumps(config))
+    (folder / "sums" / "metadata").write_text(json.dumps(sums | {"config": checkpoint.sum_json(config)}))
+
+
+def put(tree: object, path: str, value: object) -> object:
+    """A copy of what JSON holds with another value at a path, 'a.b'; '' is all of it, and ... means to remove."""
+    if not path:
+        return value
+    name, _, rest = path.partition(".")
+    if value is ... and not rest:
+        return {key: inner for key, inner in tree.items() if key != name}
+    return {**tree, name: put(tree.get(name), rest, value)}
 
 
 def forget_copies(workdir: Path, first_stage: str) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from taming_jax import checkpoint, completion
+from taming_jax import checkpoint, completion, images, places
 from taming_jax.console import say
-from taming_jax.convert.settings import read_settings
-from taming_jax.convert.tensors import account, read_tensors, without_prefix
+from taming_jax.convert.settings import Section, read_settings
+from taming_jax.convert.tensors import Tensors, account, read_tensors, without_prefix
 from taming_jax.convert.transformer import transformer_from_torch, transformer_to_torch
 from taming_jax.convert.vqgan import KINDS as FIRST_STAGES
 from taming_jax.convert.vqgan import vq_from_torch, vq_to_torch
@@ -28,6 +28,13 @@ def from_checkpoint(ckpt: Path, config_file: Path, workdir: Path) -> None:
             f"config={config_file} holds no 'model' with 'target' and 'params', as the original's files do"
         )
     check_place(workdir)
+    with places.claimed(workdir):
+        check_place(workdir)
+        write_runs(ckpt, config_file, settings, workdir)
+
+
+def write_runs(ckpt: Path, config_file: Path, settings: Section, workdir: Path) -> None:
+    """`from_checkpoint` with its settings read, in a folder that is claimed."""
     tensors, step = read_tensors(ckpt)
     try:
         model = settings.section("model")
@@ -76,13 +83,23 @@ def to_checkpoint(workdir: Path, out: Path) -> None:
         raise UserError(f"writing a PyTorch checkpoint needs PyTorch: {with_extra('convert')}") from e
     if out.exists():
         raise ArgumentError(f"to-torch={out} exists already; name another file")
-    config, step = completion.load_config(workdir)
-    tensors = (
-        transformer_to_torch(workdir, step, config)
-        if config.task == "transformer"
-        else vq_to_torch(workdir, step, config, "")
-    )
+
+    def read(step: int) -> Tensors:
+        config, _ = completion.load_config(workdir, step)
+        if config.task == "transformer":
+            return transformer_to_torch(workdir, step, config)
+        return vq_to_torch(workdir, step, config, "")
+
+    tensors, step, _ = checkpoint.newest(workdir, read, checkpoint.required_steps(workdir))
     state_dict = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": state_dict, "global_step": step}, out)
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:  # torch alone would not pass on what the system says
+            torch.save({"state_dict": state_dict, "global_step": step}, file)
+
+    try:
+        images.write_whole(out, write)
+    except (OSError, RuntimeError) as e:
+        raise ArgumentError(f"to-torch={out} cannot be written: {checkpoint.cause_of(e)}") from e
     say(f"{len(state_dict)} tensors of step {step}: {out}")

@@ -5,13 +5,13 @@ import re
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from taming_jax import checkpoint, completion
+from taming_jax import checkpoint, completion, images, places
 from taming_jax.console import say
 from taming_jax.convert.names import Rules
 from taming_jax.convert.tensors import to_torch
 from taming_jax.errors import ArgumentError, UserError, with_extra
-from taming_jax.first_stage import make_first_stage
 
 
 def diffusers_rules(levels: int) -> Rules:
@@ -40,21 +40,44 @@ def diffusers_rules(levels: int) -> Rules:
 def to_diffusers(workdir: Path, out: Path) -> None:
     """Writes a first stage as a directory for `diffusers.VQModel.from_pretrained`."""
     try:
+        from safetensors import SafetensorError
         from safetensors.numpy import save_file
     except ImportError as e:
         raise UserError(f"writing for diffusers needs safetensors: {with_extra('convert')}") from e
-    if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise ArgumentError(f"to-diffusers={out} is not empty; name another folder")
-    config, step = completion.load_config(workdir)
+    check_empty(out)
+    config, step, params = completion.load_run(workdir)
     if config.task != "vqgan" or config.quantizer.name not in ("vq", "ema"):
         raise UserError(
             f"{workdir}: diffusers has a VQModel with a nearest-code quantizer, and neither transformers nor Gumbel"
             " or other quantizers"
         )
+    tensors = to_torch(params, diffusers_rules(len(config.model.ch_mult)), "")
+    for name, value in tensors.items():
+        if re.search(r"attentions\.\d+\.to_.*weight$", name):
+            tensors[name] = value[:, :, 0, 0]  # a linear layer there
+    contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    with places.claimed(out):
+        check_empty(out)
+        weights, described = out / "diffusion_pytorch_model.safetensors", json.dumps(describe(config), indent=2)
+        try:
+            images.write_whole(weights, lambda part: save_file(contiguous, part, metadata={"format": "pt"}))
+        except SafetensorError as e:  # of a full disk, say
+            raise ArgumentError(f"to-diffusers={out} cannot be written: {checkpoint.cause_of(e)}") from e
+        images.write_whole(out / "config.json", lambda part: part.write_text(described))
+    say(f"{len(tensors)} tensors of step {step}: {out}")
+
+
+def check_empty(out: Path) -> None:
+    """Raises ArgumentError where a folder holds more than a claim."""
+    if out.exists() and (out.is_file() or set(out.iterdir()) - {out / places.CLAIM}):
+        raise ArgumentError(f"to-diffusers={out} is not empty; name another folder")
+
+
+def describe(config: ConfigDict) -> dict:
+    """The `config.json` of a first stage."""
     model = config.model
-    levels = len(model.ch_mult)
-    attends = [(config.data.size >> level) in model.attn_resolutions for level in range(levels)]
-    fields = {
+    attends = [(config.data.size >> level) in model.attn_resolutions for level in range(len(model.ch_mult))]
+    return {
         "_class_name": "VQModel",
         "act_fn": "silu",
         "block_out_channels": [model.ch * mult for mult in model.ch_mult],
@@ -69,13 +92,3 @@ def to_diffusers(workdir: Path, out: Path) -> None:
         "vq_embed_dim": config.quantizer.embed_dim,
         "sample_size": config.data.size,
     }
-    shapes = make_first_stage(config).parameter_shapes()
-    tensors = to_torch(checkpoint.load_net(workdir, step, "gen", shapes), diffusers_rules(levels), "")
-    for name, value in tensors.items():
-        if re.search(r"attentions\.\d+\.to_.*weight$", name):
-            tensors[name] = value[:, :, 0, 0]  # a linear layer there
-    out.mkdir(parents=True, exist_ok=True)
-    contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    save_file(contiguous, out / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-    (out / "config.json").write_text(json.dumps(fields, indent=2))
-    say(f"{len(tensors)} tensors of step {step}: {out}")

@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from taming_jax import checkpoint, config_files
-from taming_jax.completion import complete
+from taming_jax.completion import complete, stages_of
 from taming_jax.conditions.layout import KINDS
 from taming_jax.convert.names import LAYOUTS, ORDERS, TRANSFORMER
 from taming_jax.convert.settings import Section
@@ -57,6 +57,11 @@ def transformer_from_torch(
             config.first_stage.used = tuple(map(int, used))
     config = complete(config, None, lambda path, step: (runs[path][0], step))
     config.data.class_names = class_names
+    for name in stages_of(config):
+        _, state = runs[Path(config[name].workdir)]
+        weights = state.extra["gen"].get("ema", state.params["gen"])
+        with config.unlocked():
+            config[name].update(origin=config[name].workdir, digest=checkpoint.digest(weights))
     stage = make_second_stage(config)
     side = stage.first.side
     stored = tensors.get("permuter.forward_shuffle_idx", np.arange(side * side))

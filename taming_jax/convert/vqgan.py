@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from taming_jax import checkpoint, config_files
+from taming_jax.completion import check_stored, upgrade
 from taming_jax.console import say
 from taming_jax.convert.names import generator_rules
 from taming_jax.convert.settings import Section
@@ -29,7 +30,7 @@ from taming_jax.models.discriminator import NLayerDiscriminator
 from taming_jax.models.perceptual import load_weights
 from taming_jax.models.quantize import make_quantizer
 from taming_jax.state import TrainState
-from taming_jax.tasks.vqgan import check, has_discriminator, make_task
+from taming_jax.tasks.vqgan import has_discriminator, make_task
 
 MAX_WIDTH = 2**16  # of any layer
 
@@ -119,7 +120,7 @@ def vq_from_torch(
     if has_discriminator(config) and not any(name.startswith(f"{prefix}loss.discriminator.") for name in tensors):
         say(f"the file holds no discriminator, {prefix}loss.discriminator: trained further, the run has none")
         config.disc.weight = 0.0
-    check(config)
+    check_stored(upgrade(config))
     quantizer, size = make_quantizer(config.quantizer), config.data.size
     x = jax.ShapeDtypeStruct((1, size, size, config.model.out_ch), jnp.float32)
     shapes, rules = make_first_stage(config).parameter_shapes(), generator_rules(config)

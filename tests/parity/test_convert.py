@@ -3,7 +3,9 @@
 import copy
 import pickle
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +127,27 @@ def test_first_stage(name, tmp_path):
         other = diffusers.VQModel.from_pretrained(tmp_path / "diffusers").eval()
         with torch.no_grad():
             np.testing.assert_allclose(other(torch.from_numpy(x)).sample, recon, atol=1e-4 * np.abs(recon).max())
+
+
+def test_the_way_back_is_written_whole_or_not_at_all(tmp_path):
+    """From the newest checkpoint that is whole; and what the disk does not take gets one line."""
+    name = next(iter(models.FIRST_STAGES))
+    config, workdir = models.FIRST_STAGES[name], tmp_path / "run"
+    from_checkpoint(*save(build(config), config, tmp_path, step=7), workdir)
+    shutil.copytree(workdir / "checkpoints" / "7", workdir / "checkpoints" / "9")
+    (workdir / "checkpoints" / "9" / "state" / "_METADATA").unlink()
+    to_checkpoint(workdir, tmp_path / "back.ckpt")
+    assert torch.load(tmp_path / "back.ckpt", weights_only=True)["global_step"] == 7
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        for write, out in ((to_checkpoint, tmp_path / "full.ckpt"), (to_diffusers, tmp_path / "full")):
+            with pytest.raises(UserError, match="cannot be written: File too large"):
+                write(workdir, out)
+            assert not out.exists() and not out.with_name(f"{out.name}.part").exists()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def check_way_back(model: torch.nn.Module, config: dict, workdir: Path, folder: Path) -> None:
