@@ -29,19 +29,19 @@ Claims = dict[str, set[str]]  # the parts whose files have an image, by the name
 
 
 def read_annotations(
-    folder: Path, layout: ConfigDict, pictures: Mapping[str, str] | None = None
+    folder: Path, layout: ConfigDict, pictures: Mapping[str, str] | None = None, splits: Mapping[str, str] | None = None
 ) -> tuple[dict[str, dict], list[str]]:
     """All annotations of a folder -> (scenes by the images, names of the categories).
 
     pictures: the images' paths with their parts of the data, see `find_pictures`; None takes the images by the names
-    that the files have for them. Files are JSON in COCO's format, or Open Images' CSV; each has its own ids of images
-    and categories. Categories are in the order of their ids as text, or those of the table that `layout.categories`
-    names. Only objects above `min_area` count; scenes with fewer than `min_objects` of them, or more than
-    `max_objects`, are left out. Raises UserError for files in another format.
+    that the files have for them. splits: the names of the folders of splits, with the parts too. Files are JSON in
+    COCO's format, or Open Images' CSV; each has its own ids of images and categories. Categories are in the order of
+    their ids as text, or those of the table that `layout.categories` names. Only objects above `min_area` count; scenes
+    with fewer than `min_objects` of them, or more than `max_objects`, are left out. Raises UserError for files in
+    another format.
     """
     files, _ = walk(folder, lambda name: name.lower().endswith((".json", ".csv")))
-    splits = {PurePosixPath(path).parts[0]: part for path, part in (pictures or {}).items() if part}
-    parts = {file: part_of_file(file.relative_to(folder), splits) for file in files}
+    parts = {file: part_of_file(file.relative_to(folder), splits or {}) for file in files}
     boxes = [file for file in files if file.name.endswith(BOXES)]
     names, claims, rows = read_open_images(folder, parts, boxes) if boxes else read_coco(folder, parts)
     if table := layout.categories:
