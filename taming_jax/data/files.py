@@ -33,22 +33,21 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 FARTHEST = 1e9  # depth; colours in RGBA, read as floats, are far beyond, or not numbers
 ARRAYS = "imgHQ*.npy"  # CelebA-HQ as its tool writes it: uint8 [1,3,H,W]
 LARGEST, LONGEST = 2**31, 2**20  # bytes in the file of a picture, and of a text
-MEMORY = 8e8  # bytes in which a picture is read: 114 million pixels in colours
-STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}  # bytes that Pillow has for a pixel, if not 4
-BUFFERS = {}  # beside them, an array has 3
+AGAIN = 2**28  # bytes in the file of a picture with damaged metadata, which is taken into memory
+# Pixels of a picture: with 7 bytes for each, in Pillow and in an array, 0.8 GB. A few kB may hold as many.
+MOST = 120_000_000
 PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", (b"II*\0", b"MM\0*")
 AVIF = b"ftyp"  # and HEIF; it comes after four bytes
 
 
 class TooLargeError(ValueError):
-    """A picture takes too much memory."""
+    """A picture has more pixels than MOST."""
 
 
 def read(file: Path, kind: str, label_shift: int = 0) -> np.ndarray | str:
     """Reads a file as a feature of a record: an image, see `to_feature`, or a text. Raises any exception."""
     if FEATURES[kind].ending == ".txt":
         return read_text(file)
-    check_file(file)
     if file.match(ARRAYS):
         if kind not in ("image", "other"):
             raise ValueError(f"{file.name} is a picture in colours")
@@ -91,12 +90,12 @@ def read_text(file: Path) -> str:
 def open_image(file: Path) -> Image.Image:
     """Opens a picture, one of FORMATS by its content, and loads its pixels. Damaged metadata do not matter.
 
-    Raises ValueError for more pixels than PIL's limit or than memory is spent on, and whatever Pillow raises.
+    Raises ValueError for more pixels than MOST or PIL's limit, and whatever Pillow raises.
     """
     size = check_file(file)
     try:
         picture = Image.open(file, formats=FORMATS)
-        check_memory(picture)
+        check_size(*picture.size)
         picture.load()
         return picture
     except TooLargeError:
@@ -107,7 +106,7 @@ def open_image(file: Path) -> Image.Image:
     except Exception as damaged:
         with file.open("rb") as opened:
             magic = opened.read(8)
-        if size > MEMORY or not (magic.startswith((PNG, JPEG, *TIFF)) or magic.endswith(AVIF)):
+        if size > AGAIN or not (magic.startswith((PNG, JPEG, *TIFF)) or magic.endswith(AVIF)):
             raise
         try:
             return load_pixels(without_metadata(file.read_bytes()))
@@ -117,14 +116,11 @@ def open_image(file: Path) -> Image.Image:
             raise damaged from None
 
 
-def check_memory(picture: Image.Image) -> None:
-    """Raises TooLargeError for a picture that, with its array, takes more memory than MEMORY."""
-    (w, h), mode = picture.size, picture.mode
-    needed = w * h * (STORED.get(mode, 4) + BUFFERS.get(picture.format, 3))
-    if needed > MEMORY:
+def check_size(width: int, height: int) -> None:
+    """Raises TooLargeError for a picture of more pixels than MOST."""
+    if width * height > MOST:
         raise TooLargeError(
-            f"{w * h / 1e6:.0f} million pixels ({picture.format}, mode {mode}) take {needed / 1e9:.1f} GB of memory,"
-            f" over {MEMORY / 1e9:g} GB"
+            f"{height}x{width}, {width * height / 1e6:.0f} million pixels: over the limit of {MOST / 1e6:.0f} million"
         )
 
 
@@ -133,7 +129,7 @@ def load_pixels(content: bytes) -> Image.Image:
     picture = Image.open(io.BytesIO(content), formats=FORMATS)
     with suppress(Exception):
         picture.getexif()  # while the file is open; what it has found until it fails, stays
-    check_memory(picture)
+    check_size(*picture.size)
     picture.load_end = lambda: None
     picture.load()
     return picture
@@ -173,6 +169,7 @@ def to_feature(picture: Image.Image, kind: str, label_shift: int = 0, name: str 
     shift, 255 (no label) becomes 0 as in the original's COCO-Stuff. depth: float32 [H,W,1], from 8 or 16 bit grey, from
     floats, or from the four bytes of a float as RGBA (the original's); each image is stretched to [-1, 1].
     """
+    picture.load()  # only then is the mode known
     if kind in ("image", "other"):
         return decode(picture)
     if kind == "line":
@@ -255,11 +252,11 @@ def refusing(what: str) -> Iterator[None]:
 
 def read_array(file: Path) -> np.ndarray:
     """Reads an image of CelebA-HQ, uint8 [1,3,H,W] in the file -> [H,W,3]. Raises ValueError for other arrays."""
+    check_file(file)
     array = np.lib.format.open_memmap(file, mode="r")  # takes no memory, whatever the header says
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[:2] != (1, 3):
         raise ValueError(f"{array.dtype} {array.shape}, not uint8 (1, 3, height, width)")
-    if array.nbytes > MEMORY:
-        raise ValueError(f"{array.shape[2]}x{array.shape[3]} pixels take more than {MEMORY / 1e9:g} GB of memory")
+    check_size(*array.shape[:1:-1])
     return np.ascontiguousarray(array[0].transpose(1, 2, 0))
 
 

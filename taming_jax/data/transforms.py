@@ -61,9 +61,9 @@ def decode(image: Image.Image, mode: str = "RGB") -> np.ndarray:
 
     mode: 'L' makes uint8 [H,W] of that. Raises ValueError for 32-bit pixels.
     """
+    turned, channels = orientation(image), (3,) if mode == "RGB" else ()
     if image.mode in ("I", "F"):
         raise ValueError(f"mode {image.mode}: 32-bit pixels have no known range")
-    turned, channels = orientation(image), (3,) if mode == "RGB" else ()
     sides = (image.width, image.height) if turned >= 5 else (image.height, image.width)
     upright = np.empty((*sides, *channels), np.uint8)
     stored = AS_STORED[turned](upright) if turned > 1 else upright
