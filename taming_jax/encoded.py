@@ -297,7 +297,7 @@ def encode_files(
     # Each file begins with a new batch, so that its contents do not depend on which other files are missing.
     filled = [np.pad(n, (0, -len(n) % batch_size), mode="edge") for n in numbers]
     chosen = Views(source, augment, config.seed, views, np.concatenate([np.arange(0), *filled]))
-    batches = data.iterate(grain.MapDataset.source(chosen).batch(batch_size), config.data.workers)
+    batches = data.iterate(grain.MapDataset.source(chosen).batch(batch_size), config.data.workers, len(source))
     progress = tqdm(
         desc="encoding",
         total=sum(map(len, numbers)),

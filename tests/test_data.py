@@ -3,16 +3,18 @@
 import dataclasses
 import io
 import itertools
+import os
 import shutil
 import struct
 import tracemalloc
 import zlib
+from pathlib import Path
 
 import grain
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from configs import common
 from taming_jax import completion, data, show_data
@@ -363,6 +365,60 @@ def test_damaged_metadata_never_matter(tmp_path):
         assert np.shape(files.read(tmp_path / name, "line")) == (*found.shape[:2], 1)
 
 
+def test_strips_of_a_picture_are_decoded_like_the_whole(monkeypatch, tmp_path):
+    """In every mode and orientation, to the same bytes, as Pillow itself converts the whole."""
+    pixels = np.random.default_rng(0).integers(0, 256, (13, 9, 4), np.uint8)
+    colours = Image.fromarray(pixels[..., :3])
+    pictures = [Image.fromarray(pixels), colours, colours.convert("L"), colours.convert("1"), colours.convert("CMYK")]
+    pictures += [colours.convert(mode) for mode in ("P", "YCbCr", "LAB", "HSV")] + [
+        Image.fromarray(pixels).convert("LA")
+    ]
+    pictures += [colours.convert("P"), colours.copy(), colours.convert("L")]
+    for picture, transparent in zip(pictures[-3:], (3, tuple(pixels[4, 4, :3].tolist()), 7), strict=True):
+        picture.info["transparency"] = transparent
+    pictures.append(Image.fromarray(pixels[..., 0].astype(np.uint16) * 257))
+    for number, picture in enumerate(pictures):
+        for turn in range(1, 9):
+            picture.getexif()[0x112] = turn
+            monkeypatch.setattr(transforms, "STRIP", 2**20)
+            whole = transforms.decode(picture)
+            upright = ImageOps.exif_transpose(picture)
+            if picture.mode == "I;16":
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            if upright.has_transparency_data:
+                upright = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+            np.testing.assert_array_equal(whole, np.asarray(upright.convert("RGB")), err_msg=f"{number} {turn}")
+            grey = np.asarray(Image.fromarray(whole).convert("L"))
+            for strip in (1, 20):
+                monkeypatch.setattr(transforms, "STRIP", strip)
+                np.testing.assert_array_equal(transforms.decode(picture), whole)
+                np.testing.assert_array_equal(files.to_feature(picture, "line")[..., 0], grey)
+    for values in (pixels.view("<f4")[..., 0].clip(-9, 9), pixels[..., 0], pixels[..., 1].astype(np.uint16) * 200):
+        values = np.nan_to_num(values)
+        floats = values.astype(np.float32)
+        expected = 2 * (floats - floats.min()) / max(1e-8, floats.max() - floats.min()) - 1
+        np.testing.assert_array_equal(files.to_feature(Image.fromarray(values), "depth")[..., 0], expected)
+
+
+def test_labels_are_shifted_and_never_wrap():
+    labels = np.uint8([[0, 7, 253, 255]])
+    for shift, expected in ((0, [0, 7, 253, 255]), (1, [1, 8, 254, 0]), (2, [2, 9, 255, 0])):
+        found = files.to_feature(Image.fromarray(labels), "segmentation", shift)
+        assert found.tolist() == [expected] and found.dtype == np.uint8
+    with pytest.raises(UserError, match=r"map.png holds the label 253 plus data.label_shift=3: labels are at most 255"):
+        files.to_feature(Image.fromarray(labels), "segmentation", 3, "map.png")
+
+
+def test_files_that_have_no_end_are_refused(tmp_path):
+    for name, kind in (("0.png", "image"), ("0.txt", "caption"), ("imgHQ0.npy", "image"), ("0.json", "segmentation")):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name} is a device or a pipe"):
+            files.read(tmp_path / name, kind)
+        with pytest.raises(ValueError, match="/dev/zero is a device or a pipe"):
+            files.read(Path("/dev/zero"), kind)
+
+
 def refused(file, content):
     """What is said of a file with this content."""
     file.write_bytes(content)
@@ -381,6 +437,11 @@ def test_sizes_are_known_before_memory_is_taken(tmp_path):
     program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
     tracemalloc.start()
     assert "x cannot be read: 600 million pixels, over PIL's limit against" in refused(tmp_path / "bomb.png", large)
+    header = struct.pack(">IIBBBBB", 13300, 13300, 8, 4, 0, 0, 0)
+    large = files.PNG + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(b"")) + png_chunk(b"IEND", b"")
+    assert "x cannot be read: 13300x13300, 177 million pixels: over the limit of 120" in refused(tmp_path / "a", large)
+    damaged = large[:33] + png_chunk(b"pHYs", bytes(1)) + large[33:]
+    assert "13300x13300, 177 million pixels: over the limit of 120" in refused(tmp_path / "a", damaged)
     assert "x cannot be read: mmap length" in refused(tmp_path / "imgHQ00000.npy", array.getvalue() + bytes(99))
     assert "cannot identify image file" in refused(tmp_path / "program.png", program)
     for sides, message in (((2, 4000), "enlarged to 256x512000 to cover"), ((4000, 2), "enlarged to 512000x256 to")):

@@ -1,6 +1,7 @@
 """Scenes of objects: ids as the original makes them, files in COCO's format, and what a user asks for."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -390,3 +391,59 @@ def test_boxes_thinner_than_a_pixel_and_names_without_glyphs_are_drawn():
     drawn = layouts.draw(scene, ("猫", "собака"), (16, 16))
     assert drawn.shape == (16, 16, 3) and drawn.min() < 255
     np.testing.assert_array_equal(drawn, layouts.draw(scene, ("0", "1"), (16, 16)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(images=[dict(id=0, file_name="1.png", width=40, height=30)]), "two of 'images' have the id 0: .*1.png"),
+        (dict(images=[dict(id=0.0, file_name="1.png", width=40, height=30)]), "two of 'images' have the id 0: .*1.png"),
+        (dict(images=[dict(id=0, file_name="0.png", width=30, height=40)]), "two of 'images' have the id 0: "),
+        (dict(categories=[dict(id=2.0, name="sky")]), "two of 'categories' have the id 2: 'bike', 'sky'"),
+        (dict(annotations=[dict(image_id=0, category_id=7, bbox=[0, 0, 9, 9])]), "0.png has an object of category 7, "),
+    ],
+)
+def test_an_id_that_means_two_things_or_none_is_named(change, message, coco):
+    file = coco / "objects" / "things.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {name: content[name] + entries for name, entries in change.items()}))
+    with pytest.raises(UserError, match=f"objects.*{message}") as caught:
+        data.open_source(data_config(coco), "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_ids_that_are_equal_numbers_are_the_same(coco):
+    """As pandas and JavaScript write them; what is there twice and is the same does no harm."""
+    expected = data.open_source(data_config(coco), "train")
+    file = coco / "objects" / "things.json"
+    content = json.loads(file.read_text())
+    for entry in content["annotations"]:
+        entry["category_id"] = float(entry["category_id"])
+    content["annotations"][1]["image_id"] = 1.0
+    content["images"] += [entry | dict(license=3, id=float(entry["id"])) for entry in content["images"]]
+    content["categories"] += content["categories"]
+    file.write_text(json.dumps(content))
+    found = data.open_source(data_config(coco), "train")
+    assert found.class_names == expected.class_names and len(found) == len(expected)
+    for i in range(len(found)):
+        for name in ("boxes", "categories"):
+            np.testing.assert_array_equal(found[i][name], expected[i][name])
+
+
+def test_open_images_labels_that_no_list_has_are_named(tmp_path):
+    (tmp_path / "class-descriptions-boxable.csv").write_text("/m/03jm5,House\n/m/03jm5,House\n")
+    header = "ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\n"
+    (tmp_path / "validation-annotations-bbox.csv").write_text(f"{header}5,/m/04yx4,0.1,0.6,0.2,0.9,0\n")
+    with pytest.raises(UserError, match=r"5.jpg has an object of category /m/04yx4, which the file's list"):
+        annotations.read_annotations(tmp_path, layout_of())
+    (tmp_path / "class-descriptions-boxable.csv").write_text("/m/03jm5,House\n/m/03jm5,Home\n")
+    with pytest.raises(UserError, match=r"boxable.csv, line 2: '/m/03jm5' has another name already"):
+        annotations.read_annotations(tmp_path, layout_of())
+
+
+def test_a_layout_that_has_no_end_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large.json").write_text("[" * (2**20 + 1))
+    for file, message in ((tmp_path / "pipe", "a pipe"), ("/dev/zero", "a device"), (tmp_path / "large.json", "holds")):
+        with pytest.raises(UserError, match=f"layout={file} is no list of objects .*{message}"):
+            layouts.read_scene(file, layout_of(), ("sky", "bike", "car"))

@@ -183,6 +183,119 @@ def test_where_splits_cannot_be_told_one_line_asks(tmp_path, capfd):
     assert part_of("trainer") is part_of("values") is part_of("testimony") is part_of("trainval") is None
 
 
+def spread(root: Path, *folders: str) -> Path:
+    """Two pictures in each of the folders; 'x/{a,b}' are x/a and x/b."""
+    for folder in folders:
+        before, brace, rest = folder.partition("{")
+        names, _, after = rest.partition("}")
+        if brace:
+            spread(root, *(before + name + after for name in names.split(",")))
+        else:
+            fill(root / folder, "0.jpg", "1.jpg")
+    return root
+
+
+RECOGNISED = {  # the folders, the images of validation (all, in one order), and the classes
+    "yolo": (["images/{train,val,test}"], ["images/val/0.jpg", "images/val/1.jpg"], ""),
+    "zip": (["my data/{train,val}/{cat,dog}"], ["my data/val/cat/0.jpg"], "cat dog"),
+    "zip in zip": (["a/b/{Training,Validation}/{cat,dog}"], ["a/b/Validation/cat/0.jpg"], "cat dog"),
+    "named as a split": (["training_data/{train,valid}/{cat,dog}"], ["training_data/valid/cat/0.jpg"], "cat dog"),
+    "below classes": (["{cat,dog}/{train,val,extra}"], ["cat/val/0.jpg", "dog/val/1.jpg"], "cat dog"),
+    "other names": (["cat/{train,test}/good", "dog/{trn,dev}"], ["cat/test/good/0.jpg", "dog/dev/1.jpg"], "cat dog"),
+    "below images": (["images/{cat,dog}/{train,val}"], ["images/cat/val/0.jpg"], "cat dog"),
+    "validate": (["{train,validate}/{cat,dog}"], ["validate/cat/0.jpg"], "cat dog"),
+    "holdout": (["{train,holdout}/{cat,dog}"], ["holdout/cat/0.jpg"], "cat dog"),
+    "hold-out": (["{Train,Hold-Out}/{cat,dog}"], ["Hold-Out/cat/0.jpg"], "cat dog"),
+    "evaluate": (["{train,Evaluation}/{cat,dog}"], ["Evaluation/cat/0.jpg"], "cat dog"),
+    "prefix": (["images_{train,val,test}"], ["images_val/0.jpg"], ""),
+    "camel": (["images{Train,Val}/{cat,dog}"], ["imagesVal/cat/0.jpg"], "cat dog"),
+    "owner": (["flowers-{train2017,val2017}/{cat,dog}"], ["flowers-val2017/cat/0.jpg"], "cat dog"),
+    "year": (["2012_img_{train,val}/{cat,dog}"], ["2012_img_val/cat/0.jpg"], "cat dog"),
+    "documented": (["{images,segmentations,lines}/{train,val}/{cat,dog}"], ["images/val/cat/0.jpg"], "cat dog"),
+}
+
+
+def test_splits_at_any_place_are_recognised(tmp_path, capfd):
+    for name, (folders, held_out, classes) in RECOGNISED.items():
+        root = spread(tmp_path / name, *folders)
+        (root / "labels/train").mkdir(parents=True, exist_ok=True)
+        (root / "labels/train/0.txt").write_text("0 .5 .5 .1 .1")
+        train, validation = (look(root, capfd, split, validation_share=0.05)[0] for split in ("train", "validation"))
+        inside = set(names_of(validation))
+        assert set(held_out) <= inside and not inside & set(names_of(train)), name
+        words = {part for file in names_of(train) for part in file.split("/")}
+        assert not words & {"val", "validate", "test", "extra", "segmentations", "lines", "labels"}, name
+        assert len(train) == len(validation) == 2 * max(1, len(classes.split())), name
+        for source in (train, validation):
+            assert source.class_names == classes.split(), name
+            if classes:
+                assert {source[i]["label"] for i in range(len(source))} == {0, 1}, name
+        seen = train.source.class_names
+        assert look(root, capfd, "train", validation_share=0.05, class_names=tuple(seen))[0].class_names == seen, name
+
+
+def test_the_documented_layout_is_read_for_images_alone(tmp_path, capfd):
+    root = spread(tmp_path, "{images,segmentations,lines,depths,others}/{cat,dog}")
+    source, said = look(root, capfd)
+    assert source.class_names == ["cat", "dog"] and all(name.startswith("images/") for name in names_of(source))
+    assert "16 beside images/ (depths/, lines/, others/ and 1 more)" in said
+    old, _ = look(root, capfd, class_names=("images", "segmentations"))  # a run that took them for classes
+    assert len(old.class_names) == 5
+
+
+ASKED = {
+    "unlike": ["{train,unlabeled}/{cat,dog}"],
+    "many": ["{train,fold0,fold1}/{cat,dog}"],
+    "own names": ["{train,my_val}"],
+    "two domains": ["{train,test}{A,B}"],
+    "both beside": ["{images,masks}_{train,val}"],
+    "maps": ["{images,masks}"],
+    "maps in splits": ["{train,val}/{images,labels}"],
+    "maps in named splits": ["{train,validation}/{images,labels}"],
+    "maps in classes": ["{covid,normal}/{images,masks}"],
+    "city": ["{leftImg8bit,gtFine}/{train,val}/bonn"],
+    "voc": ["a/{JPEGImages,SegmentationClass}"],
+    "some classes": ["{cat,dog}/{train,val}", "fish"],
+    "two years": ["a/{train2014,train2017,val}/{cat,dog}"],
+    "unequal": ["cat/{train,val}", "dog/all/{train,val}"],
+}
+CLASSES_ALONE = {
+    "vehicles": (["{bus,car,train}"], "bus car train"),
+    "more vehicles": (["{bus,car}/{1,2}", "train/{2,3}"], "bus car train"),
+    "of ImageNet": (["{bullet_train,test_tube,bus}"], "bullet_train bus test_tube"),
+    "inside": (["{cat,dog}/{indoor,outdoor}"], "cat dog"),
+    "folder": (["all/{cat,dog}"], "all"),
+    "images": (["images/{cat,dog}"], "images"),
+}
+
+
+def test_what_may_be_splits_or_maps_is_asked_and_classes_stay(tmp_path, capfd):
+    for name, folders in ASKED.items():
+        root = spread(tmp_path / "asked" / name, *folders)
+        for split in ("train", "validation"):
+            with pytest.raises(UserError, match=r"which images are trained on|are the latter maps of the") as caught:
+                look(root, capfd, split, validation_share=0.05)
+            assert "\n" not in str(caught.value) and str(root) in str(caught.value), name
+    for name, (folders, classes) in CLASSES_ALONE.items():
+        source, _ = look(spread(tmp_path / "classes" / name, *folders), capfd, "train", validation_share=0.05)
+        assert source.class_names == classes.split(), name
+    trains = spread(tmp_path / "trains", "{bus,train}/{red,blue}")
+    with pytest.raises(UserError, match=r"or data\.class_names to all names if bus, train are classes"):
+        look(trains, capfd)
+    assert look(trains, capfd, class_names=("bus", "train"))[0].class_names == ["bus", "train"]
+    for folders in ASKED["maps in classes"], ASKED["some classes"]:  # an old run's, which took them so
+        top = look(spread(tmp_path / "old", *folders), capfd, class_names=("cat", "covid"))[0].class_names
+        assert "covid" in top
+    for splits in (dict(train="../a", validation="val"), dict(train="train", validation="/")):
+        with pytest.raises(UserError, match=r"data.splits.(train|validation)='.*': it is the name of a folder below"):
+            look(trains, capfd, splits=splits)
+    with pytest.raises(UserError, match="are both 'bus'"):
+        look(trains, capfd, splits=dict(train="bus", validation="bus"))
+    both, _ = look(spread(tmp_path / "named", "images/{a,b}/{cat,dog}"), capfd, "train", validation_share=0.05,
+                   splits=dict(train="images/a", validation="images/b"))  # fmt: skip
+    assert both.class_names == ["cat", "dog"] and len(both) == 4
+
+
 def test_classes_have_the_numbers_of_the_run(tmp_path, capfd):
     """Other classes, as many or fewer, are never taken for those of the run."""
     root = fill(tmp_path / "root", "square/0.jpg", "circle/0.jpg")

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from taming_jax.conditions.condition import Condition, number_rows
 from taming_jax.conditions.label import find_class
+from taming_jax.data.files import LONGEST, read_file
 from taming_jax.errors import ArgumentError, UserError, not_among, printable, show
 from taming_jax.first_stage import FirstStage
 from taming_jax.images import legible
@@ -229,7 +230,7 @@ def read_scene(given: Path | str | list[dict], layout: ConfigDict, class_names: 
         path("layout", str(given), ArgumentError)
         name = f"layout={given}"
     try:
-        objects = json.loads(Path(given).read_bytes()) if isinstance(given, (str, Path)) else given
+        objects = json.loads(read_file(Path(given), LONGEST)) if isinstance(given, (str, Path)) else given
         boxes = np.float32([[float(side) for side in o["box"]] for o in objects])
         if boxes.shape != (len(objects), 4) or not len(objects):
             raise ValueError("a box has left, top, right and bottom")

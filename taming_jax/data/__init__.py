@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from taming_jax.data import folder, scenes, tfds_source
 from taming_jax.data.transforms import Annotator, Augment
-from taming_jax.data.workers import iterate, noting
+from taming_jax.data.workers import iterate, mark, noting
 from taming_jax.errors import UserError, printable, reason
 
 T = TypeVar("T")
@@ -101,13 +101,15 @@ class Readable:
             raise
         except Exception as e:
             self.bad.add(index)
+            first, count = mark(index) or (True, len(self.bad))
             message = f"{name} cannot be read ({reason(e)})"
-            if len(self.bad) > max(1, self.max_bad_share * len(self)):
+            if count > max(1, self.max_bad_share * len(self)):
                 raise UserError(
-                    f"{message}; that makes {len(self.bad)} of {len(self)} images, more than"
+                    f"{message}; that makes {count} of {len(self)} images, more than"
                     f" data.max_bad_share={self.max_bad_share:g}: remove the damaged files or raise that share"
                 ) from e
-            print(f"{message}: skipped, {len(self.bad)} of {len(self)} so far", flush=True)
+            if first:
+                print(f"{message}: skipped, {count} of {len(self)} so far", flush=True)
             return None
 
 
@@ -133,7 +135,7 @@ def train_batches(
         .slice(slice(jax.process_index(), None, count))
         .slice(slice(start, None))
     )
-    return iterate(batches, config.data.workers)
+    return iterate(batches, config.data.workers, len(source))
 
 
 def read_augmented(source: Readable, augment: Callable, index: int, rng: np.random.Generator) -> dict:

@@ -7,15 +7,19 @@ import reprlib
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from taming_jax.data.files import LONGEST, read_file
 from taming_jax.data.walk import PARTS, walk
-from taming_jax.errors import UserError, not_among, printable
+from taming_jax.errors import UserError, not_among, printable, shorten, show
+
+T = TypeVar("T")
 
 TABLES = ("coco", "open_images")  # the original's choices of categories, as files beside this one
 BOXES = "annotations-bbox.csv"  # how Open Images' files end
@@ -29,21 +33,22 @@ Claims = dict[str, set[str]]  # the parts whose files have an image, by the name
 
 
 def read_annotations(
-    folder: Path, layout: ConfigDict, pictures: Mapping[str, str] | None = None
+    folder: Path, layout: ConfigDict, pictures: Mapping[str, str] | None = None, splits: Mapping[str, str] | None = None
 ) -> tuple[dict[str, dict], list[str]]:
     """All annotations of a folder -> (scenes by the images, names of the categories).
 
     pictures: the images' paths with their parts of the data, see `find_pictures`; None takes the images by the names
-    that the files have for them. Files are JSON in COCO's format, or Open Images' CSV; each has its own ids of images
-    and categories. Categories are in the order of their ids as text, or those of the table that `layout.categories`
-    names. Only objects above `min_area` count; scenes with fewer than `min_objects` of them, or more than
-    `max_objects`, are left out. Raises UserError for files in another format.
+    that the files have for them. splits: the names of the folders of splits, with the parts too. Files are JSON in
+    COCO's format, or Open Images' CSV; each has its own ids of images and categories. Categories are in the order of
+    their ids as text, or those of the table that `layout.categories` names. Only objects above `min_area` count; scenes
+    with fewer than `min_objects` of them, or more than `max_objects`, are left out. Raises UserError for files in
+    another format.
     """
     files, _ = walk(folder, lambda name: name.lower().endswith((".json", ".csv")))
-    splits = {PurePosixPath(path).parts[0]: part for path, part in (pictures or {}).items() if part}
-    parts = {file: part_of_file(file.relative_to(folder), splits) for file in files}
+    parts = {file: part_of_file(file.relative_to(folder), splits or {}) for file in files}
     boxes = [file for file in files if file.name.endswith(BOXES)]
-    names, claims, rows = read_open_images(folder, parts, boxes) if boxes else read_coco(folder, parts)
+    listed, claims, rows = read_open_images(folder, parts, boxes) if boxes else read_coco(folder, parts)
+    names = {category: name for category, name in listed.items() if name is not None}
     if table := layout.categories:
         table_codes, class_names = read_categories(table)
         codes = {category: table_codes[category[1]] for category in names if category[1] in table_codes}
@@ -54,7 +59,14 @@ def read_annotations(
     find = (lambda part, name: name) if pictures is None else find_pictures(folder, pictures, claims)
     found, places, columns = {}, {}, (array("l"), array("l"), array("f"), array("b"))
     for part, name, category, box, group in rows:
-        if category in codes and not 0 <= box[2] * box[3] <= layout.min_area:
+        if 0 <= box[2] * box[3] <= layout.min_area:
+            continue
+        if category not in listed:
+            raise UserError(
+                f"{folder}: {printable(name)} has an object of category {shorten(printable(category[1]))}, which the"
+                " file's list of categories lacks: add it there, or take its objects away"
+            )
+        if category in codes:
             if (part, name) not in places:
                 places[part, name] = find(part, name)
             if (picture := places[part, name]) is not None:
@@ -176,8 +188,8 @@ def read_categories(table: str) -> tuple[dict[str, int], list[str]]:
     return numbers, [row["name"] for row in kept]
 
 
-def read_coco(folder: Path, parts: dict[Path, str]) -> tuple[dict[Category, str], Claims, Iterator[Row]]:
-    """The names of the categories, without 'other' as in the original, whose images there are, and all objects.
+def read_coco(folder: Path, parts: dict[Path, str]) -> tuple[dict[Category, str | None], Claims, Iterator[Row]]:
+    """The names of the categories, None for 'other' as in the original, whose images there are, and all objects.
 
     parts: the files below a folder, with their parts of the data. Raises UserError for a file in another format.
     """
@@ -187,14 +199,15 @@ def read_coco(folder: Path, parts: dict[Path, str]) -> tuple[dict[Category, str]
     names, claims, contents = {}, defaultdict(set), []
     for number, file in enumerate(files):
         try:
-            content = json.loads(file.read_bytes())
-            for entry in field(content, "categories", list):
-                if (name := field(entry, "name", str)) != "other":
-                    names[number, str(field(entry, "id", int, str, float))] = name.encode(errors="replace").decode()
-            pictures = {field(p, "id", int, str, float): p for p in field(content, "images", list)}
-            for picture in pictures.values():
-                claims[field(picture, "file_name", str)].add(parts[file])
-            contents.append((number, file, pictures, list(map(read_object, field(content, "annotations", list)))))
+            content = json.loads(read_file(file))
+            categories = by_id(content, "categories", lambda entry: field(entry, "name", str))
+            for category, name in categories.items():
+                names[number, category] = None if name == "other" else name.encode(errors="replace").decode()
+            pictures = by_id(content, "images", read_picture)
+            for name, _ in pictures.values():
+                claims[name].add(parts[file])
+            objects = list(map(read_object, field(content, "annotations", list)))
+            contents.append((number, file, pictures, objects))
         except (ValueError, OverflowError, RecursionError, OSError) as e:
             raise UserError(f"{file} is not in COCO's format: {one_line(e)}") from e
 
@@ -202,24 +215,46 @@ def read_coco(folder: Path, parts: dict[Path, str]) -> tuple[dict[Category, str]
         for number, file, pictures, objects in contents:
             for picture, category, box, group in objects:
                 if picture not in pictures:
-                    raise UserError(f"{file}: annotation of image {picture!r}, which is not in 'images'")
-                name, sides = pictures[picture]["file_name"], [pictures[picture].get(s) for s in ("width", "height")]
+                    raise UserError(
+                        f"{file}: annotation of image {shorten(printable(picture))}, which is not in 'images'"
+                    )
+                name, sides = pictures[picture]
                 if not all(type(side) in (int, float) and 0 < side < LARGEST for side in sides):
                     raise UserError(f"{file}: {printable(name)} has the width and the height {reprlib.repr(sides)}")
-                yield parts[file], name, (number, category), box / np.float32(sides * 2), group
+                yield parts[file], name, (number, category), box / np.float32([*sides, *sides]), group
 
     return names, claims, rows()
 
 
-def read_object(entry: Any) -> tuple[int | str | float, str, np.ndarray, bool]:
+def by_id(content: Any, name: str, read: Callable[[Any], T]) -> dict[str, T]:
+    """What `read` makes of the entries of a list, by their ids; raises ValueError where different ones have one id."""
+    found = {}
+    for entry in field(content, name, list):
+        key, value = identify(entry, "id"), read(entry)
+        if found.setdefault(key, value) != value:
+            raise ValueError(f"two of {name!r} have the id {key}: {reprlib.repr(found[key])}, {reprlib.repr(value)}")
+    return found
+
+
+def identify(entry: Any, name: str) -> str:
+    """An id as text; 1 and 1.0 are one."""
+    value = field(entry, name, int, str, float)
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def read_picture(entry: Any) -> tuple[str, tuple]:
+    """An image as COCO has it -> its file's name, and its width and height, which are not checked."""
+    return field(entry, "file_name", str), (entry.get("width"), entry.get("height"))
+
+
+def read_object(entry: Any) -> tuple[str, str, np.ndarray, bool]:
     """An object as COCO has it -> its image's id, its category, its box in pixels, and whether it is a group."""
     box, group = field(entry, "bbox", list), entry.get("iscrowd")
     if len(box) != 4 or not all(type(side) in (int, float) and abs(side) < LARGEST for side in box):
         raise ValueError(f"'bbox' is {reprlib.repr(box)}, not four numbers")
     if not isinstance(group, (int, float, type(None))):
         raise ValueError(f"'iscrowd' is {reprlib.repr(group)}, not 0 or 1")
-    picture, category = field(entry, "image_id", int, str, float), field(entry, "category_id", int, str, float)
-    return picture, str(category), np.float32(box), bool(group)
+    return identify(entry, "image_id"), identify(entry, "category_id"), np.float32(box), bool(group)
 
 
 def field(entry: Any, name: str, *kinds: type) -> Any:
@@ -240,13 +275,15 @@ def one_line(error: Exception) -> str:
 
 def read_open_images(
     folder: Path, parts: dict[Path, str], boxes: list[Path]
-) -> tuple[dict[Category, str], Claims, Iterator[Row]]:
+) -> tuple[dict[Category, str | None], Claims, Iterator[Row]]:
     """As `read_coco`, for CSV files; `boxes` are those with the objects."""
     described = [file for file in parts if file.name.endswith(DESCRIBED)]
     if not described:
         raise UserError(f"{folder} holds no {DESCRIBED}, which Open Images has beside its boxes")
-    lines = read_csv(described[0])
-    names = {(0, line[0]): line[1] for _, line in lines if len(line) == 2 and line[0] != "LabelName"}
+    names = {}
+    for number, line in read_csv(described[0]):
+        if len(line) == 2 and line[0] != "LabelName" and names.setdefault((0, line[0]), line[1]) != line[1]:
+            raise UserError(f"{described[0]}, line {number}: {show(line[0])} has another name already")
 
     def rows():
         for path in boxes:
@@ -273,9 +310,9 @@ def read_csv(path: Path, progress: bool = False) -> Iterator[tuple[int, list[str
     number = 0
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            for number, line in enumerate(
-                csv.reader(tqdm(file, path.name, unit="line", unit_scale=True, mininterval=1, disable=not progress)), 1
-            ):
+            lines = iter(partial(file.readline, LONGEST), "")  # a file of zeros is one line
+            lines = tqdm(lines, path.name, unit="line", unit_scale=True, mininterval=1, disable=not progress)
+            for number, line in enumerate(csv.reader(lines), 1):
                 yield number, line
     except (csv.Error, ValueError, OSError) as e:
         raise UserError(f"{path}, after line {number}, is no CSV file: {one_line(e)}") from e

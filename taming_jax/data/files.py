@@ -2,6 +2,7 @@
 
 import io
 import re
+import stat
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from taming_jax.data.features import FEATURES
-from taming_jax.data.transforms import decode
+from taming_jax.data.transforms import decode, strips
 from taming_jax.errors import ArgumentError, UserError, printable, reason
 from taming_jax.images import to_uint8
 
@@ -32,8 +33,15 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 FARTHEST = 1e9  # depth; colours in RGBA, read as floats, are far beyond, or not numbers
 ARRAYS = "imgHQ*.npy"  # CelebA-HQ as its tool writes it: uint8 [1,3,H,W]
 LARGEST, LONGEST = 2**31, 2**20  # bytes in the file of a picture, and of a text
+AGAIN = 2**28  # bytes in the file of a picture with damaged metadata, which is taken into memory
+# Pixels of a picture: with 7 bytes for each, in Pillow and in an array, 0.8 GB. A few kB may hold as many.
+MOST = 120_000_000
 PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", (b"II*\0", b"MM\0*")
 AVIF = b"ftyp"  # and HEIF; it comes after four bytes
+
+
+class TooLargeError(ValueError):
+    """A picture has more pixels than MOST."""
 
 
 def read(file: Path, kind: str, label_shift: int = 0) -> np.ndarray | str:
@@ -48,14 +56,30 @@ def read(file: Path, kind: str, label_shift: int = 0) -> np.ndarray | str:
         return to_feature(picture, kind, label_shift, file.name)
 
 
+def read_file(file: Path, most: int = LARGEST) -> bytes:
+    """Reads a regular file of at most so many bytes. Raises ValueError for any other, and OSError."""
+    size = check_file(file, most)
+    with file.open("rb") as opened:
+        content = opened.read(max(size, LONGEST) + 1)  # those of /proc say that they are empty
+    if len(content) > max(size, LONGEST):
+        raise ValueError(f"{file} grows while it is read")
+    return content
+
+
+def check_file(file: Path, most: int = LARGEST) -> int:
+    """The size of a file. Raises ValueError for a device or a pipe, which may have no end, and for a larger file."""
+    state = file.stat()
+    if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
+        raise ValueError(f"{file} is a device or a pipe, no regular file")
+    if state.st_size > most:
+        raise ValueError(f"{file} holds more than {most} bytes")
+    return state.st_size
+
+
 def read_text(file: Path) -> str:
     """Reads a text. Raises ValueError with the file's name for what is none, and OSError."""
-    with file.open("rb") as opened:
-        content = opened.read(LONGEST + 1)
-    if len(content) > LONGEST:
-        raise ValueError(f"{file} holds more than {LONGEST} bytes")
     try:
-        text = content.decode("utf-8")
+        text = read_file(file, LONGEST).decode("utf-8")
     except UnicodeDecodeError as e:
         raise ValueError(f"{file} is not in UTF-8") from e
     if "\0" in text:
@@ -66,26 +90,38 @@ def read_text(file: Path) -> str:
 def open_image(file: Path) -> Image.Image:
     """Opens a picture, one of FORMATS by its content, and loads its pixels. Damaged metadata do not matter.
 
-    Raises ValueError for more pixels than PIL's limit, and whatever Pillow raises.
+    Raises ValueError for more pixels than MOST or PIL's limit, and whatever Pillow raises.
     """
-    if file.stat().st_size > LARGEST:
-        raise ValueError(f"{file.stat().st_size / 2**30:.1f} GB, over {LARGEST // 2**30} GB")
+    size = check_file(file)
     try:
         picture = Image.open(file, formats=FORMATS)
+        check_size(*picture.size)
         picture.load()
         return picture
+    except TooLargeError:
+        raise
     except Image.DecompressionBombError as e:
         pixels = int(re.search(r"\d+", str(e))[0])
         raise ValueError(f"{pixels / 1e6:.0f} million pixels, over PIL's limit against decompression bombs") from e
     except Exception as damaged:
         with file.open("rb") as opened:
             magic = opened.read(8)
-        if not (magic.startswith((PNG, JPEG, *TIFF)) or magic.endswith(AVIF)):
+        if size > AGAIN or not (magic.startswith((PNG, JPEG, *TIFF)) or magic.endswith(AVIF)):
             raise
         try:
             return load_pixels(without_metadata(file.read_bytes()))
+        except TooLargeError:
+            raise
         except Exception:
             raise damaged from None
+
+
+def check_size(width: int, height: int) -> None:
+    """Raises TooLargeError for a picture of more pixels than MOST."""
+    if width * height > MOST:
+        raise TooLargeError(
+            f"{height}x{width}, {width * height / 1e6:.0f} million pixels: over the limit of {MOST / 1e6:.0f} million"
+        )
 
 
 def load_pixels(content: bytes) -> Image.Image:
@@ -93,6 +129,7 @@ def load_pixels(content: bytes) -> Image.Image:
     picture = Image.open(io.BytesIO(content), formats=FORMATS)
     with suppress(Exception):
         picture.getexif()  # while the file is open; what it has found until it fails, stays
+    check_size(*picture.size)
     picture.load_end = lambda: None
     picture.load()
     return picture
@@ -128,29 +165,44 @@ def without_metadata(content: bytes) -> bytes:
 def to_feature(picture: Image.Image, kind: str, label_shift: int = 0, name: str = "picture") -> np.ndarray:
     """An image as a feature of a record. Raises ValueError or OSError for an image that cannot be read as that kind.
 
-    image, other: uint8 [H,W,3]. line: uint8 [H,W,1]. segmentation: labels uint8 [H,W], plus `label_shift`; with a shift
-    of 1, 255 (no label) becomes 0 as in the original's COCO-Stuff. depth: float32 [H,W,1], from 8 or 16 bit grey, from
+    image, other: uint8 [H,W,3]. line: uint8 [H,W,1]. segmentation: labels uint8 [H,W], plus `label_shift`; with a
+    shift, 255 (no label) becomes 0 as in the original's COCO-Stuff. depth: float32 [H,W,1], from 8 or 16 bit grey, from
     floats, or from the four bytes of a float as RGBA (the original's); each image is stretched to [-1, 1].
     """
+    picture.load()  # only then is the mode known
     if kind in ("image", "other"):
         return decode(picture)
     if kind == "line":
-        return np.asarray(Image.fromarray(decode(picture)).convert("L"))[..., None]
-    values = np.asarray(picture)
+        return decode(picture, "L")[..., None]
     if kind == "segmentation":
         if picture.mode not in ("L", "P"):
             raise ValueError(f"{name} has mode {picture.mode}: maps of labels are 8-bit grey or palette PNGs")
-        return values + np.uint8(label_shift)
-    if picture.mode == "RGBA":
-        values = np.ascontiguousarray(values).view("<f4")[..., 0]
-    elif picture.mode not in ("L", "I;16", "I", "F"):
+        return shift_labels(np.asarray(picture), label_shift, name)
+    if picture.mode not in ("RGBA", "L", "I;16", "I", "F"):
         raise ValueError(f"{name} has mode {picture.mode}: depth is grey, or a float's four bytes as RGBA")
-    values = values.astype(np.float32)
-    worst = values.flat[np.argmax(np.abs(values))]  # or the first NaN, if there is one
+    values = np.empty((picture.height, picture.width), np.float32)
+    for rows, strip in strips(picture):
+        array = np.asarray(strip)
+        values[rows] = np.ascontiguousarray(array).view("<f4")[..., 0] if strip.mode == "RGBA" else array
+    low, high = values.min(), values.max()  # NaN, if there is one
+    worst = low if abs(low) > abs(high) else high
     if not abs(worst) < FARTHEST:
         raise ValueError(f"{name} holds the depth {worst:g}: it is no map of depths, or a damaged one")
-    span = max(1e-8, values.max() - values.min())
-    return (2 * (values - values.min()) / span - 1)[..., None]
+    values -= low  # in place, as a map may be large
+    values *= 2
+    values /= max(1e-8, high - low)
+    values -= 1
+    return values[..., None]
+
+
+def shift_labels(labels: np.ndarray, shift: int, name: str) -> np.ndarray:
+    """Labels uint8 [H,W] plus a shift, 255 as 0 if there is one; raises UserError where they are more than 255."""
+    if not shift:
+        return labels
+    largest = int(labels.max(initial=0, where=labels < 255))
+    if largest + shift > 255:
+        raise UserError(f"{name} holds the label {largest} plus data.label_shift={shift}: labels are at most 255")
+    return np.where(labels == 255, np.uint8(0), labels + np.uint8(shift))
 
 
 def open_picture(
@@ -200,9 +252,11 @@ def refusing(what: str) -> Iterator[None]:
 
 def read_array(file: Path) -> np.ndarray:
     """Reads an image of CelebA-HQ, uint8 [1,3,H,W] in the file -> [H,W,3]. Raises ValueError for other arrays."""
+    check_file(file)
     array = np.lib.format.open_memmap(file, mode="r")  # takes no memory, whatever the header says
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[:2] != (1, 3):
         raise ValueError(f"{array.dtype} {array.shape}, not uint8 (1, 3, height, width)")
+    check_size(*array.shape[:1:-1])
     return np.ascontiguousarray(array[0].transpose(1, 2, 0))
 
 

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from taming_jax.data.annotations import read_annotations
 from taming_jax.data.classes import number_classes
 from taming_jax.data.features import DERIVED, FEATURES, PICTURES
 from taming_jax.data.files import check_labels, read
-from taming_jax.data.walk import LeftOut, find_splits, listed, tell, walk
+from taming_jax.data.walk import LeftOut, find_images, find_splits, listed, tell, walk
 from taming_jax.errors import UserError, printable
 
 BESIDE = {name: feature for name, feature in FEATURES.items() if feature.folder and name != "image"}
@@ -25,16 +25,24 @@ say_once = functools.cache(say)  # what a folder holds is the same for both spli
 class FolderSource:
     """Random access to image files. `class_names` are the sub-folders that hold them, () where there are none.
 
-    depth: how many levels below the root the class folders lie. Labels are the run's, see `classes.number_classes`.
+    classes: the files' own, as `class_names` has them. Labels are the run's, see `classes.number_classes`.
     scenes: the images' scenes, by their paths below the root; with them, the class names are those of the objects.
     """
 
     def __init__(
-        self, root: Path, files: list[Path], class_names: list[str], data: ConfigDict, scenes: dict | None, depth: int
+        self,
+        root: Path,
+        files: list[Path],
+        class_names: list[str],
+        data: ConfigDict,
+        scenes: dict | None,
+        classes: list[str],
     ):
-        self.root, self.files, self.class_names, self.scenes, self.depth = root, files, class_names, scenes, depth
+        self.root, self.files, self.class_names, self.scenes = root, files, class_names, scenes
         # Only a run that counts classes minds one that it lacks, see `completion.check_classes`.
         self.numbers = [number or 0 for number in number_classes(class_names, data.class_names)]
+        numbers = dict(zip(class_names, self.numbers, strict=True))
+        self.labels = np.int32([numbers.get(name, 0) for name in classes])
         self.label_shift, self.num_labels = data.label_shift, data.num_labels
         self.kinds = [name for name, feature in BESIDE.items() if feature.ending and name in data.features]
 
@@ -47,12 +55,10 @@ class FolderSource:
     def __getitem__(self, index: int) -> dict:
         file = self.files[index]
         relative = file.relative_to(self.root)
-        record = {"image": read(file, "image"), "label": 0}
+        record = {"image": read(file, "image"), "label": int(self.labels[index])}
         if self.scenes is not None:
             scene = self.scenes[relative.as_posix()]
             record |= scene | {"categories": np.int32(self.numbers)[scene["categories"]]}
-        elif self.class_names:
-            record["label"] = self.numbers[self.class_names.index(class_name(relative.parts[self.depth]))]
         for kind in self.kinds:
             beside = self.beside(relative, kind)
             record[kind] = read(beside, kind, self.label_shift)
@@ -93,24 +99,27 @@ def source(data: ConfigDict, split: str) -> FolderSource:
     """
     root, kinds = find_root(data)
     files, left_out = walk(root)
-    parts = find_splits(root, files, data, bool(kinds))
+    base = root if kinds else find_images(root, files, data, [feature.folder for feature in BESIDE.values()])
+    if base != root:
+        files = keep_below(root, files, [base], left_out)
+    parts = find_splits(base, files, data, bool(kinds))
     if parts:
-        files = keep_parts(root, files, parts, left_out)
+        files = keep_below(root, files, parts, left_out)
     least = 2 if split == "train" else 1
     if len(files) < least:
         raise UserError(
             f"data.path={data.path}: {len(files)} image{'s' * (len(files) != 1)} found, at least {least} needed"
             f"{tell(left_out)}; docs/data.md has what counts as an image"
         )
-    scenes, class_names, depth = None, [], int(bool(parts))  # depth: of the classes' folders
+    scenes, class_names = None, []
     if "objects" in kinds:
         files, scenes, class_names = keep_scenes(root, files, parts, left_out, data)
-    folders = [file.relative_to(root).parts[depth:-1] for file in files]
-    if scenes is None and all(folders):
-        class_names = sorted({class_name(names[0]) for names in folders})
+    folders = dict(zip(files, class_folders(base, files, parts), strict=True))
+    if scenes is None and all(folders.values()):
+        class_names = sorted(set(folders.values()))
     in_folder = parts and data.validation_share < 1  # with a share of 1, all are asked for
     if in_folder:
-        held_out = {file for file in files if file.is_relative_to(parts["validation"])}
+        held_out = {file for file in files if part_of_image(file, parts)[1] == "validation"}
     else:
         held_out = hold_out(root, files, data.validation_share)
     text = f"{len(files)} image{'s' * (len(files) > 1)}"
@@ -118,10 +127,12 @@ def source(data: ConfigDict, split: str) -> FolderSource:
         text += f" in {len(class_names)} class{'es' * (len(class_names) > 1)} ({listed(class_names)})"
     if data.validation_share < 1:
         text += f", {len(held_out)} held out"
-        text += f" in {parts['validation'].name}/, the others in {parts['train'].name}/" if in_folder else ""
-    if scenes is None and not all(folders) and any(folders):
-        strays = [file.name for file, names in zip(files, folders, strict=True) if not names]
-        beside = sorted({class_name(names[0]) for names in folders if names})
+        text += (
+            f" in {named(root, parts, 'validation')}, the others in {named(root, parts, 'train')}" if in_folder else ""
+        )
+    if scenes is None and not all(folders.values()) and any(folders.values()):
+        strays = [file.name for file, name in folders.items() if not name]
+        beside = sorted(set(filter(None, folders.values())))
         text += (
             f"; no classes, as some lie beside the folders {listed(beside)}:"
             f" move {listed(strays, 3)} away to have those as classes"
@@ -130,7 +141,7 @@ def source(data: ConfigDict, split: str) -> FolderSource:
     if split == "train" and len(held_out) == len(files) and not in_folder:
         raise UserError(f"data.validation_share={data.validation_share:g} leaves no image to train on")
     files = [file for file in files if (file in held_out) == (split == "validation")]
-    return FolderSource(root, files, class_names, data, scenes, depth)
+    return FolderSource(root, files, class_names, data, scenes, [folders[file] for file in files])
 
 
 def find_root(data: ConfigDict) -> tuple[Path, list[str]]:
@@ -152,28 +163,54 @@ def find_root(data: ConfigDict) -> tuple[Path, list[str]]:
     return root / "images" if kinds else root, kinds
 
 
-def keep_parts(root: Path, files: list[Path], parts: dict[str, Path], left_out: LeftOut) -> list[Path]:
-    """The images in the folders of the splits; the others are added to what is left out."""
-    kept, others = [], []
+def keep_below(root: Path, files: list[Path], folders: Collection[Path], left_out: LeftOut) -> list[Path]:
+    """The images below some folders; the others are added to what is left out."""
+    kept, others, below = [], [], set(folders)
     for file in files:
-        if any(map(file.is_relative_to, parts.values())):
-            kept.append(file)
-        else:
-            others.append(file.relative_to(root))
-    names = Counter(f"{file.parts[0]}/" if len(file.parts) > 1 else file.name for file in others)
-    left_out[f"beside {' and '.join(f'{folder.name}/' for folder in parts.values())}"].update(names)
+        (others if below.isdisjoint(file.parents) else kept).append(file)
+    names = Counter()
+    for file in others:
+        parts = file.relative_to(root).parts
+        names[f"{parts[0]}/" if len(parts) > 1 else file.name] += 1
+    words = [f"{folder.relative_to(root)}/" for folder in folders]
+    left_out[f"beside {' and '.join(words) if len(words) < 3 else listed(words, 2)}"].update(names)
     return kept
+
+
+def part_of_image(file: Path, parts: dict[Path, str]) -> tuple[Path | None, str]:
+    """The innermost folder of a split that holds an image, and its part of the data; (None, '') if there is none."""
+    return next(((folder, parts[folder]) for folder in file.parents if folder in parts), (None, ""))
+
+
+def class_folders(base: Path, files: list[Path], parts: dict[Path, str]) -> list[str]:
+    """The names of the images' class folders: the first below the base, or below the split; '' where there is none.
+
+    Where several folders have splits of their own, those are the classes.
+    """
+    above = sorted({folder.parent for folder in parts})
+    common = Path(os.path.commonpath(above)) if above else base
+    names = []
+    for file in files:
+        folder = part_of_image(file, parts)[0] or base
+        within = folder.relative_to(common).parts if len(set(parts.values())) < len(parts) else ()
+        within = (within or file.relative_to(folder).parts)[:-1]
+        names.append(class_name(within[0]) if within else "")
+    return names
+
+
+def named(root: Path, parts: dict[Path, str], part: str) -> str:
+    """The folders of a part of the data: 'cat/val/, dog/val/ and 3 more'."""
+    return listed(f"{folder.relative_to(root)}/" for folder, its in parts.items() if its == part)
 
 
 def keep_scenes(
     root: Path, files: list[Path], parts: dict[str, Path], left_out: LeftOut, data: ConfigDict
 ) -> tuple[list[Path], dict[str, dict], list[str]]:
     """The images that have scenes, these by the images' paths, and the names of the categories."""
-    pictures = {
-        file.relative_to(root).as_posix(): next((p for p, f in parts.items() if file.is_relative_to(f)), "")
-        for file in files
-    }
-    scenes, class_names = read_annotations(root.parent / "objects", data.layout, pictures)
+    pictures = {file.relative_to(root).as_posix(): part_of_image(file, parts)[1] for file in files}
+    scenes, class_names = read_annotations(
+        root.parent / "objects", data.layout, pictures, {folder.name: part for folder, part in parts.items()}
+    )
     kept = [file for file, picture in zip(files, pictures, strict=True) if picture in scenes]
     number = f"{data.layout.min_objects} to {data.layout.max_objects} objects"
     if not kept:

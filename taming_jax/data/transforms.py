@@ -1,6 +1,7 @@
 """Transforms: a record in, a record out. Images are uint8 [H,W,3], line art [H,W,1], segmentation maps [H,W]."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -22,49 +23,63 @@ class Annotator(Protocol):
         """The features of a record's annotations, seen through a crop (left, top, width, height as shares)."""
 
 
-TURNS = {  # EXIF's orientations
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+AS_STORED = {  # an image that is upright, as one of an orientation of EXIF's is stored
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: np.rot90,
+    7: lambda image: image.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda image: np.rot90(image, -1),
 }
+STRIP = 2**20  # pixels that are converted at once
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Turns an image as its EXIF says; leaves it as it is where that says nothing or is damaged.
-
-    `ImageOps.exif_transpose` also writes the other metadata anew, which fails where any of them is damaged.
-    """
+def orientation(image: Image.Image) -> int:
+    """How an image is stored as its EXIF says, 1 to 8; 1, which is upright, where that says nothing or is damaged."""
     image.load()
     try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        found = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # Pillow's parser raises anything
-        return image
-    return image if turn is None else image.transpose(turn)
+        return 1
+    return found if found in range(2, 9) else 1
 
 
-def decode(image: Image.Image) -> np.ndarray:
+def strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """The rows of an image, some at a time: copies of a whole one may take gigabytes."""
+    step = max(1, STRIP // image.width)
+    if step >= image.height:
+        yield slice(image.height), image
+        return
+    for top in range(0, image.height, step):
+        bottom = min(image.height, top + step)
+        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
+
+
+def decode(image: Image.Image, mode: str = "RGB") -> np.ndarray:
     """Any image to uint8 [H,W,3]: upright as its EXIF says, transparency on white, every colour mode to RGB.
 
-    Raises ValueError for 32-bit pixels.
+    mode: 'L' makes uint8 [H,W] of that. Raises ValueError for 32-bit pixels.
     """
-    image = upright(image)
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    turned, channels = orientation(image), (3,) if mode == "RGB" else ()
     if image.mode in ("I", "F"):
         raise ValueError(f"mode {image.mode}: 32-bit pixels have no known range")
+    sides = (image.width, image.height) if turned >= 5 else (image.height, image.width)
+    upright = np.empty((*sides, *channels), np.uint8)
+    stored = AS_STORED[turned](upright) if turned > 1 else upright
+    for rows, strip in strips(image):
+        stored[rows] = np.asarray(to_colours(strip).convert(mode))
+    return upright
+
+
+def to_colours(image: Image.Image) -> Image.Image:
+    """An image in any mode of 8 or 16 bits as one in RGB, on white where it is transparent."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
-        image = to_mode(image, "RGBA")
+        image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(to_mode(image, "RGB"))
-
-
-def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Converts an image; `Image.convert` also copies one that is of that mode, which may take a gigabyte."""
-    return image if image.mode == mode else image.convert(mode)
+    return image.convert("RGB")
 
 
 @dataclasses.dataclass(frozen=True)

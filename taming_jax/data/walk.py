@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from taming_jax.data.files import ARRAYS, FORMATS
-from taming_jax.errors import UserError, printable
+from taming_jax.errors import UserError, printable, show
 
 # An MPO is a JPEG that holds several.
 ENDINGS = {ending for ending, kind in Image.registered_extensions().items() if kind in (*FORMATS, "MPO")}
@@ -33,9 +33,17 @@ SYSTEM = {  # in lower case; names that begin with a dot are hidden
 SET = r"([-_ ]?(set|split|data|images|imgs))?[-_ ]?\d*(?![a-z0-9])"
 PARTS = {  # what folders and files of a split are called, in lower case
     "train": re.compile(f"(?<![a-z0-9])(train|training|trn){SET}"),
-    "validation": re.compile(f"(?<![a-z0-9])(val|valid|validation|dev|eval|evaluation|held[-_ ]?out){SET}"),
+    "validation": re.compile(
+        f"(?<![a-z0-9])(val|valid|validate|validation|dev|devel|eval|evaluate|evaluation|(held|hold)[-_ ]?out){SET}"
+    ),
     "test": re.compile(f"(?<![a-z0-9])(test|testing|tst){SET}"),
 }
+# Folders of images, and of the maps that belong to them, which are never to be taken for classes.
+IMAGES = re.compile(r"((jpe?g|png|rgb|input|source|left|right)[-_ ]?)?(image|img)s?([-_ ]?\d*(bit)?)")
+MAPS = re.compile(
+    r"(masks?|labels?|annotations?|annots?|segmentations?|segmaps?|depths?|lines|edges|ground[-_ ]?truths?|gt|trimaps?)"
+)
+WORD = re.compile(r"[a-z]+|\d+")
 # Numbers of files by the reason, and by names that tell more; an 's' in brackets is a plural's.
 LeftOut = dict[str, Counter]
 
@@ -132,46 +140,162 @@ def tell(left_out: LeftOut) -> str:
     return f"; left out: {', '.join(parts)}" if parts else ""
 
 
-def part_of(name: str) -> str | None:
-    """'train', 'validation' or 'test', if a folder's name is a usual one for that part of a data set."""
-    return next((part for part, usual in PARTS.items() if usual.fullmatch(name.lower())), None)
+def part_of(name: str) -> tuple[str, str] | None:
+    """('train', 'validation' or 'test', what else the name says), if a folder's name has a usual word for just one.
 
-
-def find_splits(root: Path, files: list[Path], data: ConfigDict, beside: bool) -> dict[str, Path]:
-    """The folders of 'train' and 'validation', or {} where the images are not in such folders.
-
-    They are those that `data.splits` names, or two with usual names. beside: whether other features lie beside the
-    images, in folders of the same names. Classes of the run are never splits. Raises UserError if it cannot be told.
+    'images_Train2017' is ('train', ''), 'trainA' is ('train', 'a').
     """
-    named = {name: root / data.splits[name] for name in ("train", "validation")}
-    there = [name for name, folder in named.items() if os.path.isdir(folder)]
+    words = re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    found = [(part, usual.search(words)) for part, usual in PARTS.items() if usual.search(words)]
+    if len(found) != 1:
+        return None
+    ((part, match),) = found
+    others = WORD.findall(words[: match.start()] + " " + words[match.end() :])
+    return part, "".join(word for word in others if not IMAGES.fullmatch(word) and word not in ("set", "split", "data"))
+
+
+def group_parts(names: Iterable[str]) -> dict[str, dict[str, list[str]]]:
+    """Folders with names of splits, sorted, by what else they say, and by the part: 'train' or 'validation'.
+
+    Those for testing count where nothing else of theirs is there to validate on.
+    """
+    groups = defaultdict(lambda: {part: [] for part in PARTS})
+    for name in sorted(names):
+        if (found := part_of(name)) is not None:
+            groups[found[1]][found[0]].append(name)
+    return {
+        rest: {"train": parts["train"], "validation": parts["validation"] or parts["test"]}
+        for rest, parts in groups.items()
+    }
+
+
+def folders_within(root: Path, files: Iterable[Path]) -> dict[tuple[str, ...], set[str]]:
+    """The names of the folders that hold files, at any depth, by the path of the folder that they lie in."""
+    within = defaultdict(set)
+    for folder in {file.parent for file in files}:
+        parts = folder.relative_to(root).parts
+        for depth, name in enumerate(parts):
+            within[parts[:depth]].add(name)
+    return within
+
+
+def name_splits(root: Path, data: ConfigDict) -> dict[Path, str]:
+    """The folders that `data.splits` names, those that are there, with their parts of the data; raises UserError."""
+    for part, name in data.splits.items():
+        if os.path.isabs(name) or ".." in Path(name).parts:
+            raise UserError(f"data.splits.{part}={show(name)}: it is the name of a folder below data.path")
+    named = {root / data.splits[part]: part for part in ("train", "validation")}
+    return {folder: part for folder, part in named.items() if os.path.isdir(folder)}
+
+
+def find_images(root: Path, files: list[Path], data: ConfigDict, documented: Iterable[str]) -> Path:
+    """The folder of the images where they are read alone: images/ if the features of `documented` lie beside it.
+
+    Otherwise it is the root. Raises UserError where maps of another layout would be taken for images.
+    """
+    named, known = name_splits(root, data), set(data.class_names)
+    if len(named) == 2:
+        files = [file for file in files if not named.keys().isdisjoint(file.parents)]
+    within = folders_within(root, files)
+    top, beside = within[()], {name for name in documented if os.path.isdir(root / name)}
+    if len(named) < 2 and "images" in top and beside and top <= {"images", *beside} and not top & known:
+        return root / "images"
+    for parts, names in sorted(within.items()):
+        pictures = [name for name in sorted(names) if IMAGES.fullmatch(name.lower())]
+        maps = [name for name in sorted(names) if MAPS.search(name.lower())]
+        if pictures and maps and not (names | top) & known:
+            folder = root.joinpath(*parts)
+            raise UserError(
+                f"data.path={data.path}: {printable(str(folder))} holds {listed(f'{name}/' for name in pictures)} and"
+                f" {listed(f'{name}/' for name in maps)}: are the latter maps of the former? Set data.path (data_path)"
+                f" to {printable(str(folder / pictures[0]))} for what is in it alone, move the maps away, or set"
+                " data.class_names to all names if they are classes"
+            )
+    return root
+
+
+def find_splits(root: Path, files: list[Path], data: ConfigDict, beside: bool) -> dict[Path, str]:
+    """Folders with their parts of the data, 'train' or 'validation'; {} where the images are not in such folders.
+
+    They are those that `data.splits` names; or two with usual names; or such pairs in each of the folders that hold
+    images. beside: whether other features lie beside the images, in folders of the same names. Classes of the run are
+    never splits. Raises UserError if it cannot be told.
+    """
+    there = name_splits(root, data)
     if len(there) == 2:
-        return named
-    inside = defaultdict(set)  # the folders in each of the folders in the root
-    for file in files:
-        folder, *within = file.relative_to(root).parts[:-1] or ("",)
-        inside[folder].update(within[:1])
-    usual = {part: sorted(name for name in inside if part_of(name) == part) for part in PARTS}
-    usual["validation"] = usual["validation"] or usual["test"]
+        return there
+    if there and data.splits.train == data.splits.validation:
+        raise UserError(f"data.splits.train and data.splits.validation are both {show(data.splits.train)}")
+    within = folders_within(root, files)
+    top = within[()]
+    groups = group_parts(top)
+    plain = groups.get("", {"train": [], "validation": []})
     if there and beside:
-        (lacking,) = named.keys() - there
-        perhaps = [f"; data.splits.{lacking}={printable(name)}, perhaps" for name in usual[lacking]]
+        ((folder, part),) = there.items()
+        lacking = "validation" if part == "train" else "train"
+        perhaps = [f"; data.splits.{lacking}={printable(name)}, perhaps" for name in plain[lacking]]
         raise UserError(
-            f"{named[there[0]]} is there, {named[lacking]} is not: name both by data.splits, or have neither"
+            f"{folder} is there, {root / data.splits[lacking]} is not: name both by data.splits, or have neither"
             + "".join(perhaps[:1])
         )
-    found = sorted({name for names in usual.values() for name in names})
+    found = {name for parts in groups.values() for names in parts.values() for name in names}
+    usual = {name for names in plain.values() for name in names}
     classes = () if "objects" in data.features else data.class_names  # of folders; a scene may hold a 'train'
-    if not found or set(found) & set(classes):
+    if found & set(classes):
         return {}
-    if len(usual["train"]) == len(usual["validation"]) == 1:
-        return {name: root / usual[name][0] for name in named}
-    paired = usual["train"] and usual["validation"]
-    alone = set(found) == set(inside) and any(len(folders) > 1 for folders in inside.values())
-    if paired or alone or (there and len(found) > 1):
-        raise UserError(
-            f"data.path={data.path}: {listed(f'{name}/' for name in found)}: which images are trained on, and which are"
-            f" held out? Set data.splits.train and data.splits.validation to two folders, or data.path (data_path) to"
-            f" {printable(str(root / found[0]))} for all that is in it"
-        )
+    paired = [parts for parts in groups.values() if parts["train"] and parts["validation"]]
+    if [[len(names) for names in parts.values()] for parts in paired] == [[1, 1]]:
+        return {root / names[0]: part for part, names in paired[0].items()}
+    if deeper := find_deeper(root, data, within, bool(top & set(classes))):
+        return deeper
+    both = [any(parts[part] for parts in groups.values()) for part in ("train", "validation")]
+    alone = usual == top and any(len(within[name,]) > 1 for name in top)
+    if paired or alone or (there and len(usual) > 1) or (found == top and all(both)) or same_inside(usual, within):
+        raise not_told(root, data, sorted(found), top)
     return {}
+
+
+def same_inside(usual: set[str], within: dict[tuple[str, ...], set[str]]) -> bool:
+    """Whether a folder with a usual name of a split holds the same folders as those beside it: classes, most likely."""
+    top = within[()]
+    least = 1 if len(top) == 2 else 2  # of many, one may be a class of its own, such as trains
+    return any(
+        len(top) > 1 and all(len(within[name,] & within[other,]) >= least for other in top - {name}) for name in usual
+    )
+
+
+def find_deeper(root: Path, data: ConfigDict, within: dict[tuple[str, ...], set[str]], known: bool) -> dict[Path, str]:
+    """As `find_splits`, for pairs below folders: <folder>/{train,val}/, <class>/{train,val}/.
+
+    known: whether the folders in the root are classes of the run.
+    """
+    pairs = {}
+    for parts, names in within.items():
+        found = [group for group in group_parts(names).values() if group["train"] and group["validation"]]
+        if parts and found:
+            pairs[parts] = found
+    clear = all([len(names) for group in found for names in group.values()] == [1, 1] for found in pairs.values())
+    # Nothing lies elsewhere but in the folders that lead there.
+    above = {parts[:depth] for parts in pairs for depth in range(len(parts))}
+    outside = any(
+        not any(parts[:depth] in pairs for depth in range(1, len(parts) + 1)) and parts not in above
+        for parts in {(*parts, name) for parts, names in within.items() for name in names}
+    )
+    told = clear and not outside and len(set(map(len, pairs))) == 1
+    if not pairs or (known and (len(pairs) == 1 or not told)):
+        return {}
+    if not told:
+        names = ["/".join((*parts, name)) for parts, found in sorted(pairs.items()) for group in found
+                 for names in group.values() for name in names]  # fmt: skip
+        raise not_told(root, data, names, within[()])
+    return {root.joinpath(*parts, names[0]): part for parts, found in pairs.items() for part, names in found[0].items()}
+
+
+def not_told(root: Path, data: ConfigDict, names: list[str], top: set[str]) -> UserError:
+    """The error that asks which folders are splits; names: of those that may be."""
+    return UserError(
+        f"data.path={data.path}: {listed(f'{name}/' for name in names)}: which images are trained on, and which are"
+        f" held out? Set data.splits.train and data.splits.validation to two folders, or data.path (data_path) to"
+        f" {printable(str(root / names[0]))} for all that is in it"
+        + (f", or data.class_names to all names if {listed(sorted(top), 3)} are classes" if len(top) > 1 else "")
+    )

@@ -13,6 +13,7 @@ from multiprocessing.shared_memory import SharedMemory
 from typing import TypeVar
 
 import grain
+import numpy as np
 from absl import flags
 
 from taming_jax.errors import UserError
@@ -20,12 +21,14 @@ from taming_jax.errors import UserError
 T = TypeVar("T")
 
 NOTE = 1024  # bytes in which a worker notes what it reads
-_noted: tuple[SharedMemory, int] | None = None  # in a worker: the notes of all, and where its own begins
+# In a worker: the notes of all, and where its own begin, and the marks of all records, a byte for each.
+_noted: tuple[SharedMemory, int, int] | None = None
 
 
-def iterate(batches: grain.MapDataset, workers: int) -> Generator[dict, None, None]:
+def iterate(batches: grain.MapDataset, workers: int, records: int) -> Generator[dict, None, None]:
     """Yields batches in order; reads ahead in `workers` processes, or in a thread. Close the generator.
 
+    records: how many of them workers may `mark`.
     Raises UserError where a worker was killed, with the name of the record that it was reading.
     """
     batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=16))
@@ -35,15 +38,18 @@ def iterate(batches: grain.MapDataset, workers: int) -> Generator[dict, None, No
         return
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain has flags of its own, and a notebook parses none
-    notes, turn = SharedMemory(create=True, size=workers * NOTE), 0
+    notes, turn = SharedMemory(create=True, size=workers * NOTE + records), 0
     try:
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), partial(begin, notes.name))
         with closing(iter(batches)) as batches:
-            batch = unsignalled(partial(next, batches, None))
-            while batch is not None:
-                yield batch
-                turn = (turn + 1) % workers  # they yield in turn
-                batch = next(batches, None)
+            try:
+                batch = own(unsignalled(partial(next, batches, None)))
+                while batch is not None:
+                    yield batch
+                    turn = (turn + 1) % workers  # they yield in turn
+                    batch = own(next(batches, None))
+            finally:
+                batches.get_state()  # takes in the workers whose turn has not come yet, which only then are closed too
     except RuntimeError as e:
         if (ended := re.search(r"terminated unexpectedly with exit code (-?\d+)", str(e))) is None:
             raise
@@ -57,6 +63,14 @@ def iterate(batches: grain.MapDataset, workers: int) -> Generator[dict, None, No
     finally:
         notes.close()
         notes.unlink()
+
+
+def own(batch: dict | None) -> dict | None:
+    """Copies a batch out of the memory that workers share.
+
+    An error's traceback keeps the last batches alive up to the end, when Python complains of such memory.
+    """
+    return None if batch is None else {name: np.array(value) for name, value in batch.items()}
 
 
 def unsignalled(start: Callable[[], T]) -> T:
@@ -73,11 +87,11 @@ def unsignalled(start: Callable[[], T]) -> T:
         return started.result()
 
 
-def begin(notes: str, number: int, _: int) -> None:
+def begin(notes: str, number: int, workers: int) -> None:
     """Prepares a worker process, the one with this number; `notes` names the shared memory of all notes."""
     global _noted
     threading.Thread(target=end_with_parent, daemon=True).start()
-    _noted = SharedMemory(notes), number * NOTE
+    _noted = SharedMemory(notes), number * NOTE, workers * NOTE
 
 
 def end_with_parent() -> None:
@@ -92,9 +106,18 @@ def noting(what: str) -> Iterator[None]:
     if _noted is None:
         yield
         return
-    memory, start = _noted
+    memory, start, _ = _noted
     memory.buf[start : start + NOTE] = what.encode(errors="replace")[: NOTE - 1].ljust(NOTE, b"\0")
     try:
         yield
     finally:
         memory.buf[start] = 0
+
+
+def mark(record: int) -> tuple[bool, int] | None:
+    """Marks a record for all workers -> (whether it is the first to do so, the number of those marked); else None."""
+    if _noted is None:
+        return None
+    memory, _, marks = _noted
+    first, memory.buf[marks + record] = not memory.buf[marks + record], 1
+    return first, bytes(memory.buf[marks:]).count(1)
