@@ -120,6 +120,7 @@ def test_workers_outlive_a_signal_to_all_but_not_their_trainer(end, picture_fold
         start_new_session=True,
     )
     with process:
+        assert "48 images" in process.stdout.readline()
         helpers = [os.pidfd_open(int(pid)) for pid in process.stdout.readline().split()]
         assert len(helpers) == 3
         os.killpg(process.pid, signal.SIGTERM)
