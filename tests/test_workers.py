@@ -9,6 +9,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from taming_jax import data
 from taming_jax.errors import UserError
@@ -47,6 +48,42 @@ def test_a_worker_that_is_killed_is_an_error_that_names_the_record():
     assert "for want of memory; lower data.workers=2, or take that file away" in message
 
 
+SPOILT = """
+import sys
+from pathlib import Path
+from taming_jax import data
+from taming_jax.errors import UserError, fail
+from tests.tiny import tiny_vq
+
+if __name__ == "__main__":
+    config = tiny_vq(Path(sys.argv[1]))
+    config.data.workers, config.data.max_bad_share, config.data.validation_share = 2, 0.2, 0.01
+    source = data.open_source(config.data, "train")
+    try:
+        for batch in data.train_batches(source, config, 0, data.make_augment(config.data)):
+            pass
+    except UserError as e:
+        fail(str(e))
+"""
+
+
+@pytest.mark.slow
+def test_workers_count_what_cannot_be_read_together(tmp_path):
+    """The share is that of all records, each is told once, and nothing else is said at the end."""
+    (tmp_path / "spoilt.py").write_text(SPOILT)
+    (tmp_path / "pictures").mkdir()
+    for i in range(31):
+        Image.fromarray(np.full((24, 24, 3), i, np.uint8)).save(tmp_path / f"pictures/{i:02}.png")
+    for i in range(0, 31, 4):
+        (tmp_path / f"pictures/{i:02}.png").write_text("no picture")
+    command = [sys.executable, tmp_path / "spoilt.py", tmp_path / "pictures"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    skipped = [line for line in done.stdout.splitlines() if "skipped" in line]
+    assert done.returncode == 2 and "of 30 images, more than data.max_bad_share=0.2" in done.stderr
+    assert sorted(line.split("skipped, ")[1] for line in skipped) == [f"{i} of 30 so far" for i in range(1, 7)]
+    assert len({line.split()[0] for line in skipped}) == 6 and "leaked" not in done.stderr
+
+
 TRAINER = """
 import multiprocessing, signal, sys
 from multiprocessing import resource_tracker
@@ -83,6 +120,7 @@ def test_workers_outlive_a_signal_to_all_but_not_their_trainer(end, picture_fold
         start_new_session=True,
     )
     with process:
+        assert "48 images" in process.stdout.readline()
         helpers = [os.pidfd_open(int(pid)) for pid in process.stdout.readline().split()]
         assert len(helpers) == 3
         os.killpg(process.pid, signal.SIGTERM)

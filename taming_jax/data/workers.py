@@ -1,5 +1,6 @@
 """Reads ahead in other processes, which end with the one that they read for; says which record killed one."""
 
+import gc
 import os
 import re
 import signal
@@ -38,31 +39,36 @@ def iterate(batches: grain.MapDataset, workers: int, records: int) -> Generator[
         return
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain has flags of its own, and a notebook parses none
-    notes, turn = SharedMemory(create=True, size=workers * NOTE + records), 0
+    notes, turn, mistake = SharedMemory(create=True, size=workers * NOTE + records), 0, None
     try:
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), partial(begin, notes.name))
         with closing(iter(batches)) as batches:
-            try:
-                batch = own(unsignalled(partial(next, batches, None)))
-                while batch is not None:
-                    yield batch
-                    turn = (turn + 1) % workers  # they yield in turn
-                    batch = own(next(batches, None))
-            finally:
-                batches.get_state()  # takes in the workers whose turn has not come yet, which only then are closed too
+            batch = own(unsignalled(partial(next, batches, None)))
+            while batch is not None:
+                yield batch
+                turn = (turn + 1) % workers  # they yield in turn
+                batch = own(next(batches, None))
+    except UserError as e:
+        mistake = e.with_traceback(None)
     except RuntimeError as e:
         if (ended := re.search(r"terminated unexpectedly with exit code (-?\d+)", str(e))) is None:
             raise
         reading = bytes(notes.buf[turn * NOTE : (turn + 1) * NOTE]).split(b"\0")[0].decode(errors="ignore")
-        raise UserError(
+        mistake = UserError(
             f"{reading or 'data'}: the process that read it ended with code {ended[1]}"
             + (", most likely killed for want of memory" if ended[1] == str(-signal.SIGKILL) else "")
             + f"; lower data.workers={workers}"
             + (", or take that file away" if reading else "")
-        ) from e
+        )
     finally:
         notes.close()
         notes.unlink()
+    if mistake is not None:
+        # What is read ahead lies in shared memory up to its last reference, which else is the error's traceback: at
+        # the end, Python would complain of it.
+        batches = None
+        gc.collect()
+        raise mistake
 
 
 def own(batch: dict | None) -> dict | None:
