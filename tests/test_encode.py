@@ -151,6 +151,7 @@ def test_what_was_killed_goes_on_to_the_same_bytes(number, crops_run, many_codes
     assert contents(out) == contents(many_codes)
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_does(crops_run, many_codes, tmp_path):
     out, port = tmp_path / "codes", free_port()
     processes = [

@@ -394,7 +394,13 @@ def start(config, training, step: int) -> tuple:
     return task, jax.tree.map(jnp.asarray, state)
 
 
-@pytest.mark.parametrize("case", names_in("loss", r"out/(\w+)/g/log_total_loss"))
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=() if case.startswith("hinge") else pytest.mark.slow)
+        for case in names_in("loss", r"out/(\w+)/g/log_total_loss")
+    ],
+)
 def test_losses_and_their_gradients(case, training, monkeypatch):
     """One step of ours gives both: the discriminator learns from the reconstructions that the generator was judged by.
 

@@ -137,7 +137,8 @@ def test_damage_is_named_and_the_checkpoint_before_is_used(vq_run, tmp_path, cap
         else:
             assert step == 2 and "checkpoint 4 cannot be read and is passed over" in printed, name
         if number % 4 == 1 or content is None:
-            assert restore_as_training(tmp_path / "run", set_aside=False) == 2, name
+            restored = restore_as_training(tmp_path / "run", set_aside=False)
+            assert restored == 2 or (restored, step) == (4, 4), name  # nothing may read what was hit
         assert files_of(tmp_path / "run") == left, name
         file.write_bytes(before)
     stored = folder / "config" / "metadata"

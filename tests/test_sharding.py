@@ -106,7 +106,7 @@ def test_eight_devices_train_like_one(stage, picture_folder, vq_run):
         pytest.param("vqgan", dict(accumulate=2), marks=pytest.mark.slow),
         pytest.param("vqgan", dict(model__remat=True), marks=pytest.mark.slow),
         ("transformer", dict(accumulate=2)),
-        ("transformer", dict(gpt__remat="full")),
+        pytest.param("transformer", dict(gpt__remat="full"), marks=pytest.mark.slow),
     ],
 )
 def test_saving_memory_changes_nothing(stage, saver, picture_folder, vq_run):

@@ -67,6 +67,7 @@ def test_paper_setting_switches_in_one_step():
     assert [float(vqgan.ramp(step, 100, 0)) for step in (98, 99, 100, 101)] == [0, 0, 1, 1]
 
 
+@pytest.mark.slow
 def test_perceptual_loss_starts_when_told(picture_folder, vgg, monkeypatch):
     config = tiny_vq(picture_folder)
     config.loss.perceptual_start = 1

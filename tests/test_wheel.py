@@ -72,6 +72,7 @@ def test_commands_are_listed_in_no_time(run):
     assert "taming_jax.errors" in loaded and not {"jax", "numpy", str(ROOT)} & set(loaded)
 
 
+@pytest.mark.slow
 def test_a_first_stage_trains_from_another_folder(run, picture_folder, tmp_path):
     flags = ["--workdir=vq", f"--config.data.path={picture_folder}", *(f"--config.{field}" for field in SMALL.split())]
     trained = run("taming", "train", "--config=openmoji_vq", *flags)

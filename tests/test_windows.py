@@ -56,9 +56,17 @@ CASES = {
     "wavefront": [(9, 4, 0, 1, True), (10, 11, 1, 1, True), (7, 6, -1, 1, True)],
     "cached": [(9, 4, 0, 1, True), (10, 11, 1, 1, True), (10, 7, 2, 2, False), (9, 7, -1, 2, True)],
 }
+QUICK = ((9, 4, 0, 1, True), (9, 7, -1, 2, True))
 
 
-@pytest.mark.parametrize(("method", "case"), [(m, case) for m, cases in CASES.items() for case in cases])
+@pytest.mark.parametrize(
+    ("method", "case"),
+    [
+        pytest.param(m, case, marks=() if case in QUICK else pytest.mark.slow)
+        for m, cases in CASES.items()
+        for case in cases
+    ],
+)
 def test_the_same_codes_as_the_plain_loop(method, case, monkeypatch):
     """With some codes given, by chance; for grids that rest, that move, and that do both, under any condition."""
     h, w, finer, stride, kept = case
