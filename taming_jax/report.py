@@ -10,6 +10,7 @@ from pathlib import Path
 from taming_jax import cli, values
 from taming_jax.console import duration
 from taming_jax.errors import UserError, printable
+from taming_jax.quality import record as evaluations
 
 RATES = ("steps_per_second", "seconds")
 
@@ -33,6 +34,9 @@ def report(folder: Path) -> list[str]:
         rates = [r["steps_per_second"] for r in trained]
         lines.append(f"  {'training':<16} {duration(sum(r['seconds'] for r in trained))}")
         lines.append(f"  {'steps per second':<16} {min(rates):.3g} to {max(rates):.3g}")
+    for name, numbers in {entry["name"]: entry["numbers"] for entry in evaluations.read(folder)}.items():
+        lines.append(f"  {printable(name)}, with its protocol in {evaluations.FILE}:")
+        lines += [f"  {printable(n):<22} {value:.4g}" for n, value in numbers.items() if is_figure(n, value)]
     return lines + [f"  {'picture':<16} {p}" for p in sorted(folder.glob("*.png"))]
 
 

@@ -15,6 +15,7 @@ from taming_jax.quality import features, judge, networks, record
 from taming_jax.quality import statistics as st
 from taming_jax.quality.of_runs import Disturb, disturb_codes, near_codes
 from taming_jax.quality.pictures import Pictures, open_pictures
+from taming_jax.report import report
 from tests.tiny import run
 
 RNG = np.random.default_rng(0)
@@ -195,6 +196,7 @@ def test_the_record_says_what_differs_and_keeps_all(tmp_path, capfd):
         record.write(tmp_path, "it", {"fid": fid}, {"samples": {"seed": seed}})
     assert "samples.seed 0 -> 1" in capfd.readouterr().out
     assert [entry["numbers"]["fid"] for entry in record.read(tmp_path)] == [5, 6]
+    assert [line.split() for line in report(tmp_path)[2:]] == [["fid", "6"]]
 
 
 def test_the_command_judges_folders(tmp_path):

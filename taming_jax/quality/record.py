@@ -15,9 +15,15 @@ def read(folder: Path) -> list[dict]:
     file = folder / FILE
     try:
         found = json.loads(file.read_text()) if file.exists() else []
-    except (ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         return []
-    return [e for e in found if isinstance(e, dict) and {"name", "numbers", "protocol"} <= set(e)]
+    found = found if isinstance(found, list) else []
+    kinds = dict(name=str, numbers=dict, protocol=dict)
+    return [
+        entry
+        for entry in found
+        if isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
+    ]
 
 
 def write(folder: Path, name: str, numbers: dict[str, float], protocol: dict) -> None:
