@@ -322,11 +322,15 @@ def test_a_run_directory_is_claimed_by_one_command(picture_folder, tmp_path):
     assert holder.stdout.readline() == "claimed\n"
     with pytest.raises(UserError, match=f"is in use by process {holder.pid} on"):
         train(tiny_vq(picture_folder), tmp_path)
+    lost = f"from pathlib import Path; from taming_jax import places; places.lose(Path({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", lost], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and f"is in use by process {holder.pid} on" in done.stderr  # it was suspended
     holder.kill()
     holder.communicate()
     assert (tmp_path / places.CLAIM).exists()
     with places.claimed(tmp_path):  # a claim of the dead is none
         assert str(os.getpid()) in (tmp_path / places.CLAIM).read_text()
+        places.lose(tmp_path)  # it is not lost
     assert not (tmp_path / places.CLAIM).exists()
 
 

@@ -1,5 +1,6 @@
 """The pictures of a run: those that it was shown, its reconstructions, also of disturbed codes, and its samples."""
 
+import hashlib
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from taming_jax.quality.pictures import Pictures
 from taming_jax.quality.statistics import squared_distances
 from taming_jax.tokenizer import in_batches
 
+FIRST = 64  # pictures of a split that its hash is of
 CONDITIONS = 1024  # held-out images whose conditions samples are painted for, at most
 
 
@@ -66,7 +68,10 @@ def shown(config: ConfigDict, split: str, most: int = 0) -> Pictures:
         return np.stack([source.read(int(i), augment.centered)["image"] for i in order[start:stop]])
 
     fields = {name: config.data[name] for name in ("name", "path", "size", "resize_factor", "validation_share")}
-    about = dict(kind="split", split=split, count=len(order), of=len(source), data=fields)
+    first = hashlib.sha256(
+        read(0, min(FIRST, len(order)))
+    ).hexdigest()  # of all, it would take as long as to look at them
+    about = dict(kind="split", split=split, count=len(order), of=len(source), first_pictures=first, data=fields)
     return Pictures(len(order), about, read)
 
 
