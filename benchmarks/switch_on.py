@@ -21,6 +21,7 @@ from taming_jax.console import say
 from taming_jax.loop import train
 
 PERCEPTUAL_START, START, STEPS, EVERY = 900, 1800, 3000, 100
+SHOWN = 300  # steps before the switch
 RECIPES = {
     "ramp over 300 steps, λ at most 1": {},
     "hard switch, λ at most 10,000 (the paper's)": dict(gen_start=START, ramp_steps=0, max_weight=1e4, delta=1e-6),
@@ -57,9 +58,10 @@ def main() -> None:
         worst = max(value for step, value in values.items() if step > START)
         change = worst / values[START] - 1
         say(f"{name}: LPIPS {values[START]:.4f} at the switch, {worst:.4f} at worst after it ({change:+.1%})")
-        ax.plot(values.keys(), values.values(), label=name)
+        shown = {step: value for step, value in values.items() if step >= START - SHOWN}
+        ax.plot(shown.keys(), shown.values(), label=name)
     ax.axvline(START, color="grey", linestyle=":", label="the discriminator begins")
-    ax.set(xlabel="step", ylabel="LPIPS of held-out drawings", xlim=(PERCEPTUAL_START, STEPS), ylim=(0, None))
+    ax.set(xlabel="step", ylabel="LPIPS of held-out drawings", xlim=(START - SHOWN, STEPS))
     ax.legend()
     pyplot.tight_layout()
     pyplot.savefig(root / "switch_on.png", dpi=100)
