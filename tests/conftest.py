@@ -67,14 +67,14 @@ def annotated_folder(picture_folder: Path, make_once: MakeOnce) -> Path:
 
 @pytest.fixture(scope="session")
 def vq_run(picture_folder: Path, make_once: MakeOnce) -> Path:
-    """A finished first stage, profiled on its way."""
-    return make_once("vq", lambda workdir: train(tiny_vq(picture_folder), workdir, profile_step=2))
+    """A finished first stage."""
+    return make_once("vq", lambda workdir: train(tiny_vq(picture_folder), workdir))
 
 
 @pytest.fixture(scope="session")
 def transformer_run(vq_run: Path, make_once: MakeOnce) -> Path:
-    """A finished second stage on top of `vq_run`."""
-    return make_once("transformer", lambda workdir: train(tiny_transformer(vq_run), workdir))
+    """A finished second stage on top of `vq_run`, profiled on its way."""
+    return make_once("transformer", lambda workdir: train(tiny_transformer(vq_run), workdir, profile_step=2))
 
 
 @pytest.fixture(scope="session")

@@ -41,8 +41,8 @@ def test_events_hold_scalars_pictures_and_code_histograms(vq_run):
     assert histogram.histogram_value.num == sum(histogram.histogram_value.bucket) > 0
 
 
-def test_profile_is_written(vq_run):
-    assert list(vq_run.rglob("*.xplane.pb"))
+def test_profile_is_written(transformer_run):
+    assert list(transformer_run.rglob("*.xplane.pb"))
 
 
 def test_resumed_equals_undisturbed(picture_folder, vq_run, tmp_path):

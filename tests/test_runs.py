@@ -97,16 +97,12 @@ def damages(folder: Path) -> list[tuple[str, Path, bytes | None]]:
     """Ways in which a checkpoint's files are damaged: (name, file, what it holds then, None if it is gone)."""
     rng, found = np.random.default_rng(0), []
     files = sorted((p for p in folder.rglob("*") if p.is_file()), key=lambda p: -p.stat().st_size)
-    for file in (
-        *files[:3],
-        folder / "config" / "metadata",
-        folder / "data" / "metadata",
-        folder / "sums" / "metadata",
-    ):
-        whole = file.read_bytes()
-        flipped = bytearray(whole)
-        flipped[rng.integers(len(whole))] ^= 1 << rng.integers(8)
-        found += [(f"{file.name} flipped", file, bytes(flipped)), (f"{file.name} cut", file, whole[: len(whole) // 2])]
+    for file in files[0], folder / "config" / "metadata", folder / "sums" / "metadata":
+        flipped = bytearray(file.read_bytes())
+        flipped[rng.integers(len(flipped))] ^= 1 << rng.integers(8)
+        found.append((f"{file} flipped", file, bytes(flipped)))
+    for file in files[1], folder / "data" / "metadata":
+        found.append((f"{file} cut", file, file.read_bytes()[: file.stat().st_size // 2]))
     return [*found, ("empty", files[0], b""), ("gone", folder / "state" / "_METADATA", None)]
 
 
@@ -136,7 +132,7 @@ def test_damage_is_named_and_the_checkpoint_before_is_used(vq_run, tmp_path, cap
             jax.tree.map(np.testing.assert_array_equal, params, whole)
         else:
             assert step == 2 and "checkpoint 4 cannot be read and is passed over" in printed, name
-        if number % 4 == 1 or content is None:
+        if number > 3:  # as slow as sure
             restored = restore_as_training(tmp_path / "run", set_aside=False)
             assert restored == 2 or (restored, step) == (4, 4), name  # nothing may read what was hit
         assert files_of(tmp_path / "run") == left, name
