@@ -7,8 +7,6 @@ until then, and evaluate every 100 steps. Writes `switch_on.png`, and says how m
 switch.
 """
 
-import importlib
-import json
 import shutil
 from pathlib import Path
 
@@ -16,9 +14,11 @@ from absl import flags
 from matplotlib import pyplot
 from ml_collections import ConfigDict
 
+from configs import openmoji_vq
 from taming_jax import cli
 from taming_jax.console import say
 from taming_jax.loop import train
+from taming_jax.writer import LOG, read_records
 
 PERCEPTUAL_START, START, STEPS, EVERY = 900, 1800, 3000, 100
 SHOWN = 300  # steps before the switch
@@ -30,17 +30,16 @@ RECIPES = {
 
 def get_config() -> ConfigDict:
     """The demo's first stage, with LPIPS long before the discriminator."""
-    c = importlib.import_module("configs.openmoji_vq").get_config()
+    c = openmoji_vq.get_config()
     c.steps, c.eval_every, c.keep_checkpoints = STEPS, EVERY, STEPS // EVERY
     c.loss.perceptual_start = PERCEPTUAL_START
     c.disc.start, c.disc.gen_start = START, START + 100
     return c
 
 
-def curve(workdir: Path) -> list[tuple[int, float]]:
-    """(step, LPIPS) of a run's evaluations."""
-    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [(r["step"], r["lpips"]) for r in records if r["split"] == "validation"]
+def curve(workdir: Path) -> dict[int, float]:
+    """LPIPS of a run's evaluations, by the step."""
+    return {r["step"]: r["lpips"] for r in read_records(workdir / LOG) if r["split"] == "validation"}
 
 
 def main() -> None:
@@ -54,7 +53,7 @@ def main() -> None:
             shutil.copytree(first, run, ignore=shutil.ignore_patterns(*later))
         config.disc.update(changed)
         train(config, run)
-        values = dict(curve(run))
+        values = curve(run)
         worst = max(value for step, value in values.items() if step > START)
         change = worst / values[START] - 1
         say(f"{name}: LPIPS {values[START]:.4f} at the switch, {worst:.4f} at worst after it ({change:+.1%})")

@@ -16,8 +16,8 @@ from taming_jax.conditions import find_condition
 from taming_jax.console import say
 from taming_jax.data.classes import number_classes
 from taming_jax.data.walk import listed
-from taming_jax.errors import UserError, nearest, printable, reason, shorten, show
-from taming_jax.fields import LAYOUT, STEP, check_fields
+from taming_jax.errors import UserError, nearest, printable, reason, show
+from taming_jax.fields import LAYOUT, STEP, check_fields, differences
 from taming_jax.first_stage import make_first_stage
 from taming_jax.models.quantize import make_quantizer
 from taming_jax.second_stage import make_second_stage
@@ -424,16 +424,3 @@ def explain_misfit(stored: ConfigDict | None, config: ConfigDict) -> Iterator[No
         changed = differences(stored, config) if stored is not None else []
         told = f"; changed since: {', '.join(changed[:5])}" if changed else ""
         raise UserError(f"{e}{told}; name another run directory, or set the fields back") from e
-
-
-def differences(old: ConfigDict, new: ConfigDict, prefix: str = "") -> list[str]:
-    """'batch_size 8 -> 16' for each field that differs, by full name."""
-    found = []
-    for key in sorted(set(old) | set(new)):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, ConfigDict) and isinstance(b, ConfigDict):
-            found += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            words = [repr(value.to_dict() if isinstance(value, ConfigDict) else value) for value in (a, b)]
-            found.append(f"{shorten(printable(prefix + key))} {' -> '.join(map(shorten, words))}")
-    return found

@@ -26,7 +26,7 @@ from taming_jax.conditions import CONDITIONS, find_condition
 from taming_jax.console import say
 from taming_jax.data.transforms import Augment
 from taming_jax.errors import ArgumentError, UserError, reason
-from taming_jax.fields import OF_TASK, STEP
+from taming_jax.fields import OF_TASK, STEP, differences
 from taming_jax.first_stage import make_first_stage
 from taming_jax.second_stage import SecondStage, make_second_stage
 from taming_jax.tasks.transformer import load_first_stages
@@ -79,7 +79,7 @@ def open_codes(config: ConfigDict) -> Codes:
     stated, row = required_statement(folder), record_type(make_second_stage(config))
     made = stated["made_of"]
     asked = as_stated(made, made_of(config)) | {"row": as_json(row.descr)}
-    if changed := differences(made | {"row": stated.get("row")}, asked):
+    if changed := changes(made | {"row": stated.get("row")}, asked):
         raise UserError(f"codes={folder} are not those of this config: {changed}; encode again to another folder")
     missing = [file.name for file in files(folder, stated) if not file.exists()]
     if missing:
@@ -204,10 +204,10 @@ def as_stated(stated: dict, made: dict) -> dict:
     }
 
 
-def differences(stated: dict, asked: dict) -> str:
+def changes(stated: dict, asked: dict) -> str:
     """'seed 0 -> 1, views 1 -> 4', or '' where both are the same. Run directories may have moved and do not count."""
-    old, new = (ConfigDict({k: v for k, v in given.items() if k != "workdirs"}) for given in (stated, asked))
-    return ", ".join(completion.differences(old, new)[:5])
+    old, new = ({k: v for k, v in given.items() if k != "workdirs"} for given in (stated, asked))
+    return ", ".join(differences(old, new)[:5])
 
 
 def as_json(tree: Any) -> Any:
@@ -262,7 +262,7 @@ def prepare(out: Path, stated: dict) -> None:
     found = read_statement(out)
     if found is not None:
         made = as_stated(found["made_of"], stated["made_of"])
-        if changed := differences(found, stated | {"made_of": made}):
+        if changed := changes(found, stated | {"made_of": made}):
             raise ArgumentError(f"out={out} holds codes that were made otherwise: {changed}; name another folder")
     if found is None:
         part = out / "codes.part"

@@ -75,13 +75,12 @@ def evaluate_run(workdir: Path, config: ConfigDict, out: Path) -> None:
 
 def judge_run(workdir: Path, config: ConfigDict, network: networks.Network, out: Path) -> None:
     """Judges a first stage's reconstructions, or a transformer's samples; keeps the numbers with their protocol."""
-    given, mesh, store = flags.FLAGS, sharding.make_mesh(ALL_DEVICES), out / "features"
+    given, viewer = flags.FLAGS, evaluators.Viewer(network, sharding.make_mesh(ALL_DEVICES), out / "features")
     if config.task == "vqgan":
         _, step, params = completion.load_run(workdir)
         about = dict(step=step, weights=checkpoint.digest(params))
         disturb = of_runs.Disturb(given.disturbed_images, given.disturbed_codes, given.disturbed_to, given.seed)
-        most = given.num_samples or 0
-        judged = evaluators.judge_first_stage(config, params, network, mesh, about, disturb, store, most)
+        judged = evaluators.judge_first_stage(viewer, config, params, about, disturb, given.num_samples or 0)
     else:
         generator = Generator.load(workdir)
         plan = generator.plan(seed=given.seed, **{name: given[name].value for name in SAMPLING})
@@ -89,10 +88,8 @@ def judge_run(workdir: Path, config: ConfigDict, network: networks.Network, out:
         generator.config.data = config.data
         count, split, other = given.num_samples or NUM_SAMPLES, given.reference or "train", None
         if split not in SPLITS:
-            other = evaluators.read_reference(Path(split), network, mesh, store)
-        judged = evaluators.judge_second_stage(
-            generator, plan, network, mesh, about, count, split, store, reference=other
-        )
+            other = evaluators.read_reference(viewer, Path(split))
+        judged = evaluators.judge_second_stage(viewer, generator, plan, about, count, split, other)
     tell(judged, out, f"{config.task}/{network.name}")
     with Writer(out) as writer:
         writer.scalars(step, "quality", judged.numbers)
@@ -105,11 +102,10 @@ def compare_folders() -> None:
     given = flags.FLAGS
     samples, reference = Path(cli.required("samples")), Path(cli.required("reference"))
     network, out = networks.load(cli.required("features")), cli.folder("out")
-    mesh = sharding.make_mesh(ALL_DEVICES)
+    store = out / "features" if out is not None else None
+    viewer = evaluators.Viewer(network, sharding.make_mesh(ALL_DEVICES), store, given.batch_size or BATCH_SIZE)
     with places.claimed(out) if out is not None else nullcontext():
-        store = out / "features" if out is not None else None
-        batch_size = given.batch_size or BATCH_SIZE
-        judged = evaluators.compare(network, samples, reference, mesh, batch_size, store)
+        judged = evaluators.compare(viewer, samples, reference)
         tell(judged, out, f"folders/{network.name}")
 
 

@@ -230,3 +230,16 @@ def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
             found[name] = value
             found |= flat(value, f"{name}.") if isinstance(value, ConfigDict) else {}
     return found
+
+
+def differences(old: ConfigDict | dict, new: ConfigDict | dict, prefix: str = "") -> list[str]:
+    """'batch_size 8 -> 16' for each field that differs, by full name."""
+    found = []
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, (ConfigDict, dict)) and isinstance(b, (ConfigDict, dict)):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            words = [repr(value.to_dict() if isinstance(value, ConfigDict) else value) for value in (a, b)]
+            found.append(f"{shorten(printable(prefix + key))} {' -> '.join(map(shorten, words))}")
+    return found

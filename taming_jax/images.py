@@ -93,3 +93,13 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)  # of a write that failed, on a full disk say
+
+
+def write_npz(path: Path, *arrays: np.ndarray, **named: np.ndarray) -> None:
+    """Writes arrays as an .npz file, completely or not at all."""
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:  # np.savez would add an ending
+            np.savez(file, *arrays, **named)
+
+    write_whole(path, write)

@@ -21,7 +21,7 @@ from taming_jax.backend import compiler_options
 from taming_jax.console import Progress, say
 from taming_jax.errors import UserError
 from taming_jax.evaluation import evaluate
-from taming_jax.fields import check_fields
+from taming_jax.fields import check_fields, differences
 from taming_jax.state import Task, TrainState
 from taming_jax.tasks import make_task
 from taming_jax.writer import Writer, read_records
@@ -63,7 +63,7 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
         start = int(state.step)
         writer = exits.enter_context(Writer(workdir, config, start))
         describe(config, workdir, mesh, state, source, held_out)
-        for change in completion.differences(stored, config) if stored is not None else []:
+        for change in differences(stored, config) if stored is not None else []:
             say(f"going on with another config: {change}")
 
         phases = find_phases(task.phase, start, config.steps)
@@ -306,7 +306,7 @@ def check_agreement(fields: dict) -> None:
     longest = int(multihost_utils.process_allgather(np.array(len(text))).max())
     padded = np.pad(text, (0, longest - len(text)), constant_values=ord(" "))
     first = ConfigDict(json.loads(multihost_utils.broadcast_one_to_all(padded).tobytes()))
-    other = completion.differences(first, ConfigDict(json.loads(written)))
+    other = differences(first, ConfigDict(json.loads(written)))
     differ = np.flatnonzero(multihost_utils.process_allgather(np.array(bool(other))))
     if other:
         raise UserError(f"process {jax.process_index()} differs from process 0: {', '.join(other)}")

@@ -89,11 +89,6 @@ def animate(generator: Generator, png: Path, plan: Plan, file: Path) -> None:
     say(f"{len(frames)} frames: {file}")
 
 
-def save_arrays(path: Path, *arrays: np.ndarray) -> None:
-    with path.open("wb") as file:  # np.savez would add an ending
-        np.savez(file, *arrays)
-
-
 def main() -> None:
     given, out, workdir = flags.FLAGS, cli.required_folder("out"), cli.required_folder("workdir")
     if given.animate == "mp4":
@@ -151,7 +146,7 @@ def main() -> None:
         )
         if given.npz:
             arrays = np.stack([np.asarray(Image.open(file)) for file in files]), np.repeat(rows["label"], columns)
-            images.write_whole(archive, lambda part: save_arrays(part, *arrays))
+            images.write_npz(archive, *arrays)
         if numbered := images.legend(names[: SHEET[0]], stage.cond.captions(part)):
             say(f"on the sheet, {numbered}")
         say(f"{len(files)} samples for {len(rows['label'])} conditions: {out / 'samples.png'}")

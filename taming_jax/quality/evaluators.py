@@ -16,7 +16,7 @@ from taming_jax.generator import Generator
 from taming_jax.images import Sheet, to_float
 from taming_jax.painting import Plan
 from taming_jax.quality import of_runs
-from taming_jax.quality.features import BATCH_SIZE, see
+from taming_jax.quality.features import BATCH_SIZE, Seen, see
 from taming_jax.quality.judge import FEW, Reference, judge, protocol, read_statistics, refer
 from taming_jax.quality.networks import Network
 from taming_jax.quality.pictures import Pictures, open_pictures
@@ -34,52 +34,49 @@ class Judged(NamedTuple):
     sheet: Sheet | None = None
 
 
-def compare(
-    network: Network, samples: Path, reference: Path, mesh: Mesh, batch_size: int, store: Path | None
-) -> Judged:
+class Viewer(NamedTuple):
+    """A network on the devices of a mesh. store: where what it sees is kept, None for nowhere."""
+
+    network: Network
+    mesh: Mesh
+    store: Path | None = None
+    batch_size: int = BATCH_SIZE
+
+    def see(self, pictures: Pictures, word: str) -> Seen:
+        """What the network sees in pictures; word: what they are called in messages."""
+        return see(self.network, pictures, self.mesh, self.batch_size, self.store, word)
+
+    def refer(self, pictures: Pictures, word: str) -> Reference:
+        """A reference of pictures."""
+        return refer(self.see(pictures, word), pictures.about)
+
+    def judge(self, seen: Seen, about: dict, reference: Reference) -> Judged:
+        """Judges what was seen of samples by a reference; says where there are few. about: as in `Pictures`."""
+        if seen.count < FEW:
+            say(
+                f"{seen.count} samples: a Fréchet distance of so few is too large, and comparable to those of as many"
+                " alone"
+            )
+        return Judged(judge(self.network, seen, reference), protocol(self.network, about, reference.about))
+
+
+def compare(viewer: Viewer, samples: Path, reference: Path) -> Judged:
     """Judges pictures of a folder or archive by those of another, or by saved statistics. Raises ArgumentError."""
     found = open_pictures("samples", samples)
-    return against(network, found, read_reference(reference, network, mesh, store, batch_size), mesh, batch_size, store)
+    other = read_reference(viewer, reference)
+    return viewer.judge(viewer.see(found, "samples"), found.about, other)
 
 
-def read_reference(
-    path: Path, network: Network, mesh: Mesh, store: Path | None, batch_size: int = BATCH_SIZE
-) -> Reference:
+def read_reference(viewer: Viewer, path: Path) -> Reference:
     """A reference of a folder's or archive's pictures, or of saved statistics. Raises ArgumentError."""
     if path.suffix == ".npz" and path.is_file():
-        if (told := read_statistics("reference", path, network)) is not None:
+        if (told := read_statistics("reference", path, viewer.network)) is not None:
             return told
-    return look_at("reference", open_pictures("reference", path), network, mesh, batch_size, store)
-
-
-def look_at(
-    word: str, pictures: Pictures, network: Network, mesh: Mesh, batch_size: int, store: Path | None
-) -> Reference:
-    """A reference of pictures; word: what it is called in messages."""
-    return refer(see(network, pictures, mesh, batch_size, store, word), pictures.about)
-
-
-def against(
-    network: Network, samples: Pictures, reference: Reference, mesh: Mesh, batch_size: int, store: Path | None
-) -> Judged:
-    """Judges samples by a reference; says where there are few."""
-    seen = see(network, samples, mesh, batch_size, store, "samples")
-    if seen.count < FEW:
-        say(
-            f"{seen.count} samples: a Fréchet distance of so few is too large, and comparable to those of as many alone"
-        )
-    return Judged(judge(network, seen, reference), protocol(network, samples.about, reference.about))
+    return viewer.refer(open_pictures("reference", path), "reference")
 
 
 def judge_first_stage(
-    config: ConfigDict,
-    params: dict,
-    network: Network,
-    mesh: Mesh,
-    about: dict,
-    disturb: of_runs.Disturb,
-    store: Path | None = None,
-    most: int = 0,
+    viewer: Viewer, config: ConfigDict, params: dict, about: dict, disturb: of_runs.Disturb, most: int = 0
 ) -> Judged:
     """A first stage by its reconstructions of the validation split: rFID and SSIM, and the perturbed rFID.
 
@@ -90,17 +87,16 @@ def judge_first_stage(
     if config.input != "image":
         raise UserError(f"the run's input is {config.input!r}: Fréchet distances are of pictures in colours")
     stage = make_first_stage(config)
-    most_near = stage.codebook_size - 1
-    disturb = disturb._replace(neighbours=min(disturb.neighbours, most_near))
+    disturb = disturb._replace(neighbours=min(disturb.neighbours, stage.codebook_size - 1))
     originals = of_runs.shown(config, "validation", most)
-    reference = look_at("originals", originals, network, mesh, BATCH_SIZE, store)
-    made = of_runs.reconstructed(stage, params, mesh, originals, about)
-    plain = against(network, made, reference, mesh, BATCH_SIZE, None)
-    disturbed = of_runs.reconstructed(stage, params, mesh, originals, about, disturb)
-    seen = see(network, disturbed, mesh, BATCH_SIZE, None, "disturbed codes")
+    reference, once = viewer.refer(originals, "originals"), viewer._replace(store=None)
+    made = of_runs.reconstructed(stage, params, viewer.mesh, originals, about)
+    plain = once.judge(once.see(made, "samples"), made.about, reference)
+    disturbed = of_runs.reconstructed(stage, params, viewer.mesh, originals, about, disturb)
+    perturbed = judge(viewer.network, once.see(disturbed, "disturbed codes"), reference)
     numbers = {f"r{name}": value for name, value in plain.numbers.items()}
-    numbers |= {f"p{name}": value for name, value in judge(network, seen, reference).items() if name.startswith("f")}
-    numbers["ssim"] = mean_ssim(originals, made, mesh)
+    numbers |= {f"p{name}": value for name, value in perturbed.items() if name.startswith("f")}
+    numbers["ssim"] = mean_ssim(originals, made, viewer.mesh)
     return Judged(numbers, plain.protocol | {"disturb": disturb._asdict()})
 
 
@@ -114,14 +110,12 @@ def mean_ssim(originals: Pictures, made: Pictures, mesh: Mesh) -> float:
 
 
 def judge_second_stage(
+    viewer: Viewer,
     generator: Generator,
     plan: Plan,
-    network: Network,
-    mesh: Mesh,
     about: dict,
     count: int,
     split: str = "train",
-    store: Path | None = None,
     reference: Reference | None = None,
 ) -> Judged:
     """A transformer by `count` samples, against a split of its data or another reference; the nearest pictures beside.
@@ -131,9 +125,9 @@ def judge_second_stage(
     samples = of_runs.sampled(generator, plan, count, about)
     pictures = of_runs.shown(generator.config, split) if reference is None else None
     if reference is None:
-        reference = look_at(f"the {split} split", pictures, network, mesh, BATCH_SIZE, store)
-    seen = see(network, samples, mesh, BATCH_SIZE, store, "samples")
-    judged = Judged(judge(network, seen, reference), protocol(network, samples.about, reference.about))
+        reference = viewer.refer(pictures, f"the {split} split")
+    seen = viewer.see(samples, "samples")
+    judged = viewer.judge(seen, samples.about, reference)
     if pictures is None:
         return judged
     shown = min(SHOWN, count)

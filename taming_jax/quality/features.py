@@ -83,16 +83,11 @@ def see(
                 check_finite(part, network, word)
                 if file is not None:
                     folder.mkdir(parents=True, exist_ok=True)
-                    images.write_whole(file, lambda path, part=part: save(path, part))
+                    images.write_npz(file, **part)
             else:
                 bar.update(stop - start)
             parts.append(part if file is None else file)
     return Seen(pictures.count, tuple(parts))
-
-
-def save(path: Path, part: dict[str, np.ndarray]) -> None:
-    with path.open("wb") as file:  # np.savez would add an ending
-        np.savez(file, **part)
 
 
 def check_finite(part: dict[str, np.ndarray], network: Network, word: str) -> None:

@@ -16,9 +16,6 @@ SPATIAL = 7  # channels of sFID's features, as ADM's evaluator has them
 EPS = 1e-3  # of BatchNorm
 AROUND = ((1, 1), (1, 1))
 
-# A chain of convolutions: (name, channels, (height, width) of the kernel, stride). Strided ones have no padding.
-Unit = tuple[str, int, tuple[int, int], int]
-
 
 class Seen(NamedTuple):
     """What the net sees in images; float32.
@@ -75,8 +72,9 @@ def reduced(x: jax.Array) -> jax.Array:
 class Block(nn.Module):
     """Chains of convolutions side by side, their ends next to one another.
 
-    chains: a chain's last element may be a tuple of units that all take what comes before. pool: what comes last, with
-    the channels of the convolution behind it, 0 for none.
+    chains: of (name, channels, (height, width) of the kernel, stride); strided ones have no padding. A chain's last
+    element may be a tuple of convolutions that all take what comes before. pool: what comes last, with the channels of
+    the convolution behind it, 0 for none.
     """
 
     chains: tuple

@@ -80,18 +80,6 @@ def protocol(network: Network, samples: dict, reference: dict) -> dict:
     )
 
 
-def differences(a: dict, b: dict, path: str = "") -> list[str]:
-    """Where two protocols differ: 'reference.count 50000 -> 10000'."""
-    found = []
-    for name in sorted({*a, *b}):
-        old, new = a.get(name), b.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, f"{path}{name}.")
-        elif old != new:
-            found.append(f"{path}{name} {old} -> {new}")
-    return found
-
-
 def read_statistics(name: str, path: Path, network: Network) -> Reference | None:
     """The mean and covariance that an .npz file holds as mu and sigma (and mu_s, sigma_s, ADM's spatial ones).
 

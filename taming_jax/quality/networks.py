@@ -8,7 +8,6 @@ import functools
 import hashlib
 import importlib.util
 import os
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,7 +32,6 @@ INCEPTION = (
 )
 INCEPTION_HASH = "6726825d"  # how the SHA-256 of the file begins, as its name says; pytorch-fid's is the same file
 VGG_SIZE = 224
-PARTS = ("pool", "spatial", "logits")
 
 
 class Network(NamedTuple):
@@ -166,7 +164,7 @@ def fetch_inception() -> Path:
                 while part := answer.read(2**20):
                     parts.append(part)
                     bar.update(len(part))
-    except (OSError, urllib.error.URLError) as e:
+    except OSError as e:
         raise ArgumentError(
             f"features=inception: its weights cannot be fetched ({e}); give their file, features=inception:FILE"
             f" ({INCEPTION}), or features=efficientnet, which needs no network"

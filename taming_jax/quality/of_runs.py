@@ -23,10 +23,10 @@ CONDITIONS = 1024  # held-out images whose conditions samples are painted for, a
 
 
 class Disturb(NamedTuple):
-    """How codes are disturbed (Qiu et al. 2025, "Robust Latent Matters", section 3.2).
+    """How codes are disturbed (Qiu et al. 2025, "Robust Latent Matters").
 
     images: beta, the share of images. codes: alpha, the share of codes in them. neighbours: delta, of how many nearest
-    other codes one takes a code's place. seed: of the draws.
+    other codes one takes a code's place. seed: of the draws. The default of beta is the paper's, the others are ours.
     """
 
     images: float = 0.1
@@ -57,7 +57,7 @@ def disturb_codes(ids: jax.Array, near: jax.Array, how: Disturb, numbers: jax.Ar
 def shown(config: ConfigDict, split: str, most: int = 0) -> Pictures:
     """The centres of a split's pictures as the run sees them, in the order of an evaluation; most: how many, 0 for all.
 
-    A record that cannot be read is left out by name, so that all sets of one split have equal pictures.
+    In the place of one that cannot be read stands the next one.
     """
     source = data.open_source(config.data, split)
     augment = data.make_augment(config.data)
@@ -68,9 +68,7 @@ def shown(config: ConfigDict, split: str, most: int = 0) -> Pictures:
         return np.stack([source.read(int(i), augment.centered)["image"] for i in order[start:stop]])
 
     fields = {name: config.data[name] for name in ("name", "path", "size", "resize_factor", "validation_share")}
-    first = hashlib.sha256(
-        read(0, min(FIRST, len(order)))
-    ).hexdigest()  # of all, it would take as long as to look at them
+    first = hashlib.sha256(read(0, min(FIRST, len(order)))).hexdigest()  # a hash of all would take too long
     about = dict(kind="split", split=split, count=len(order), of=len(source), first_pictures=first, data=fields)
     return Pictures(len(order), about, read)
 
@@ -97,13 +95,13 @@ def reconstructed(
     return Pictures(pictures.count, told | ({"disturb": disturb._asdict()} if disturb else {}), read)
 
 
-def sampled(generator: Generator, plan: Plan, count: int, about: dict, data_path: str | None = None) -> Pictures:
+def sampled(generator: Generator, plan: Plan, count: int, about: dict) -> Pictures:
     """Samples of a transformer: its classes or held-out conditions in turn, as many of each as `count` needs.
 
     The same seed gives the same pictures, whatever the parts in which they are painted.
     """
     conditions = min(count, CONDITIONS)
-    rows = request.make_rows(generator.stage, generator.config, plan.size, {}, data_path, conditions)
+    rows = request.make_rows(generator.stage, generator.config, plan.size, {}, None, conditions)
     kinds = len(rows["label"])
     numbers = np.arange(count)
     rows = {name: value[numbers % kinds] for name, value in rows.items()}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from taming_jax import images
 from taming_jax.console import say
-from taming_jax.quality.judge import differences
+from taming_jax.fields import differences
 
 FILE = "evaluation.json"
 
