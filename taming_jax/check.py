@@ -8,7 +8,7 @@ Changes nothing. Exits with 1 where a checkpoint is damaged.
 import sys
 from pathlib import Path
 
-from taming_jax import checkpoint, cli, completion
+from taming_jax import best, checkpoint, cli, completion
 from taming_jax.console import say
 from taming_jax.first_stage import make_first_stage
 
@@ -59,6 +59,8 @@ def main() -> None:
             bad = check_run(given)
             whole = len(bad) < len(checkpoint.steps(given))
             damaged += len(bad) + len(check_copies(given) if whole else ())
+            if (given / best.FOLDER).is_dir():
+                damaged += len(check_run(given / best.FOLDER))
     say("all is whole" if not damaged else f"{damaged} checkpoints or copies are damaged")
     sys.exit(bool(damaged))
 

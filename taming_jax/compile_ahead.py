@@ -30,7 +30,9 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "Config file, as of taming_jax.train.", lock_config=True)
     cli.define_stages()
     flags.DEFINE_string("topology", None, f"Kind of chip and shape of the slice, v5e:4x4; or {', '.join(SLICES)}.")
-    flags.DEFINE_enum("program", "train", list(PROGRAMS), "The training step, or sampling or decoding a batch.")
+    flags.DEFINE_enum(
+        "program", "train", list(PROGRAMS), "The training step, or for a batch: sampling, decoding, or FID's Inception."
+    )
     flags.DEFINE_bool("quick", False, "Compile in a quarter of the time, with fewer optimizations.")
     flags.DEFINE_string("hlo", None, "File for the compiled program's text, to look at.")
     flags.DEFINE_integer("num_classes", 1000, "Of the data, for --first_stage.", lower_bound=1, upper_bound=2**24)

@@ -34,6 +34,8 @@ LATER = {
     "accumulate": 1,
     "ema_decay": 0.0,
     "max_skipped": 20,
+    "checkpoint_best": "",
+    "evals": {},
     "wandb_project": "",
     "optim.eps": 1e-8,
     "optim.final_share": 0.01,

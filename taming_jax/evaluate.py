@@ -17,16 +17,15 @@ from ml_collections import ConfigDict
 
 from taming_jax import checkpoint, cli, completion, data, places, sharding
 from taming_jax.console import say
+from taming_jax.errors import printable
 from taming_jax.evaluation import evaluate
-from taming_jax.generator import Generator
-from taming_jax.quality import evaluators, networks, of_runs, record
+from taming_jax.quality import evaluators, networks, record
+from taming_jax.quality import viewer as viewers
 from taming_jax.quality.features import BATCH_SIZE
-from taming_jax.sampling.draw import RULES as SAMPLING
+from taming_jax.quality.options import KINDS
 from taming_jax.tasks import make_task
 from taming_jax.writer import LOG, Writer, key_of, read_records
 
-NUM_SAMPLES = 2048
-SPLITS = ("train", "validation")
 ALL_DEVICES = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
 
 
@@ -49,12 +48,11 @@ def main() -> None:
     if pictures is not None:
         config.data.update(name="folder", path=str(pictures), validation_share=1.0)
         out = place_of(workdir, pictures)
-    network = networks.load(given.features) if given.features is not None else None
     with places.claimed(out):
-        if network is None:
+        if given.features is None:
             evaluate_run(workdir, config, out)
         else:
-            judge_run(workdir, config, network, out)
+            judge_run(workdir, config, out)
 
 
 def evaluate_run(workdir: Path, config: ConfigDict, out: Path) -> None:
@@ -70,51 +68,45 @@ def evaluate_run(workdir: Path, config: ConfigDict, out: Path) -> None:
         state, _ = checkpoint.init_or_restore(manager, task, jax.random.key(config.seed), mesh)
         again = (int(state.step), "validation") in map(key_of, read_records(out / LOG))
         with Writer(out, events=not again) as writer:
-            evaluate(task, state, source, config, mesh, writer)
+            evaluate(task, state, source, config, mesh, writer, evaluators.make_evaluators(config, mesh))
 
 
-def judge_run(workdir: Path, config: ConfigDict, network: networks.Network, out: Path) -> None:
+def judge_run(workdir: Path, config: ConfigDict, out: Path) -> None:
     """Judges a first stage's reconstructions, or a transformer's samples; keeps the numbers with their protocol."""
-    given, viewer = flags.FLAGS, evaluators.Viewer(network, sharding.make_mesh(ALL_DEVICES), out / "features")
-    if config.task == "vqgan":
-        _, step, params = completion.load_run(workdir)
-        about = dict(step=step, weights=checkpoint.digest(params))
-        disturb = of_runs.Disturb(given.disturbed_images, given.disturbed_codes, given.disturbed_to, given.seed)
-        judged = evaluators.judge_first_stage(viewer, config, params, about, disturb, given.num_samples or 0)
-    else:
-        generator = Generator.load(workdir)
-        plan = generator.plan(seed=given.seed, **{name: given[name].value for name in SAMPLING})
-        step, about = generator.step, dict(step=generator.step, weights=generator.digest)
-        generator.config.data = config.data
-        count, split, other = given.num_samples or NUM_SAMPLES, given.reference or "train", None
-        if split not in SPLITS:
-            other = evaluators.read_reference(viewer, Path(split))
-        judged = evaluators.judge_second_stage(viewer, generator, plan, about, count, split, other)
-    tell(judged, out, f"{config.task}/{network.name}")
+    given = flags.FLAGS
+    names = {name for kind in KINDS.values() for name in kind.options}
+    fields = {name: given[name].value for name in names if given[name].value is not None}
+    step, judged = evaluators.judge_run(workdir, config=config, store=out / "features", **fields)
+    tell(judged)
     with Writer(out) as writer:
-        writer.scalars(step, "quality", judged.numbers)
-        if judged.sheet is not None:
-            writer.picture(step, "nearest", judged.sheet)
+        evaluators.write(judged, writer, step, f"{evaluators.kind_of(config)}_{given.features.partition(':')[0]}")
+    say(f"with their protocol in {out / record.FILE}")
 
 
 def compare_folders() -> None:
     """Judges a folder or archive of pictures by another, or by saved statistics."""
     given = flags.FLAGS
     samples, reference = Path(cli.required("samples")), Path(cli.required("reference"))
-    network, out = networks.load(cli.required("features")), cli.folder("out")
+    network, out = networks.load(cli.required("features"), given.dtype or "float32"), cli.folder("out")
     store = out / "features" if out is not None else None
-    viewer = evaluators.Viewer(network, sharding.make_mesh(ALL_DEVICES), store, given.batch_size or BATCH_SIZE)
+    viewer = viewers.Viewer(network, sharding.make_mesh(ALL_DEVICES), store, given.batch_size or BATCH_SIZE)
     with places.claimed(out) if out is not None else nullcontext():
-        judged = evaluators.compare(viewer, samples, reference)
-        tell(judged, out, f"folders/{network.name}")
+        judged = viewers.compare(viewer, samples, reference)
+        tell(judged)
+        if out is not None:
+            record.write(out, f"folders_{network.name}", judged.numbers, judged.protocol)
+            say(f"with their protocol in {out / record.FILE}")
 
 
-def tell(judged: evaluators.Judged, out: Path | None, name: str) -> None:
-    """Says the numbers, and keeps them with their protocol if there is a place for them."""
-    say("  ".join(f"{name} {value:.4g}" for name, value in judged.numbers.items()))
-    if out is not None:
-        record.write(out, name, judged.numbers, judged.protocol)
-        say(f"with their protocol in {out / record.FILE}")
+def tell(judged: viewers.Judged) -> None:
+    """Says the numbers, also those of each class."""
+    say(listed(judged.numbers))
+    for name, numbers in (judged.by_class or {}).items():
+        say(f"{printable(name)}: {listed(numbers)}")
+
+
+def listed(numbers: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
 
 
 if __name__ == "__main__":
@@ -142,16 +134,14 @@ if __name__ == "__main__":
     )
     flags.DEFINE_string("out", None, "With --samples: folder for the numbers and their protocol, made if needed.")
     flags.DEFINE_integer(
-        "num_samples",
-        None,
-        f"Samples to judge, {NUM_SAMPLES} by default; reconstructions of a first stage, by default all.",
-        lower_bound=2,
-        upper_bound=1_000_000,
+        "num_samples", None, "Samples to judge, 2048 by default; reconstructions of a first stage, by default all."
     )
-    flags.DEFINE_integer("seed", 0, "Of the samples, and of the codes that are disturbed.", lower_bound=0)
-    flags.DEFINE_float("disturbed_images", 0.1, "For the perturbed rFID: the share of images.", 0, 1)
-    flags.DEFINE_float("disturbed_codes", 0.9, "The share of codes in them.", 0, 1)
-    flags.DEFINE_integer("disturbed_to", 100, "Of how many nearest codes one takes a code's place.", lower_bound=1)
+    flags.DEFINE_boolean("by_class", None, "The numbers of each class too, for a transformer with classes.")
+    flags.DEFINE_enum("dtype", None, ("float32", "bfloat16"), "Of the network that judges; float32 by default.")
+    flags.DEFINE_integer("seed", None, "Of the samples, and of the codes that are disturbed; 0 by default.")
+    flags.DEFINE_float("disturbed_images", None, "For the perturbed rFID: the share of images, 0.1 by default.")
+    flags.DEFINE_float("disturbed_codes", None, "The share of codes in them, 0.9 by default.")
+    flags.DEFINE_integer("disturbed_to", None, "Of how many nearest codes one takes a code's place; 100 by default.")
     flags.DEFINE_float("temperature", None, "Of samples; default: the run's config, as for the next three.")
     flags.DEFINE_integer("top_k", None, "Draw from the k likeliest codes.")
     flags.DEFINE_float("top_p", None, "Draw from the likeliest codes that hold this share of the probability.")

@@ -1,6 +1,7 @@
-"""Evaluates a state: metrics over a whole source, and pictures."""
+"""Evaluates a state: what the evaluators of its config say, metrics over a whole source, and pictures."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
@@ -8,15 +9,28 @@ from tqdm import tqdm
 
 from taming_jax import data, metrics, sharding
 from taming_jax.console import say
+from taming_jax.quality.evaluators import Evaluator, judge_state
 from taming_jax.state import Task, TrainState
 from taming_jax.writer import Writer
 
 PICTURED = 24  # images in the pictures, at least, if the source has so many
 
 
-def evaluate(task: Task, state: TrainState, source, config: ConfigDict, mesh: Mesh, writer: Writer) -> dict[str, float]:
-    """The task's metrics over a whole source; writes them, and the task's pictures."""
+def evaluate(
+    task: Task,
+    state: TrainState,
+    source,
+    config: ConfigDict,
+    mesh: Mesh,
+    writer: Writer,
+    evaluators: dict[str, Evaluator],
+) -> dict[str, float]:
+    """The task's metrics over a whole source; writes them, and the task's pictures, and what the evaluators find.
+
+    The metrics are written last: where a step has them, its evaluation is complete.
+    """
     step = int(state.step)
+    judge_state(evaluators, state, config, writer)
     eval_step = jax.jit(task.eval_step, out_shardings=NamedSharding(mesh, PartitionSpec()))
     batches = data.eval_batches(source, config, data.make_augment(config.data, task.annotator))
     shown = [batches[i] for i in range(min(len(batches), -(-PICTURED // config.batch_size)))]
@@ -34,3 +48,10 @@ def evaluate(task: Task, state: TrainState, source, config: ConfigDict, mesh: Me
     numbers = "  ".join(f"{name} {value:.4g}" for name, value in result.items())
     say(f"validation of {len(source) - len(source.bad)} images at step {step}: {numbers}")
     return result
+
+
+def numbers_of(task: Task, state: TrainState, source, config: ConfigDict) -> list[str]:
+    """The names of the task's metrics, without computing them."""
+    batch = data.eval_batches(source, config, data.make_augment(config.data, task.annotator))[0]
+    shapes = jax.eval_shape(task.eval_step, state, batch)
+    return list(metrics.summarize(jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes)))

@@ -3,6 +3,7 @@
 A new field gets a line here. What several fields must be together is said in the modules that read them.
 """
 
+import re
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,13 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
 from taming_jax import losses, optim, permute
-from taming_jax.conditions import CONDITIONS
-from taming_jax.conditions.layout import KINDS
+from taming_jax.conditions import CONDITIONS, layout
 from taming_jax.data.annotations import TABLES
 from taming_jax.data.features import FEATURES, LEARNABLE
 from taming_jax.errors import UserError, nearest, printable, shorten, show
 from taming_jax.models.gpt import REMAT
 from taming_jax.models.quantize import QUANTIZERS
+from taming_jax.quality.options import KINDS
 from taming_jax.sampling.draw import RULES as SAMPLING
 from taming_jax.values import INT64, Rule, among, folder, line, optional, path, real, several, switch, text, whole
 
@@ -44,6 +45,7 @@ COMMON: dict[str, Rule] = {
     "eval_every": COUNT,
     "checkpoint_every": COUNT,
     "keep_checkpoints": whole(1),
+    "checkpoint_best": line,
     "max_skipped": COUNT,
     "ema_decay": SHARE,
     "wandb_project": line,
@@ -60,7 +62,7 @@ COMMON: dict[str, Rule] = {
 }
 
 LAYOUT: dict[str, Rule] = {
-    "kind": among(KINDS),
+    "kind": among(layout.KINDS),
     "min_objects": whole(),
     "max_objects": whole(1, 2**16),
     "min_area": real(0, 1),
@@ -181,10 +183,11 @@ def check_fields(config: ConfigDict, complete: bool = False) -> None:
     needed, extra = {"task": text} | COMMON | OF_TASK[given["task"]], EXTRA[given["task"]]
     if "quantizer.name" in needed:
         needed = needed | rules_of_quantizer(given)
+    extra = extra | rules_of_evals(config)
     if complete:
         needed = needed | {f"data.{name}": rule for name, rule in DATA.items()}
     known = extra | needed
-    groups = {group for name in known for group in parents(name)}
+    groups = {group for name in known for group in parents(name)} | {"evals"}
     for name, value in given.items():
         if name in groups and not isinstance(value, ConfigDict):
             raise UserError(f"{name}={show(value)}: it is a group of fields")
@@ -195,7 +198,7 @@ def check_fields(config: ConfigDict, complete: bool = False) -> None:
             parts = value if isinstance(value, (tuple, list)) else [value]
             if any(isinstance(part, np.generic) and not isinstance(part, float) for part in parts):
                 raise UserError(f"{name}={show(value)}: a numpy number, which JSON does not hold; write int or float")
-    if missing := [name for name in needed if name not in given]:
+    if missing := [name for name in (*needed, "evals") if name not in given]:
         like = {"vqgan": "openmoji_vq", "transformer": "openmoji_transformer"}[given["task"]]
         raise UserError(f"{missing[0]} is missing from the config; {like} has it, for example")
 
@@ -212,6 +215,22 @@ def rules_of_quantizer(given: dict[str, Any]) -> dict[str, Rule]:
             f"quantizer.name={name!r} has the fields {', '.join(has)}, the config {', '.join(got)[:100]};"
             " begin from a config with that quantizer"
         )
+    return rules
+
+
+def rules_of_evals(config: ConfigDict) -> dict[str, Rule]:
+    """The fields of the evaluators that a config names; raises UserError for one that is none of its task's."""
+    evals = config.get("evals")
+    rules = {}
+    for name, fields in evals.items() if isinstance(evals, ConfigDict) else ():
+        if not re.fullmatch(r"[\w-]{1,64}", name) or name in ("train", "validation"):
+            raise UserError(f"evals.{shorten(printable(name))}: another name, of letters, digits, _ and -")
+        if not isinstance(fields, ConfigDict):
+            raise UserError(f"evals.{name}={show(fields)}: it is a group of fields, {{'kind': 'samples'}} for example")
+        kinds = [kind for kind, its in KINDS.items() if its.task == config.task]
+        among(kinds)(f"evals.{name}.kind", fields.get("kind", ""))
+        options = KINDS[fields.kind].options
+        rules |= {f"evals.{name}.kind": line} | {f"evals.{name}.{f}": option.rule for f, option in options.items()}
     return rules
 
 

@@ -1,5 +1,6 @@
 """A trained second stage with its weights: it paints images on request, and scores given images."""
 
+import copy
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,10 +55,24 @@ class Generator:
     @functools.cached_property
     def nets(self) -> dict:
         """The weights on their devices, as `Painting` takes them."""
-        nets = {"gpt": self._params, **load_first_stages(self.config, self.stage)}
+        nets = {"gpt": self._params}
         nets = jax.device_put(nets, sharding.infer_shardings(nets, self.mesh))
         with jax.set_mesh(self.mesh):
-            return {**nets, "gpt": self.painting.prepare(nets["gpt"])}
+            return {"gpt": self.painting.prepare(nets["gpt"]), **self._first_stages}
+
+    @functools.cached_property
+    def _first_stages(self) -> dict:
+        nets = load_first_stages(self.config, self.stage)
+        return jax.device_put(nets, sharding.infer_shardings(nets, self.mesh))
+
+    def at(self, step: int, params: dict) -> "Generator":
+        """The same transformer with the weights of another step; programs and first stages are shared."""
+        self._first_stages  # noqa: B018, read here, so that it is read once
+        other = copy.copy(self)
+        other.step, other._params = step, params
+        for name in ("nets", "digest"):
+            other.__dict__.pop(name, None)
+        return other
 
     @functools.cached_property
     def digest(self) -> str:

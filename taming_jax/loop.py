@@ -16,12 +16,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from taming_jax import checkpoint, completion, data, encoded, memory, metrics, places, sharding, stopping
+from taming_jax import best, checkpoint, completion, data, encoded, memory, metrics, places, sharding, stopping
 from taming_jax.backend import compiler_options
 from taming_jax.console import Progress, say
 from taming_jax.errors import UserError
-from taming_jax.evaluation import evaluate
+from taming_jax.evaluation import evaluate, numbers_of
 from taming_jax.fields import check_fields, differences
+from taming_jax.quality import evaluators
 from taming_jax.state import Task, TrainState
 from taming_jax.tasks import make_task
 from taming_jax.writer import Writer, read_records
@@ -61,6 +62,10 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
         with completion.explain_misfit(stored, config):
             state, next_batch = checkpoint.init_or_restore(manager, task, init_key, mesh, set_aside=True)
         start = int(state.step)
+        judges = evaluators.make_evaluators(config, mesh)
+        if config.checkpoint_best:
+            known = numbers_of(task, state, held_out, config) + evaluators.numbers_of(config)
+            best.check(config.checkpoint_best, known)
         writer = exits.enter_context(Writer(workdir, config, start))
         describe(config, workdir, mesh, state, source, held_out)
         for change in differences(stored, config) if stored is not None else []:
@@ -73,7 +78,10 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
         def evaluate_now() -> dict[str, float]:
             checkpoint.wait(manager)
             with stop.nothing_to_lose(), progress.evaluating():
-                return evaluate(task, state, held_out, config, mesh, writer)
+                found = evaluate(task, state, held_out, config, mesh, writer, judges)
+                if config.checkpoint_best:
+                    best.keep(workdir, config.checkpoint_best)
+                return found
 
         def save_and_stop() -> None:
             if in_row:  # what fails may be the state
@@ -87,6 +95,8 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
         if lacks_evaluation(config, workdir, start):
             say(f"step {start} was not evaluated before the run was stopped")
             result = evaluate_now()
+        elif config.checkpoint_best:  # the run may have been stopped before it was kept
+            best.keep(workdir, config.checkpoint_best)
         if start >= config.steps:
             return result
         batches = exits.enter_context(closing(data.train_batches(source, config, next_batch, augment)))
@@ -170,6 +180,8 @@ def is_finished(config: ConfigDict, workdir: Path) -> bool:
     if stored.task != config.task:
         raise UserError(f"{workdir} holds a {stored.task!r} run, the config is for {config.task!r}: name another one")
     if done < config.steps or (done == config.steps and lacks_evaluation(config, workdir, done)):
+        return False
+    if config.checkpoint_best and best.find_better(workdir, config.checkpoint_best) is not None:
         return False
     try:
         checkpoint.verify(workdir, checkpoint.steps(workdir)[-1])

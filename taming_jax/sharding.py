@@ -151,12 +151,14 @@ def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
 
 
 def filled_batches(rows: PyTree, batch_size: int, mesh: Mesh) -> Iterator[tuple[PyTree, int]]:
-    """Rows [N,...] in batches for one process, sharded; and how many rows of each batch count.
+    """Rows [N,...], which every process has, in batches, sharded; and how many rows of each batch count.
 
     The last batch is filled up with the first rows again, so that one program serves all.
     """
+    share = batch_size // jax.process_count()
+    own = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
     total = len(jax.tree.leaves(rows)[0])
     for start in range(0, total, batch_size):
-        chosen = np.arange(start, start + batch_size) % total
+        chosen = np.arange(start, start + batch_size)[own] % total
         batch = jax.tree.map(lambda value, chosen=chosen: value[chosen], rows)
         yield shard_batch(batch, mesh), min(batch_size, total - start)

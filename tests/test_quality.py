@@ -6,16 +6,22 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 from scipy import linalg
 
-from taming_jax import evaluate, losses, sharding
+import taming_jax
+from configs import openmoji_transformer
+from taming_jax import best, checkpoint, completion, evaluate, losses, sharding
 from taming_jax.errors import UserError
+from taming_jax.fields import check_fields
+from taming_jax.loop import train
 from taming_jax.quality import features, judge, networks, record
 from taming_jax.quality import statistics as st
-from taming_jax.quality.of_runs import Disturb, disturb_codes, near_codes
 from taming_jax.quality.pictures import Pictures, open_pictures
+from taming_jax.quality.reconstructions import Disturb, disturb_codes, near_codes
 from taming_jax.report import report
+from taming_jax.writer import read_records
 from tests.tiny import run
 
 RNG = np.random.default_rng(0)
@@ -210,20 +216,77 @@ def test_the_command_judges_folders(tmp_path):
     assert refused.returncode == 2 and "--features='fid': allowed are" in refused.stderr
 
 
+def test_evaluators_are_checked_by_name(tmp_path):
+    config = openmoji_transformer.get_config()
+    for given, message in (
+        ("samples", "evals.a='samples': it is a group of fields"),
+        (dict(kind="sample"), "evals.a.kind='sample': allowed are 'samples'"),
+        (dict(kind="reconstructions"), "evals.a.kind='reconstructions': allowed are 'samples'"),
+        (dict(kind="samples", num_sample=4), "evals.a.num_sample: there is no such field.*num_samples"),
+        (dict(kind="samples", num_samples=1), "evals.a.num_samples=1: it must be at least 2"),
+    ):
+        config.evals = ConfigDict({"a": given})
+        with pytest.raises(UserError, match=message):
+            check_fields(config)
+    config.evals = ConfigDict({"validation": dict(kind="samples")})
+    with pytest.raises(UserError, match=r"evals\.validation: another name"):
+        check_fields(config)
+
+
+def test_the_best_checkpoint_is_found_by_its_number(tmp_path):
+    """Among those that are saved, and against the one that is kept."""
+    for step in (2, 4, 6):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+    log = tmp_path / "metrics.jsonl"
+    records = [(2, "validation", 3.0), (4, "validation", 1.5), (6, "validation", 2.0), (8, "validation", 1.0)]
+    records += [(2, "judge", 9.0), (4, "judge", 9.5), (6, "judge", 9.5)]
+    lines = [dict(step=step, split=split, nll=value, precision_vgg=value) for step, split, value in records]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert best.find_better(tmp_path, "nll") == 4  # step 8 is not saved
+    assert best.find_better(tmp_path, "judge/precision_vgg") == 4  # larger is better, the first of equals
+    assert best.find_better(tmp_path, "lpips") is None
+    (tmp_path / "best" / "checkpoints" / "4").mkdir(parents=True)
+    (tmp_path / "best" / "metrics.jsonl").write_text(json.dumps(lines[1]) + "\n")
+    assert best.find_better(tmp_path, "nll") is None
+    log.write_text(log.read_text() + json.dumps(dict(step=6, split="validation", nll=1.25)) + "\n")
+    assert best.find_better(tmp_path, "nll") == 6
+    with pytest.raises(UserError, match=r"checkpoint_best='nl'.*'nll'"):
+        best.check("nl", ["nll", "code_use"])
+
+
 @pytest.mark.slow
 def test_both_stages_are_judged(vq_run, transformer_run, tmp_path):
+    """By the command, and while they train; the best checkpoint is a run directory that can be sampled."""
     for source in (vq_run, transformer_run):
         flags = [f"--workdir={tmp_path / source.name}", "--features=vgg", "--num_samples=16"]
+        flags += ["--by_class"] if source == transformer_run else []
         shutil.copytree(source, tmp_path / source.name)
         done = run("evaluate", *flags)
         assert done.returncode == 0, done.stderr
     first, second = (
         json.loads((tmp_path / r.name / "evaluation.json").read_text())[0] for r in (vq_run, transformer_run)
     )
-    assert {"rfd_vgg", "pfd_vgg", "rprecision_vgg", "ssim"} <= set(first["numbers"])
-    assert 0 < first["numbers"]["rfd_vgg"] and 0 < first["numbers"]["ssim"] < 1
+    assert {"rfd_vgg", "pfd_vgg", "rprecision_vgg"} <= set(first["numbers"])
+    assert 0 < first["numbers"]["rfd_vgg"] != first["numbers"]["pfd_vgg"] > 0
     assert {"fd_vgg", "precision_vgg", "recall_vgg"} <= set(second["numbers"])
-    assert (
-        second["protocol"]["reference"]["split"] == "train"
-        and (tmp_path / transformer_run.name / "nearest.png").exists()
-    )
+    assert second["by_class"].keys() == {"circle", "cross", "square"}
+    assert all(numbers["fd_vgg"] > 0 for numbers in second["by_class"].values())
+    out = tmp_path / transformer_run.name
+    assert second["protocol"]["reference"]["split"] == "train" and (out / "samples_vgg_nearest.png").exists()
+    refused = run("evaluate", f"--workdir={vq_run}", "--features=vgg", "--reference=train")
+    assert refused.returncode == 2 and "reference: a 'vqgan' run is not judged by it" in refused.stderr
+
+    config, _ = completion.load_config(out)
+    config.evals = ConfigDict(dict(few=dict(kind="samples", features="vgg", num_samples=8, reference="validation")))
+    config.update(steps=6, eval_every=1, checkpoint_best="few/fd_vgg", keep_checkpoints=1)
+    train(config, out)
+    records = [r for r in read_records(out / "metrics.jsonl") if r["split"] == "few"]
+    assert [r["step"] for r in records] == [5, 6]
+    (step,) = checkpoint.steps(out / "best")
+    assert step == min(records, key=lambda r: r["fd_vgg"])["step"]
+    entries = [entry for entry in record.read(out) if entry["name"] == "few"]
+    assert [e["numbers"]["fd_vgg"] for e in entries] == [r["fd_vgg"] for r in records]
+    shutil.move(out, tmp_path / "moved")
+    painted = taming_jax.Generator.load(tmp_path / "moved" / "best").sample(classes=["cross"], progress=False)
+    assert painted.shape == (1, 16, 16, 3)
+    assert run("check", str(tmp_path / "moved")).returncode == 0

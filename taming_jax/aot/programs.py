@@ -17,6 +17,7 @@ from taming_jax.data.features import FEATURES
 from taming_jax.errors import ArgumentError, UserError, with_extra
 from taming_jax.first_stage import make_first_stage
 from taming_jax.loop import trace_step
+from taming_jax.quality.inception import Inception
 from taming_jax.sampling.draw import make_sampling
 from taming_jax.second_stage import make_second_stage
 from taming_jax.state import Task, TrainState
@@ -96,7 +97,16 @@ def trace_sample(config: ConfigDict, mesh: Mesh) -> jax.stages.Traced:
     return jax.jit(sample).trace(nets, c, keys)
 
 
-PROGRAMS = {"train": trace_train, "sample": trace_sample, "decode": trace_decode}
+def trace_inception(config: ConfigDict, mesh: Mesh) -> jax.stages.Traced:
+    """Traces what an evaluation asks of every image: FID's Inception, in float32."""
+    net, side = Inception(), config.data.size
+    where, shape = NamedSharding(mesh, sharding.BATCH), (config.batch_size, side, side, 3)
+    seen = jax.ShapeDtypeStruct(shape, np.uint8, sharding=where)
+    weights = sharding.with_shardings(jax.eval_shape(net.init, jax.random.key(0), seen), mesh)
+    return jax.jit(net.apply).trace(weights, seen)
+
+
+PROGRAMS = {"train": trace_train, "sample": trace_sample, "decode": trace_decode, "inception": trace_inception}
 
 
 def compile_program(config: ConfigDict, mesh: Mesh, program: str, text_file: str | Path | None = None) -> Compiled:

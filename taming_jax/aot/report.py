@@ -14,8 +14,10 @@ from taming_jax.aot import hlo
 from taming_jax.aot.chips import CHIPS, find_devices
 from taming_jax.aot.flops import model_flops
 from taming_jax.aot.programs import compile_program, state_shapes
-from taming_jax.console import say
+from taming_jax.console import duration, say
 from taming_jax.tasks import make_task
+
+EVALUATED = 50_000  # samples that an FID is usually of
 
 
 def parameter_sizes(config: ConfigDict) -> set[int]:
@@ -64,6 +66,8 @@ def report(
     if program == "train":
         hours = config.steps * seconds / 3600
         lines.append(f"{config.steps} steps take at least {hours:.1f} hours, {hours * chips:.0f} chip-hours")
+    else:
+        lines.append(f"{EVALUATED} images, as for an FID, take at least {duration(EVALUATED / rate)}")
     return lines
 
 

@@ -28,35 +28,43 @@ class Block(nn.Module):
     stride: int
     expansion: int
     features: int
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        d = self.dtype
         wide, h = self.expansion * x.shape[-1], x
         if self.expansion > 1:
-            h = nn.relu6(norm("_bn0")(conv(wide, 1, 1, "_expand_conv")(h)))
-        h = nn.relu6(norm("_bn1")(conv(wide, self.kernel, self.stride, "_depthwise_conv", groups=wide)(h)))
-        h = norm("_bn2")(conv(self.features, 1, 1, "_project_conv")(h))
+            h = nn.relu6(norm("_bn0", d)(conv(wide, 1, 1, "_expand_conv", d)(h)))
+        h = nn.relu6(norm("_bn1", d)(conv(wide, self.kernel, self.stride, "_depthwise_conv", d, groups=wide)(h)))
+        h = norm("_bn2", d)(conv(self.features, 1, 1, "_project_conv", d)(h))
         return x + h if h.shape == x.shape else h
 
 
 class EfficientNet(nn.Module):
-    """Images float [B,224,224,3] in [0, 255] -> (features [B,1280], logits [B,1000]), float32."""
+    """Images float [B,224,224,3] in [0, 255] -> (features [B,1280], logits [B,1000]), float32.
+
+    dtype: of the convolutions.
+    """
+
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x = (images.astype(jnp.float32) - 127) / 128
-        x = nn.relu6(norm("_bn0")(conv(32, 3, 2, "_conv_stem")(x)))
+        d = self.dtype
+        x = ((images.astype(jnp.float32) - 127) / 128).astype(d)
+        x = nn.relu6(norm("_bn0", d)(conv(32, 3, 2, "_conv_stem", d)(x)))
         number = 0
         for count, kernel, stride, expansion, features in GROUPS:
             for i in range(count):
-                x = Block(kernel, stride if i == 0 else 1, expansion, features, name=f"_blocks.{number}")(x)
+                x = Block(kernel, stride if i == 0 else 1, expansion, features, d, name=f"_blocks.{number}")(x)
                 number += 1
-        x = nn.relu6(norm("_bn1")(conv(1280, 1, 1, "_conv_head")(x)))
-        pool = x.mean((1, 2))
+        x = nn.relu6(norm("_bn1", d)(conv(1280, 1, 1, "_conv_head", d)(x)))
+        pool = x.astype(jnp.float32).mean((1, 2))
         return pool, nn.Dense(1000, precision=jax.lax.Precision.HIGHEST, name="_fc")(pool)
 
 
-def conv(features: int, kernel: int, stride: int, name: str, groups: int = 1) -> nn.Conv:
+def conv(features: int, kernel: int, stride: int, name: str, dtype: jnp.dtype, groups: int = 1) -> nn.Conv:
     return nn.Conv(
         features,
         (kernel, kernel),
@@ -64,10 +72,11 @@ def conv(features: int, kernel: int, stride: int, name: str, groups: int = 1) ->
         "SAME",  # of TensorFlow: at a stride of 2, the odd row and column of padding are behind
         feature_group_count=groups,
         use_bias=False,
+        dtype=dtype,
         precision=jax.lax.Precision.HIGHEST,
         name=name,
     )
 
 
-def norm(name: str) -> nn.BatchNorm:
-    return nn.BatchNorm(use_running_average=True, epsilon=EPS, name=name)
+def norm(name: str, dtype: jnp.dtype) -> nn.BatchNorm:
+    return nn.BatchNorm(use_running_average=True, epsilon=EPS, dtype=dtype, name=name)

@@ -1,137 +1,104 @@
-"""Judges runs and folders: what is shown to the network, and the numbers that come of it."""
+"""The evaluators of a run: `config.evals`, a table of what else is asked of it at each evaluation."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from taming_jax import losses
-from taming_jax.console import say
-from taming_jax.errors import UserError
-from taming_jax.first_stage import make_first_stage
-from taming_jax.generator import Generator
-from taming_jax.images import Sheet, to_float
-from taming_jax.painting import Plan
-from taming_jax.quality import of_runs
-from taming_jax.quality.features import BATCH_SIZE, Seen, see
-from taming_jax.quality.judge import FEW, Reference, judge, protocol, read_statistics, refer
-from taming_jax.quality.networks import Network
-from taming_jax.quality.pictures import Pictures, open_pictures
-from taming_jax.quality.statistics import nearest
-from taming_jax.tokenizer import in_batches
+from taming_jax import checkpoint, completion, sharding
+from taming_jax import state as states
+from taming_jax.errors import ArgumentError
+from taming_jax.quality import networks, reconstructions, record, samples
+from taming_jax.quality.options import KINDS, filled
+from taming_jax.quality.viewer import Judged
+from taming_jax.state import TrainState
+from taming_jax.writer import Writer
 
-SHOWN = 8  # samples on the sheet beside their nearest pictures
+MAKERS = {"reconstructions": reconstructions.make, "samples": samples.make}
+NETS = {"vqgan": "gen", "transformer": "gpt"}  # the net that is judged
 
 
-class Judged(NamedTuple):
-    """What came of an evaluation: numbers by name, the protocol that they follow, and maybe a picture."""
+class Evaluator(NamedTuple):
+    """judge: (weights of the net that is judged, which they are) -> Judged. fields: see `options`."""
 
-    numbers: dict[str, float]
-    protocol: dict
-    sheet: Sheet | None = None
-
-
-class Viewer(NamedTuple):
-    """A network on the devices of a mesh. store: where what it sees is kept, None for nowhere."""
-
-    network: Network
-    mesh: Mesh
-    store: Path | None = None
-    batch_size: int = BATCH_SIZE
-
-    def see(self, pictures: Pictures, word: str) -> Seen:
-        """What the network sees in pictures; word: what they are called in messages."""
-        return see(self.network, pictures, self.mesh, self.batch_size, self.store, word)
-
-    def refer(self, pictures: Pictures, word: str) -> Reference:
-        """A reference of pictures."""
-        return refer(self.see(pictures, word), pictures.about)
-
-    def judge(self, seen: Seen, about: dict, reference: Reference) -> Judged:
-        """Judges what was seen of samples by a reference; says where there are few. about: as in `Pictures`."""
-        if seen.count < FEW:
-            say(
-                f"{seen.count} samples: a Fréchet distance of so few is too large, and comparable to those of as many"
-                " alone"
-            )
-        return Judged(judge(self.network, seen, reference), protocol(self.network, about, reference.about))
+    judge: Callable[[dict, dict], Judged]
+    fields: dict[str, Any]
 
 
-def compare(viewer: Viewer, samples: Path, reference: Path) -> Judged:
-    """Judges pictures of a folder or archive by those of another, or by saved statistics. Raises ArgumentError."""
-    found = open_pictures("samples", samples)
-    other = read_reference(viewer, reference)
-    return viewer.judge(viewer.see(found, "samples"), found.about, other)
+def make_evaluator(config: ConfigDict, fields: dict[str, Any], mesh: Mesh, store: Path | None = None) -> Evaluator:
+    """An evaluator of a complete config's runs. Loads the network that judges; raises UserError where it cannot."""
+    fields = filled(fields)
+    return Evaluator(MAKERS[fields["kind"]](config, fields, mesh, store), fields)
 
 
-def read_reference(viewer: Viewer, path: Path) -> Reference:
-    """A reference of a folder's or archive's pictures, or of saved statistics. Raises ArgumentError."""
-    if path.suffix == ".npz" and path.is_file():
-        if (told := read_statistics("reference", path, viewer.network)) is not None:
-            return told
-    return viewer.refer(open_pictures("reference", path), "reference")
+def kind_of(config: ConfigDict) -> str:
+    """The kind of evaluator that a config's runs are judged by."""
+    return next(name for name, kind in KINDS.items() if kind.task == config.task)
 
 
-def judge_first_stage(
-    viewer: Viewer, config: ConfigDict, params: dict, about: dict, disturb: of_runs.Disturb, most: int = 0
-) -> Judged:
-    """A first stage by its reconstructions of the validation split: rFID and SSIM, and the perturbed rFID.
+def judge_run(
+    workdir: str | Path, *, config: ConfigDict | None = None, store: Path | None = None, **fields: Any
+) -> tuple[int, Judged]:
+    """Judges a run directory, -> (the step, what came of it): `judge_run("runs/a", features="vgg", num_samples=512)`.
 
-    rfid (rfd_efficientnet, ...), precision and recall as `judge` has them; pfid likewise of disturbed codes. ssim: see
-    `losses.ssim`. about: the run and its step. most: how many pictures, 0 for all. Raises UserError where its input is
-    no picture in colours.
+    fields: see `options`. config: its own, or with other data. store: where features are kept. Raises ArgumentError for
+    fields that its kind of run does not have.
     """
-    if config.input != "image":
-        raise UserError(f"the run's input is {config.input!r}: Fréchet distances are of pictures in colours")
-    stage = make_first_stage(config)
-    disturb = disturb._replace(neighbours=min(disturb.neighbours, stage.codebook_size - 1))
-    originals = of_runs.shown(config, "validation", most)
-    reference, once = viewer.refer(originals, "originals"), viewer._replace(store=None)
-    made = of_runs.reconstructed(stage, params, viewer.mesh, originals, about)
-    plain = once.judge(once.see(made, "samples"), made.about, reference)
-    disturbed = of_runs.reconstructed(stage, params, viewer.mesh, originals, about, disturb)
-    perturbed = judge(viewer.network, once.see(disturbed, "disturbed codes"), reference)
-    numbers = {f"r{name}": value for name, value in plain.numbers.items()}
-    numbers |= {f"p{name}": value for name, value in perturbed.items() if name.startswith("f")}
-    numbers["ssim"] = mean_ssim(originals, made, viewer.mesh)
-    return Judged(numbers, plain.protocol | {"disturb": disturb._asdict()})
+    own, step, params = completion.load_run(Path(workdir))
+    config = own if config is None else config
+    kind = kind_of(config)
+    for name, value in fields.items():
+        if name not in KINDS[kind].options:
+            known = ", ".join(KINDS[kind].options)
+            raise ArgumentError(f"{name}: a {config.task!r} run is not judged by it; there are {known}")
+        KINDS[kind].options[name].rule(name, value, ArgumentError)
+    mesh = sharding.mesh_here(ConfigDict(dict(tensor=1)))
+    evaluator = make_evaluator(config, fields | dict(kind=kind), mesh, store)
+    return step, evaluator.judge(params, dict(step=step, weights=checkpoint.digest(params)))
 
 
-def mean_ssim(originals: Pictures, made: Pictures, mesh: Mesh) -> float:
-    """The mean of `losses.ssim` over two sets."""
-    score = jax.jit(lambda rows: losses.ssim(*map(to_float, rows)))
-    parts = [slice(start, start + BATCH_SIZE) for start in range(0, originals.count, BATCH_SIZE)]
-    pairs = ([x.read(p.start, min(p.stop, x.count)) for x in (originals, made)] for p in parts)
-    found = [in_batches(mesh, score, pair, BATCH_SIZE, False, "ssim") for pair in pairs]
-    return float(np.concatenate(found).mean())
+def make_evaluators(config: ConfigDict, mesh: Mesh) -> dict[str, Evaluator]:
+    """Those of a config's table, by their names there, on the devices of a mesh."""
+    mesh = sharding.to_sample(mesh)
+    return {name: make_evaluator(config, fields.to_dict(), mesh) for name, fields in config.evals.items()}
 
 
-def judge_second_stage(
-    viewer: Viewer,
-    generator: Generator,
-    plan: Plan,
-    about: dict,
-    count: int,
-    split: str = "train",
-    reference: Reference | None = None,
-) -> Judged:
-    """A transformer by `count` samples, against a split of its data or another reference; the nearest pictures beside.
+def numbers_of(config: ConfigDict) -> list[str]:
+    """The numbers that the evaluators of a config give, 'name/fd_efficientnet', for `checkpoint_best`."""
+    found = []
+    for name, given in config.evals.items():
+        fields = filled(given.to_dict())
+        named = [networks.called(fields["features"].partition(":")[0], n) for n in ("frechet", "precision", "recall")]
+        if fields["kind"] == "reconstructions":
+            named = [f"r{n}" for n in named] + [f"p{named[0]}"]
+        found += [f"{name}/{n}" for n in named]
+    return found
 
-    Raises UserError for data without pictures in colours.
-    """
-    samples = of_runs.sampled(generator, plan, count, about)
-    pictures = of_runs.shown(generator.config, split) if reference is None else None
-    if reference is None:
-        reference = viewer.refer(pictures, f"the {split} split")
-    seen = viewer.see(samples, "samples")
-    judged = viewer.judge(seen, samples.about, reference)
-    if pictures is None:
-        return judged
-    shown = min(SHOWN, count)
-    near = nearest(seen.all("pool")[:shown], reference.seen.all("pool"))
-    beside = np.concatenate([pictures.read(int(i), int(i) + 1) for i in near])
-    rows = np.stack([samples.read(0, shown), beside])
-    return judged._replace(sheet=Sheet(rows, ("sample", f"nearest of {split}")))
+
+def judge_state(
+    evaluators: dict[str, Evaluator], state: TrainState, config: ConfigDict, writer: Writer
+) -> dict[str, Judged]:
+    """Runs evaluators on a state; writes their numbers under their names, with their protocol, and their pictures."""
+    if not evaluators:
+        return {}
+    step, found = int(state.step), {}
+    params = states.averaged(state, NETS[config.task])
+    about = dict(step=step, weights=checkpoint.digest(params))
+    for name, evaluator in evaluators.items():
+        found[name] = judged = evaluator.judge(params, about)
+        write(judged, writer, step, name, moves=True)
+    return found
+
+
+def write(judged: Judged, writer: Writer, step: int, name: str, moves: bool = False) -> None:
+    """Writes numbers, protocol and picture under a name. moves: see `record.write`."""
+    writer.scalars(step, name, judged.numbers)
+    if judged.sheet is not None:
+        writer.picture(step, f"{name}_nearest", judged.sheet)
+    if writer.active:
+        record.write(writer.workdir, name, judged.numbers, judged.protocol, judged.by_class, moves)
+
+
+assert MAKERS.keys() == KINDS.keys()

@@ -1,8 +1,9 @@
 """What a network sees in a set of pictures: on all devices, kept part by part, to go on where it was stopped."""
 
+import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +43,24 @@ class Seen(NamedTuple):
         """[count,D] float32."""
         return np.concatenate(list(self.each(name)))
 
+    def split(self, labels: np.ndarray) -> dict[int, "Seen"]:
+        """The features of each class, by its label; labels: int [count]. All of them are held in memory."""
+        found, start = {}, 0
+        for part in self.parts:
+            with open_part(part) as opened:
+                arrays = {name: opened[name] for name in self.names()}
+            own = labels[start : start + len(arrays["pool"])]
+            start += len(own)
+            for label in np.unique(own):
+                found.setdefault(int(label), []).append({n: value[own == label] for n, value in arrays.items()})
+        return {label: Seen(sum(len(p["pool"]) for p in parts), tuple(parts)) for label, parts in found.items()}
+
+
+@functools.cache
+def program(see: Callable, mesh: Mesh) -> Callable:
+    """A network's `see`, compiled once for each mesh and shape; what it sees is on every device."""
+    return jax.jit(see, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
 
 def open_part(part: Path | dict[str, np.ndarray]) -> AbstractContextManager[Mapping[str, np.ndarray]]:
     return np.load(part, allow_pickle=False) if isinstance(part, Path) else nullcontext(part)
@@ -64,10 +83,12 @@ def see(
     batch_size = -(-min(batch_size, pictures.count) // devices) * devices
     whole = NamedSharding(mesh, PartitionSpec())
     weights = jax.device_put(network.weights, whole)
-    look = jax.jit(network.see, out_shardings=whole)
+    look = program(network.see, mesh)
     folder = store / key_of(network, pictures) if store is not None else None
     parts = []
-    with jax.set_mesh(mesh), tqdm(total=pictures.count, desc=f"{network.name} sees {word}", unit="image") as bar:
+    quiet = jax.process_index() > 0
+    bar = tqdm(total=pictures.count, desc=f"{network.name} sees {word}", unit="image", leave=False, disable=quiet)
+    with jax.set_mesh(mesh), bar:
         for start in range(0, pictures.count, PART):
             stop = min(start + PART, pictures.count)
             file = folder / f"{start:08}.npz" if folder is not None else None
@@ -100,5 +121,5 @@ def check_finite(part: dict[str, np.ndarray], network: Network, word: str) -> No
 
 def key_of(network: Network, pictures: Pictures) -> str:
     """A name that is equal for equal pictures and networks."""
-    told = json.dumps([network.name, network.digest, pictures.about], sort_keys=True)
+    told = json.dumps([network.name, network.digest, network.dtype, pictures.about], sort_keys=True)
     return f"{network.name}-{hashlib.blake2b(told.encode(), digest_size=8).hexdigest()}"

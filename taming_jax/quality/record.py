@@ -8,10 +8,11 @@ from taming_jax.console import say
 from taming_jax.fields import differences
 
 FILE = "evaluation.json"
+MOVING = ("samples.run.step", "samples.run.weights")
 
 
 def read(folder: Path) -> list[dict]:
-    """The entries of a folder, {'name', 'numbers', 'protocol'}, the newest last; [] where there are none."""
+    """The entries of a folder, {'name', 'numbers', 'protocol', maybe 'by_class'}, the newest last; [] for none."""
     file = folder / FILE
     try:
         found = json.loads(file.read_text()) if file.exists() else []
@@ -26,13 +27,25 @@ def read(folder: Path) -> list[dict]:
     ]
 
 
-def write(folder: Path, name: str, numbers: dict[str, float], protocol: dict) -> None:
-    """Adds an entry, in place of one of the same protocol; says where the protocol differs from the last one's."""
+def write(
+    folder: Path,
+    name: str,
+    numbers: dict[str, float],
+    protocol: dict,
+    by_class: dict[str, dict[str, float]] | None = None,
+    moves: bool = False,
+) -> None:
+    """Adds an entry, in place of one of the same protocol; says where the protocol differs from the last one's.
+
+    moves: whether the run has gone on since the last one, as in training, which need not be said.
+    """
     before = read(folder)
     last = [e for e in before if e["name"] == name][-1:]
     protocol = json.loads(json.dumps(protocol))
-    if last and (changed := differences(last[0]["protocol"], protocol)):
+    changed = differences(last[0]["protocol"], protocol) if last else []
+    if changed := [c for c in changed if not moves or not c.startswith(MOVING)]:
         say(f"{name}: not to be compared with the numbers before, {', '.join(changed)[:300]}")
     kept = [e for e in before if (e["name"], e["protocol"]) != (name, protocol)]
-    entries = [*kept, dict(name=name, numbers=numbers, protocol=protocol)]
+    entry = dict(name=name, numbers=numbers, protocol=protocol)
+    entries = [*kept, entry | (dict(by_class=by_class) if by_class is not None else {})]
     images.write_whole(folder / FILE, lambda part: part.write_text(json.dumps(entries, indent=1) + "\n"))

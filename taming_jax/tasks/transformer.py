@@ -1,5 +1,6 @@
 """Stage two: the transformer over the first stage's codes, after a condition."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,8 +96,9 @@ def make_task(config: ConfigDict) -> states.Task:
     def eval_step(state: states.TrainState, batch: dict):
         c, targets = read(state, batch, jax.random.key(0))
         logits = stage.logits(states.averaged(state, "gpt"), c, targets)
+        nll = losses.cross_entropy(logits, targets)
         return metrics.collection(
-            dict(nll=losses.cross_entropy(logits, targets)),
+            dict(nll=nll, bits_per_pixel=nll / (math.log(2) * stage.first.patch**2)),
             mask=batch["mask"],
             codes=metrics.CodeUse(metrics.count_codes(targets, stage.first.num_ids, batch["mask"])),
         )

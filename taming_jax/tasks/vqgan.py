@@ -199,6 +199,7 @@ def make_task(config: ConfigDict) -> states.Task:
             numbers = dict(bce=bce, pixel_accuracy=right.mean((1, 2)))
         else:
             numbers = dict(psnr=losses.psnr(images, recon), l1=jax.vmap(losses.l1_loss)(images, recon))
+            numbers["ssim"] = losses.ssim(images, recon)
             numbers["lpips"] = lpips(frozen["lpips"], images, jnp.clip(recon, -1, 1))
         return metrics.collection(
             numbers,
