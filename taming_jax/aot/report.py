@@ -100,7 +100,8 @@ def run(
     sharding.check_batch(config.batch_size, mesh, config.accumulate)
     shape = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     quickly = jax.config.jax_exec_time_optimization_effort < 0
-    how = f"{config.dtype}, compiled quickly: more bytes than there will be" if quickly else config.dtype
+    dtype = "float32" if program == "inception" else config.dtype
+    how = f"{dtype}, compiled quickly: more bytes than there will be" if quickly else dtype
     say(f"{program} on {topology}: {mesh.size} chips, mesh {shape}, batch {config.batch_size}, {how}")
     for line in report(config, mesh, topology, program, text_file):
         say(line)
