@@ -80,10 +80,15 @@ def get_transformer(first_stage: str, cond: str) -> ConfigDict:
 
 
 def get_gpt(**sizes) -> ConfigDict:
-    """A transformer. None for `vocab_size` and `block_size` means as large as condition and codes need."""
-    return ConfigDict(
-        dict(n_unmasked=0, remat="none", vocab_size=placeholder(int), block_size=placeholder(int)) | sizes
-    )
+    """A transformer. None for `vocab_size` and `block_size` means as large as condition and codes need.
+
+    context: 'window' is the paper's, all codes before in a window that slides over larger images; 'wavefront' writes
+    along fronts, each row `lag` columns behind the one above, and a code sees `reach` rows and columns around it
+    (taming_jax/schedule.py).
+    """
+    context = dict(kind="window", lag=3, reach=(4, 4))
+    fields = dict(n_unmasked=0, remat="none", vocab_size=placeholder(int), block_size=placeholder(int), context=context)
+    return ConfigDict(fields | sizes)
 
 
 def get_optim(**fields) -> ConfigDict:

@@ -51,6 +51,7 @@ LATER_OF = {
         "codes": "",
         "canvas": (0, 0),
         "gpt.remat": "none",
+        "gpt.context": {"kind": "window", "lag": 3, "reach": (4, 4)},
         "cond.drop": 0.0,
         "cond.aligned": False,
         "cond.layout.categories": "",
@@ -182,7 +183,10 @@ def stages_of(config: ConfigDict) -> list[str]:
 def check_stages(config: ConfigDict) -> None:
     """Raises UserError where a complete config does not fit those of its first stages."""
     for name in stages_of(config):
-        size = config[name].config.data.size
+        stage = config[name].config
+        size, patch = stage.data.size, 2 ** (len(stage.model.ch_mult) - 1)
+        if config.gpt.context.kind == "wavefront" and config.data.size % patch == 0:
+            continue  # it learns on crops of any size
         if size != config.data.size:
             named = {"first_stage": "the first stage", "cond": "the condition's first stage"}[name]
             raise UserError(f"data.size={config.data.size}: {named} was trained at {size}")

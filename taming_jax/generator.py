@@ -194,7 +194,7 @@ class Generator:
             when = np.where(plan.kept.codes, -1, when)
         fill = [(0, whole - part) for whole, part in zip(plan.size, image.shape, strict=False)]
         image = np.pad(image, [*fill, (0, 0)], mode="edge")
-        return draw_frames(Animation(image, when, self.stage.first.side, plan.stride))
+        return draw_frames(Animation(image, when, self.stage.frame(when.shape), plan.stride))
 
     def score(self, images: Any, batch_size: int = BATCH_SIZE, progress: bool = False, **asked: Any) -> np.ndarray:
         """How likely the transformer finds images: nats of all codes of each, [N] float32; less is likelier.

@@ -87,7 +87,7 @@ def make_rows(
 def condition_of(stage: SecondStage, size: tuple[int, int], inner: tuple[int, int]) -> Condition:
     """The stage's condition for an image of `size`, whose upper left part of `inner` people asked for."""
     grid = size[0] // stage.first.patch, size[1] // stage.first.patch
-    return stage.cond.of_size(grid, stage.first.side, (inner[0] / size[0], inner[1] / size[1]))
+    return stage.cond.of_size(grid, stage.window(grid), (inner[0] / size[0], inner[1] / size[1]))
 
 
 def extend(rows: dict[str, np.ndarray], inner: tuple[int, int], size: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -148,7 +148,7 @@ def read_kept(
         if record["segmentation"].shape != record["image"].shape[:2]:
             sizes = ["x".join(map(str, record[kind].shape[:2])) for kind in ("segmentation", "image")]
             raise ArgumentError(f"keep is {sizes[0]} pixels, image is {sizes[1]}: the mask must be as large")
-    patch, least, wanted = stage.first.patch, stage.first.size, size
+    patch, least, wanted = stage.first.patch, stage.least, size
     if size is None:
         sides = record["image"].shape[:2]
         scale = max(1.0, least / min(sides))

@@ -18,9 +18,12 @@ from taming_jax.conditions import Condition, make_condition
 from taming_jax.errors import UserError
 from taming_jax.first_stage import FirstStage, make_first_stage
 from taming_jax.models.gpt import GPT, Cache, align, unstack
+from taming_jax.models.wave import WaveGPT
 from taming_jax.sampling.draw import Sampling, guide
 from taming_jax.sampling.painter import Painter, make_painter, painting_order
+from taming_jax.sampling.schedule import make_chunk, make_schedule_painter
 from taming_jax.sampling.sequence import make_sequence_painter, sample_full
+from taming_jax.schedule import Schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,19 @@ class SecondStage:
     def slides(self) -> bool:
         """Whether its window can slide over a larger image: only if it writes row by row."""
         return self.order_name == "row_major"
+
+    @property
+    def least(self) -> int:
+        """Pixels on a side of the smallest image that it paints."""
+        return self.first.size
+
+    def window(self, grid: tuple[int, int]) -> int:
+        """Codes on a side of the part of a grid that one condition is about."""
+        return self.first.side
+
+    def frame(self, grid: tuple[int, int]) -> int:
+        """Codes on a side of what a code sees, of a grid."""
+        return self.first.side
 
     @property
     def step(self) -> int:
@@ -157,14 +173,100 @@ class SecondStage:
 
     def check_size(self, name: str, size: tuple[int, int], kind: type[UserError] = UserError) -> None:
         """Raises `kind` for a size (height, width) that the transformer cannot paint; `name` names the field."""
-        text, factor, least = "x".join(map(str, size)), self.first.patch, self.first.size
+        text, factor, least = "x".join(map(str, size)), self.first.patch, self.least
         if len(size) != 2 or min(size) < least or any(n % factor for n in size):
-            raise kind(f"{name}={text}: multiples of {factor} from {least} on, the size of training")
+            trained = ", the size of training" if least == self.first.size else ""
+            raise kind(f"{name}={text}: multiples of {factor} from {least} on{trained}")
         if tuple(size) != (least, least) and not self.slides:
             raise kind(f"{name}={text}: a sliding window follows rows; this transformer's order is {self.order_name!r}")
         grid, n = self.cond.grid, self.first.side
         if grid is not None and any(pixels // factor * grid[0] % n for pixels in size):
             raise kind(f"{name}={text}: the condition has {grid[0]} ids where there are {n} codes, which must divide")
+
+
+@dataclasses.dataclass(frozen=True)
+class WaveStage(SecondStage):
+    """A second stage whose transformer writes along the fronts of a schedule: grids of any size, at equal cost a code.
+
+    Its `params` hold a `WaveGPT`. A condition that lies on a grid goes with the codes, cell by cell.
+    """
+
+    gpt: WaveGPT
+
+    @property
+    def least(self) -> int:
+        return self.step
+
+    def window(self, grid: tuple[int, int]) -> int:
+        return max(grid)
+
+    def frame(self, grid: tuple[int, int]) -> int:
+        return min(2 * max(self.gpt.schedule.reach) + 1, *grid)
+
+    def init(self, key: jax.Array) -> dict:
+        n = self.first.side
+        return self.gpt.init(key, self.on_grid(self.empty(1), (n, n)), jnp.zeros((1, n, n), jnp.int32))["params"]
+
+    def empty(self, batch_size: int) -> jax.Array:
+        """Dropped conditions, [B,S]."""
+        return jnp.full((batch_size, self.cond.length), self.null, jnp.int32)
+
+    def on_grid(self, c: jax.Array, grid: tuple[int, int]) -> jax.Array:
+        """The condition's ids [B,S] as they lie over a grid of codes; others as they are."""
+        if self.cond.grid is None or c.ndim != 2:
+            return c
+        return c.reshape(len(c), *(n // self.gpt.cells for n in grid))
+
+    def logits(self, params: dict, c: jax.Array, ids: jax.Array, **kwargs) -> jax.Array:
+        (b, t), n = ids.shape, self.first.side
+        outside = {name: value for name, value in params.items() if not name.startswith("blocks")}
+        params = {**params, **sharding.gather(outside, "gpt")}
+        gpt = self.gpt if "blocks" in params else self.gpt.clone(unrolled=True)
+        return gpt.apply({"params": params}, self.on_grid(c, (n, n)), ids.reshape(b, n, n), **kwargs).reshape(b, t, -1)
+
+    def condition(self, frozen: dict, batch: dict, grid: tuple[int, int]) -> jax.Array:
+        return self.on_grid(self.cond.ids(frozen, batch), grid)
+
+    def make_steps(self, guided: bool) -> tuple[Callable, Callable]:
+        """`begin` and `step`, as `sampling.schedule` takes them.
+
+        guided: parameters are (parameters, scale), and each image has a copy without its condition (Ho & Salimans).
+        """
+        gpt = self.gpt.clone(unrolled=True)
+
+        def begin(params, c, h, w):
+            if not guided:
+                return gpt.apply({"params": params}, c, h, w, method="begin")
+            both = jnp.stack([c, jnp.full_like(c, self.null)], 1).reshape(2 * len(c), *c.shape[1:])
+            return gpt.apply({"params": params[0]}, both, h, w, method="begin")
+
+        def step(params, codes, wave, front):
+            if not guided:
+                return gpt.apply({"params": params}, codes, wave, front, method="step")
+            params, scale = params
+            logits, wave = gpt.apply({"params": params}, jnp.repeat(codes, 2, 0), wave, front, method="step")
+            logits = logits.reshape(len(codes), 2, *logits.shape[1:])
+            return logits[:, 1] + scale * (logits[:, 0] - logits[:, 1]), wave
+
+        return begin, step
+
+    def make_painter(self, guided: bool = False, method: str = "cached", stride: int = 1) -> Painter:
+        if (method, stride) != ("cached", 1):
+            raise UserError(
+                f"method={method}, stride={stride}: ways of a window; this transformer has none, it follows its fronts"
+            )
+        return make_schedule_painter(self.gpt.schedule, *self.make_steps(guided))
+
+    def painting_order(self, grid: tuple[int, int], method: str = "cached") -> np.ndarray:
+        return self.gpt.schedule.times(*grid)
+
+    def sample(self, params: dict, first_stage: dict, c: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
+        n, (begin, step) = self.first.side, self.make_steps(False)
+        codes, known = jnp.zeros((len(c), n, n), jnp.int32), jnp.zeros((n, n), bool)
+        wave = begin(params, self.on_grid(c, (n, n)), n, n)
+        paint = make_chunk(self.gpt.schedule, step)
+        steps = int(self.gpt.schedule.times(n, n).max()) + 1
+        return self.first.decode(first_stage, paint(params, codes, known, keys, sampling, wave, 0, steps)[0])
 
 
 def next_code(
@@ -179,6 +281,9 @@ def make_second_stage(config: ConfigDict) -> SecondStage:
     """Builds it from a complete config; raises UserError where the transformer is too small for condition and codes."""
     first = make_first_stage(config.first_stage.config, config.first_stage.used, config.first_stage.unknown)
     cond, fields = make_condition(config), config.gpt.to_dict()
+    context = fields.pop("context")
+    if context["kind"] == "wavefront":
+        return make_wave_stage(config, dataclasses.replace(first, size=config.data.size), cond, fields, context)
     for name, least in (
         ("vocab_size", max(first.num_ids, cond.vocab_size + (config.cond.drop > 0))),
         ("block_size", cond.length + first.side**2 - 1),
@@ -193,3 +298,29 @@ def make_second_stage(config: ConfigDict) -> SecondStage:
         raise UserError(f"cond.aligned: a condition on {config.cond.name!r} has no place in the picture")
     gpt = GPT(dtype=jnp.dtype(config.dtype), gather=functools.partial(sharding.gather, path="gpt/blocks_0"), **fields)
     return SecondStage(first, cond, gpt, config.order, config.cond.drop, config.cond.aligned)
+
+
+def make_wave_stage(config: ConfigDict, first: FirstStage, cond: Condition, fields: dict, context: dict) -> WaveStage:
+    """The second stage with a wavefront transformer. fields, context: of `config.gpt`, of `config.gpt.context`."""
+    for name in ("vocab_size", "block_size"):
+        if fields.pop(name) is not None:
+            raise UserError(f"gpt.{name}: a wavefront transformer has none; set it to None")
+    if fields.pop("n_unmasked"):
+        raise UserError("gpt.n_unmasked: a wavefront transformer's condition sees all of itself; it must be 0")
+    cells = 1 if cond.grid is None else first.side // cond.grid[0]
+    if cond.grid is not None and cells * cond.grid[0] != first.side:
+        raise UserError(
+            f"the condition has {cond.grid[0]} ids on a side where there are {first.side} codes: a wavefront"
+            " transformer needs as many codes or a multiple of them"
+        )
+    gpt = WaveGPT(
+        Schedule(context["lag"], tuple(context["reach"])),
+        first.num_ids,
+        cond.vocab_size + 1,
+        0 if cond.grid is not None else cond.length,
+        cells,
+        dtype=jnp.dtype(config.dtype),
+        gather=functools.partial(sharding.gather, path="gpt/blocks_0"),
+        **fields,
+    )
+    return WaveStage(first, cond, gpt, config.order, config.cond.drop, False)

@@ -22,7 +22,7 @@ RULES = (
     (r"gpt/.*/(query|key|value|mlp_in)/kernel$", ("fsdp", "tensor")),
     (r"gpt/.*/(proj|mlp_out)/kernel$", ("tensor", "fsdp")),
     (r"gpt/.*head/kernel$", ("fsdp", "tensor")),
-    (r"gpt/.*(token|position)_embedding$", (None, "fsdp")),
+    (r"gpt/.*(token|position|left|above|cond)_embedding$", (None, "fsdp")),
     (r"(gen|disc|lpips|cond)/.*kernel$", (None, None, None, "fsdp")),
 )
 

@@ -1,5 +1,7 @@
 """Conditions of a second stage, a file for each kind. A new kind is a file with a `Condition`, and a line below."""
 
+import dataclasses
+
 from ml_collections import ConfigDict
 
 from taming_jax.conditions.caption import Caption
@@ -32,4 +34,6 @@ def find_condition(name: str) -> type[Condition]:
 def make_condition(config: ConfigDict) -> Condition:
     """The condition of a complete config; raises UserError where its parts do not fit."""
     kind = find_condition(config.cond.name)
-    return kind.make(config, make_first_stage(config.cond.config) if kind.HAS_STAGE else None)
+    if not kind.HAS_STAGE:
+        return kind.make(config, None)
+    return kind.make(config, dataclasses.replace(make_first_stage(config.cond.config), size=config.data.size))

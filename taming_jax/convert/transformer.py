@@ -133,6 +133,8 @@ def layout(stage: Section, length: int, num_tokens: int, data: Section) -> tuple
 
 def transformer_to_torch(workdir: Path, step: int, config: ConfigDict) -> Tensors:
     """A transformer and its first stages under the original's names."""
+    if config.gpt.context.kind != "window":
+        raise UserError(f"{workdir} has a {config.gpt.context.kind} transformer, which the original does not know")
     stage, stages = make_second_stage(config), {"first_stage_model.": config.first_stage}
     if stage.cond.stage is not None:
         stages["cond_stage_model."] = config.cond

@@ -155,6 +155,31 @@ REMAT = {
 }
 
 
+def scan_layers(
+    net: nn.Module, block: type[nn.Module], fields: tuple, static: tuple[int, ...], broadcast: int
+) -> nn.Module:
+    """The layers of a transformer as one that is scanned, over parameters in one array for all layers.
+
+    net: has num_layers, dtype, gather and remat, see `GPT`. static: the block's static arguments, itself counted.
+    broadcast: how many arguments all layers share.
+    """
+
+    def gather_layer(variables: dict) -> dict:
+        """One layer's parameters, gathered; cast before, since half as many bytes travel."""
+        cast = jax.tree.map(lambda x: x.astype(net.dtype) if x.ndim > 1 else x, variables["params"])
+        return {"params": net.gather(cast)}
+
+    # Not at their start, or the cast ones would be stored.
+    block = block if net.is_initializing() else nn.map_variables(block, "params", gather_layer)
+    if net.remat != "none":
+        block = nn.remat(block, prevent_cse=False, static_argnums=static, policy=REMAT[net.remat])
+    axes, rngs = {"params": 0}, {"params": True, "dropout": True}
+    # CPUs lose a tenth of the step's time to a loop; but without one, XLA would undo the rematerialisation.
+    unroll = net.num_layers if platform() == "cpu" and net.remat == "none" else 1
+    shared = (nn.broadcast,) * broadcast
+    return nn.scan(block, axes, split_rngs=rngs, in_axes=shared, length=net.num_layers, unroll=unroll)(*fields)
+
+
 class GPT(nn.Module):
     """Autoregressive transformer over token ids (Esser et al. 2021, section 3.2).
 
@@ -192,25 +217,9 @@ class GPT(nn.Module):
         if self.unrolled:
             self.blocks = [Block(*fields) for _ in range(self.num_layers)]
         else:
-            # Not at their start, or the cast ones would be stored.
-            block = Block if self.is_initializing() else nn.map_variables(Block, "params", self.gather_layer)
-            if self.remat != "none":
-                block = nn.remat(block, prevent_cse=False, static_argnums=(3,), policy=REMAT[self.remat])
-            axes, rngs = {"params": 0}, {"params": True, "dropout": True}
-            # CPUs lose a tenth of the step's time to a loop; but without one, XLA would undo the rematerialisation.
-            unroll = self.num_layers if platform() == "cpu" and self.remat == "none" else 1
-            scanned = nn.scan(
-                block, axes, split_rngs=rngs, in_axes=(nn.broadcast,) * 2, length=self.num_layers, unroll=unroll
-            )
-            self.blocks = scanned(*fields)
+            self.blocks = scan_layers(self, Block, fields, static=(3,), broadcast=2)
         self.ln_f = nn.LayerNorm(epsilon=LAYER_NORM_EPS, dtype=self.dtype)
         self.head = dense(self.vocab_size, self.dtype, use_bias=False)
-
-    @nn.nowrap
-    def gather_layer(self, variables: dict) -> dict:
-        """One layer's parameters, gathered; cast before, since half as many bytes travel."""
-        cast = jax.tree.map(lambda x: x.astype(self.dtype) if x.ndim > 1 else x, variables["params"])
-        return {"params": self.gather(cast)}
 
     def __call__(
         self, ids: jax.Array, train: bool = False, embeddings: jax.Array | None = None, start: int = 0

@@ -35,6 +35,15 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"gpt.embed_dim={config.gpt.embed_dim} is not divided by gpt.num_heads={config.gpt.num_heads}")
     if config.cond.aligned and config.gpt.embed_dim % 4:
         raise UserError(f"gpt.embed_dim={config.gpt.embed_dim}: cond.aligned needs a multiple of 4")
+    if config.gpt.context.kind == "wavefront":
+        if config.order != "row_major":
+            raise UserError(f"order={config.order!r}: a wavefront transformer has its own order; set 'row_major'")
+        if config.cond.aligned:
+            raise UserError("cond.aligned: a wavefront transformer's conditions lie with the codes anyway; set False")
+        if config.gpt.embed_dim // config.gpt.num_heads % 4:
+            raise UserError(
+                f"gpt.embed_dim={config.gpt.embed_dim}: a wavefront transformer's heads need a multiple of 4 each"
+            )
     if config.cond.drop and not kind.DROPS:
         raise UserError(f"cond.drop={config.cond.drop:g}: it must be 0 where there is no condition")
     if any(config.canvas) and kind.NEEDS_DATA:
@@ -159,7 +168,7 @@ def make_pictures(config: ConfigDict, stage: SecondStage) -> Callable[..., dict[
             one = {name: value[:1] for name, value in cond.rows(plan.size).items()}
             (image,) = painting.paint(nets, one | {"index": np.zeros(1, np.int32)}, plan)
             when = stage.painting_order(plan.grid(stage.first.patch))
-            shown["painting"] = Animation(image, when, stage.first.side)
+            shown["painting"] = Animation(image, when, stage.frame(when.shape))
         return shown
 
     return pictures
