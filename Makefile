@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Memory in large pages (Linux with glibc): steps on CPUs took up to a fifth less time, since fewer pages are made anew.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-conditional test test-slow test-faults test-parity lint format clean
+.PHONY: demo demo-conditional demo-large test test-slow test-faults test-parity lint format clean
 
 demo: .venv/installed  ## Trains both stages on OpenMoji and paints samples: about 18 minutes on two CPU cores
 	python -m taming_jax.train --config=configs/openmoji_vq.py --workdir=runs/openmoji_vq
@@ -18,6 +18,13 @@ demo-conditional: .venv/installed  ## Trains a transformer that colours line art
 	python -m taming_jax.train --config=configs/openmoji_line_vq.py --workdir=runs/openmoji_line_vq
 	python -m taming_jax.train --config=configs/openmoji_line_transformer.py --workdir=runs/openmoji_line_transformer
 	python -m taming_jax.sample --workdir=runs/openmoji_line_transformer --out=runs/openmoji_coloured --size=64x64 --num_samples=4
+
+demo-large: .venv/installed  ## Trains a wavefront transformer that draws 512x512 pixels from thumbnails of 64x64
+	python -m taming_jax.train --config=configs/openmoji_large_vq.py --workdir=runs/openmoji_large_vq
+	python -m taming_jax.train --config=configs/openmoji_large_low_vq.py --workdir=runs/openmoji_large_low_vq
+	python -m taming_jax.train --config=configs/openmoji_large_transformer.py --workdir=runs/openmoji_large_transformer
+	python -m taming_jax.sample --workdir=runs/openmoji_large_transformer --out=runs/openmoji_large --size=512x512 \
+		--num_conditions=4 --animate=gif
 
 test: .venv/installed-test lint  ## Style, then all tests
 	python -m pytest

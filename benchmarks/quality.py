@@ -40,6 +40,7 @@ from taming_jax.tasks import make_task
 from taming_jax.writer import LOG, Writer, read_records
 from tests.parity.conftest import instantiate
 
+PARTS = ["paper", "transformer", "stable"]
 SEEDS = (0, 1, 2)
 SIDE, BATCH, CODES = 32, 8, 1024
 STEPS, DISC_START, EVERY = 400, 200, 100
@@ -236,20 +237,31 @@ def is_done(run: Path, steps: int) -> bool:
     return any(r["step"] == steps and r.get("split") == "validation" for r in read_records(run / LOG))
 
 
-def run_first_stages(root: Path, seed: int) -> None:
+def start_of(root: Path, seed: int) -> tuple[torch.nn.Module, Path]:
+    """The original's first stage with its initial weights, and the run directory that has the same."""
     model, start = build(FIRST_STAGE, seed), root / "start" / f"vq{seed}"
     if not checkpoint.steps(start):
         convert(model, FIRST_STAGE, 0, start)
-    for name, make in (("ours", paper_config), ("stable", stable_config)):
-        run, config = root / f"{name}{seed}", make(start, seed)
-        if not is_done(run, config.steps):
-            if not run.exists() and name == "ours":
-                shutil.copytree(start, run)
-            train(config, run)
-    run, config = root / f"original{seed}", paper_config(start, seed)
+    return model, start
+
+
+def run_paper(root: Path, seed: int) -> None:
+    model, start = start_of(root, seed)
+    run, config = root / f"ours{seed}", paper_config(start, seed)
+    if not is_done(run, config.steps):
+        if not run.exists():
+            shutil.copytree(start, run)
+        train(config, run)
+    run = root / f"original{seed}"
     if not is_done(run, config.steps):
         shutil.rmtree(run, ignore_errors=True)
         train_original(model, FIRST_STAGE, original_first_stage, config, run)
+
+
+def run_stable(root: Path, seed: int) -> None:
+    run, config = root / f"stable{seed}", stable_config(start_of(root, seed)[1], seed)
+    if not is_done(run, config.steps):
+        train(config, run)
 
 
 def run_transformers(root: Path, seed: int) -> None:
@@ -325,25 +337,22 @@ def draw(root: Path, part: str, kinds: dict[str, str], names: list[str]) -> None
 def main() -> None:
     root = cli.required_folder("workdir")
     torch.set_num_threads(2)
-    parts = flags.FLAGS.parts
-    for seed in SEEDS:
-        if "first_stages" in parts:
-            run_first_stages(root, seed)
-    for seed in SEEDS:
-        if "transformers" in parts:
-            run_transformers(root, seed)
-    if "first_stages" in parts:
-        numbers = ["l1", "lpips", "code_use", "reconstructions/rfd_efficientnet"]
-        draw(root, "first_stages", {"original": "original", "ours": "ours", "stable recipe": "stable"}, numbers)
-    if "transformers" in parts:
-        draw(root, "transformers", {"original": "transformer_original", "ours": "transformer_ours"}, ["nll"])
-        for name in ("original", "ours"):
-            entries = [record.read(root / f"transformer_{name}{seed}")[-1]["numbers"] for seed in SEEDS]
-            for number in entries[0]:
-                say(f"{SAMPLES} samples, {name}: {number} " + ", ".join(f"{e[number]:.4g}" for e in entries))
+    numbers = ["l1", "lpips", "code_use", "reconstructions/rfd_efficientnet"]
+    kinds = {"original": "original", "ours": "ours", "stable recipe": "stable"}
+    for part in flags.FLAGS.parts:
+        for seed in SEEDS:
+            {"paper": run_paper, "transformer": run_transformers, "stable": run_stable}[part](root, seed)
+        if part == "transformer":
+            draw(root, part, {"original": "transformer_original", "ours": "transformer_ours"}, ["nll"])
+            for name in ("original", "ours"):
+                entries = [record.read(root / f"transformer_{name}{seed}")[-1]["numbers"] for seed in SEEDS]
+                for number in entries[0]:
+                    say(f"{SAMPLES} samples, {name}: {number} " + ", ".join(f"{e[number]:.4g}" for e in entries))
+        else:
+            draw(root, part, kinds if part == "stable" else {k: v for k, v in kinds.items() if v != "stable"}, numbers)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Folder of the runs, made if needed; runs in it are not made again.")
-    flags.DEFINE_list("parts", ["first_stages", "transformers"], "Which parts, separated by commas.")
+    flags.DEFINE_multi_enum("parts", PARTS, PARTS, "Which parts, and in which order.")
     cli.run(main)

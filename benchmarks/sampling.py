@@ -24,9 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from taming_jax.models.gpt import GPT
+from taming_jax.models.wave import WaveGPT
 from taming_jax.sampling.draw import Sampling
-from taming_jax.sampling.painter import make_painter, painting_order
+from taming_jax.sampling.painter import Painter, make_painter, painting_order
+from taming_jax.sampling.schedule import make_schedule_painter
 from taming_jax.sampling.sequence import make_sequence_painter
+from taming_jax.schedule import Schedule
 from taming_jax.second_stage import next_code
 
 WINDOW, VOCAB = 16, 1024
@@ -42,11 +45,34 @@ ROWS += [
     for batch_size in (1, 8)
     for method, stride in (("cached", 1), ("wavefront", 1), ("cached", 2), ("cached", 4), ("cached", 8))
 ]
+# A wavefront transformer of the same size, over grids that no window could afford too.
+ROWS += [
+    (SPATIAL, (n, n), batch_size, "schedule", 0)
+    for n in (8, 32, 64, 128)
+    for batch_size in (1, 8)
+    if n < 128 or batch_size == 1
+]
+SCHEDULE = Schedule(3, (4, 4))
 
 
 def make_model(num_layers: int, embed_dim: int, prefix: int) -> tuple[GPT, dict]:
     gpt = GPT(VOCAB, prefix + WINDOW**2 - 1, num_layers, 8, embed_dim, unrolled=True, **DROPS)
     return gpt, jax.jit(gpt.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
+
+
+def make_schedule(num_layers: int, embed_dim: int) -> tuple[Painter, dict]:
+    """A painter with a wavefront transformer, and its weights."""
+    drops = {name: value for name, value in DROPS.items() if name != "n_unmasked"}
+    net = WaveGPT(SCHEDULE, VOCAB, VOCAB + 1, 0, 1, num_layers, 8, embed_dim, unrolled=True, **drops)
+    grid = jnp.zeros((1, 4, 4), jnp.int32)
+
+    def begin(params, c, h, w):
+        return net.apply({"params": params}, c, h, w, method="begin")
+
+    def step(params, codes, wave, front):
+        return net.apply({"params": params}, codes, wave, front, method="step")
+
+    return make_schedule_painter(SCHEDULE, begin, step), jax.jit(net.init)(jax.random.key(0), grid, grid)["params"]
 
 
 def peak_memory() -> float:
@@ -60,13 +86,16 @@ def measure(row: tuple) -> str:
     model, (h, w), batch_size, method, stride = row
     gpt, params = make_model(*model)
     decode = functools.partial(next_code, gpt, VOCAB)
-    if method == "sequence":
+    if method == "schedule":
+        painter, params = make_schedule(*model[:2])
+    elif method == "sequence":
         painter = make_sequence_painter(decode, gpt.init_cache, np.arange(h * w))
     else:
         painter = make_painter(decode, gpt.init_cache, WINDOW, method, stride)
     codes, known = jnp.zeros((batch_size, h, w), jnp.int32), jnp.zeros((h, w), bool)
     cond = codes if model == SPATIAL else codes[:, 0, :1]
-    steps = int(painting_order(h, w, WINDOW, method).max()) + 1
+    order = SCHEDULE.times(h, w) if method == "schedule" else painting_order(h, w, WINDOW, method)
+    steps = int(order.max()) + 1
     parts = []  # seconds of each part, in a first pass, which compiles, and in a second
     for seed in range(2):
         keys, seconds = jax.random.split(jax.random.key(seed), batch_size), []

@@ -137,7 +137,7 @@ def get_first_stage(workdir: str) -> ConfigDict:
 
 def get_moved_data() -> ConfigDict:
     """Fields of a second stage's data that may differ from the first stage's; those that are unset do not."""
-    fields = dict(name=str, path=str, dir=str, workers=int, random_crop=bool, flip=bool, resize_factor=float)
+    fields = dict(name=str, path=str, dir=str, workers=int, random_crop=bool, flip=bool, resize_factor=float, size=int)
     return ConfigDict({name: placeholder(kind) for name, kind in fields.items()})
 
 

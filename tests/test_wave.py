@@ -145,7 +145,7 @@ def test_it_trains_resumes_and_paints_any_size(wave_run, tmp_path):
             generator.sample(classes=["cross"], progress=False, **given)
     done = run("sample", f"--workdir={wave_run}", f"--out={tmp_path}", "--size=24x20", "--animate=gif", "--classes=0")
     assert done.returncode == 0, done.stderr
-    assert list(tmp_path.glob("*.gif"))
+    assert list(tmp_path.rglob("*.gif"))
 
 
 def test_likelihoods_are_those_of_training(wave_run):

@@ -29,6 +29,7 @@ GROUPS = (
     "Symbols",
     "Flags",
 )
+SEGMENTED = 128  # pixels of the largest drawings that have segmentation maps
 ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
 
 # The labels of segmentation maps: these layers of an SVG, and elsewhere OpenMoji's own colours by hue.
@@ -52,30 +53,30 @@ PALETTE = {
 
 
 class Openmoji(tfds.core.GeneratorBasedBuilder):
-    """Drawings on white at 64 or 128 pixels ('px64', 'px128'), their line art alone, maps of the labels in
-    `PALETTE`, and their Unicode group.
+    """Drawings on white at 64, 128 or 512 pixels ('px64', 'px128', 'px512'), their line art alone, maps of the labels
+    in `PALETTE` (not at 512, where these take most of an hour), and their Unicode group.
 
     A tenth of the base emoji is held out, each with all its skin tones and with every emoji that has the same drawing
     (person and man student, say), so that no variant of a validation drawing is trained on.
     """
 
     VERSION = tfds.core.Version("1.1.0")
-    BUILDER_CONFIGS = tuple(tfds.core.BuilderConfig(name=f"px{n}", description=f"{n}x{n} pixels") for n in (64, 128))
+    BUILDER_CONFIGS = tuple(
+        tfds.core.BuilderConfig(name=f"px{n}", description=f"{n}x{n} pixels") for n in (64, 128, 512)
+    )
 
     def _info(self) -> tfds.core.DatasetInfo:
         size = int(self.builder_config.name.removeprefix("px"))
-        return tfds.core.DatasetInfo(
-            builder=self,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(size, size, 3), encoding_format="png"),
-                    "line": tfds.features.Image(shape=(size, size, 1), encoding_format="png"),
-                    "segmentation": tfds.features.Image(shape=(size, size, 1), encoding_format="png"),
-                    "label": tfds.features.ClassLabel(names=GROUPS),
-                    "hexcode": tfds.features.Text(),
-                }
-            ),
-        )
+        features = {
+            "image": tfds.features.Image(shape=(size, size, 3), encoding_format="png"),
+            "line": tfds.features.Image(shape=(size, size, 1), encoding_format="png"),
+            "segmentation": tfds.features.Image(shape=(size, size, 1), encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=GROUPS),
+            "hexcode": tfds.features.Text(),
+        }
+        if size > SEGMENTED:
+            del features["segmentation"]
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager) -> dict:
         held_out = {"train": False, "validation": True}
@@ -99,7 +100,7 @@ class Openmoji(tfds.core.GeneratorBasedBuilder):
                     # Bytes, since TFDS would encode arrays with TensorFlow.
                     "image": render(svg, size, "RGB"),
                     "line": render(only_line(svg), size, "L"),
-                    "segmentation": segment(svg, size),
+                    **({"segmentation": segment(svg, size)} if size <= SEGMENTED else {}),
                     "label": group,
                     "hexcode": path.stem,
                 },

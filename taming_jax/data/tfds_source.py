@@ -79,7 +79,7 @@ def source(data: ConfigDict, split: str, name: str, features: tuple[str, ...]) -
             f"data.splits.{split}={part!r} is no split of {name}; it has {', '.join(builder.info.splits)}"
         ) from e
     drawings = isinstance(builder, Openmoji)
-    had = {"image", "line", "segmentation", "caption"} if drawings else {"image"}
+    had = {"image", "caption"} | {"line", "segmentation"} & set(builder.info.features) if drawings else {"image"}
     if missing := set(features) - had - DERIVED:
         raise UserError(f"data.features: {name} has {', '.join(sorted(had))}, no {', '.join(sorted(missing))}")
     label = builder.info.features["label"] if "label" in builder.info.features else None

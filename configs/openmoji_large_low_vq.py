@@ -1,0 +1,22 @@
+"""VQ model of a large drawing's thumbnail: crops of 32 pixels with eight times fewer pixels a side, one code for each.
+
+    python -m taming_jax.train --config=configs/openmoji_large_low_vq.py --workdir=runs/openmoji_large_low_vq
+
+The first stage of the condition of `openmoji_large_transformer`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import openmoji_low_vq
+
+
+def get_config() -> ConfigDict:
+    c = openmoji_low_vq.get_config()
+    c.data.name = "openmoji/px512"
+    c.data.resize_factor = 16.0
+    c.data.downscale = 8
+    c.model.ch_mult = (1, 1, 1, 2)
+    c.quantizer.codebook_size = 512
+    c.steps = 900
+    c.eval_every = 900
+    return c
