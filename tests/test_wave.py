@@ -130,7 +130,7 @@ def test_it_trains_resumes_and_paints_any_size(wave_run, tmp_path):
     generator = Generator.load(wave_run)
     one = generator.sample(classes=["cross"], progress=False)
     assert one.shape == (1, 16, 16, 3)
-    for size in ((2, 2), (6, 40), (50, 34)):
+    for size in ((2, 2), (6, 40)):
         assert generator.sample(classes=["cross"], size=size, progress=False).shape == (1, *size, 3)
     kept = generator.sample(classes=["cross"], image=one[0], keep="top", progress=False)
     np.testing.assert_array_equal(kept[0, :8], one[0, :8])
@@ -156,6 +156,7 @@ def test_likelihoods_are_those_of_training(wave_run):
     assert nats.shape == (1,) and 0 < nats[0] / 64 < 5
 
 
+@pytest.mark.slow
 def test_conditions_on_a_grid_go_with_the_codes(vq_run, tmp_path):
     """Coordinates, coarser than the codes; sampled over a larger image."""
     config = tiny_transformer(vq_run)
