@@ -100,6 +100,7 @@ class Generator:
         method: str = "cached",
         stride: int = 1,
         tile: int = TILE,
+        speculate: int = 1,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -113,14 +114,15 @@ class Generator:
         folder `data_path`, if it is given). size: (height, width) in pixels, as in training or larger. image, keep: an
         image and the part of it that stays, see `request.read_kept`. keep_pixels=False decodes that part anew.
         temperature, top_k, top_p, guidance: see `Sampling`; None takes the run's. method, stride: see
-        `sampling.painter`. tile: codes on a side that are decoded at once. batch_size: images painted at once. Raises
-        ArgumentError for arguments that do not fit the run.
+        `sampling.painter`. speculate: codes guessed at once, for images as large as in training: other draws of the
+        same distribution, see `sampling.speculative`. tile: codes on a side that are decoded at once. batch_size:
+        images painted at once. Raises ArgumentError for arguments that do not fit the run.
         """
         check_count(num_samples=num_samples, num_conditions=num_conditions)
         whole(1, 1_000_000)("num_samples", num_samples, ArgumentError)
         plan = self.plan(
             size=size, seed=seed, image=image, keep=keep, keep_pixels=keep_pixels, method=method, stride=stride,
-            tile=tile, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance,
+            tile=tile, speculate=speculate, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance,
         )  # fmt: skip
         rows = request.make_rows(self.stage, self.config, plan.size, asked, data_path, num_conditions, plan.kept)
         rows = {name: np.repeat(value, num_samples, 0) for name, value in rows.items()}
@@ -138,6 +140,7 @@ class Generator:
         method: str = "cached",
         stride: int = 1,
         tile: int = TILE,
+        speculate: int = 1,
         **sampling: float | None,
     ) -> Plan:
         """Checks all that `sample` is asked for except the conditions; arguments and errors are those of `sample`."""
@@ -148,15 +151,19 @@ class Generator:
             raise ArgumentError("image and keep go together: an image, and which part of it stays")
         whole(8)("tile", tile, ArgumentError)
         whole()("stride", stride, ArgumentError)
+        whole(1)("speculate", speculate, ArgumentError)
         if method not in METHODS:
             raise ArgumentError(f"method={show(method)}: it is {' or '.join(map(repr, METHODS))}")
-        self.painting.painter(drawing.guidance != 1, method, stride)  # raises for a method or stride that does not fit
+        self.painting.painter(drawing.guidance != 1, method, stride, speculate)  # raises for ways that do not fit
         kept = None
         if image is None or size is not None:
             size = request.parse_size(size, self.stage, self.config)
         if image is not None:
             kept, size = request.read_kept(self.stage, image, keep, size, keep_pixels)
-        return Plan(size, drawing, seed, kept, method, stride, tile)
+        if speculate > 1 and tuple(size) != (self.stage.first.size,) * 2:
+            sides = "x".join(map(str, size))
+            raise ArgumentError(f"speculate={speculate}: for images as large as in training, and size is {sides}")
+        return Plan(size, drawing, seed, kept, method, stride, tile, speculate)
 
     def paint(
         self, rows: dict[str, np.ndarray], plan: Plan, batch_size: int | None = None, progress: bool = True

@@ -38,7 +38,8 @@ class Plan:
     """How to paint images.
 
     size: (height, width) in pixels, at least those of training; over a larger image the transformer's window slides,
-    see `sampling.painter` for method and stride. tile: codes on a side that are decoded at once.
+    see `sampling.painter` for method and stride. tile: codes on a side that are decoded at once. speculate: codes that
+    are guessed at once, 1 for none, see `sampling.speculative`.
     """
 
     size: tuple[int, int]
@@ -48,6 +49,7 @@ class Plan:
     method: str = "cached"
     stride: int = 1
     tile: int = TILE
+    speculate: int = 1
 
     def grid(self, patch: int) -> tuple[int, int]:
         """The image's grid of codes, (rows, columns); a code has `patch` pixels on a side."""
@@ -75,11 +77,11 @@ class Painting:
 
         self.begin = begin
 
-    def painter(self, guided: bool, method: str, stride: int) -> Painter:
+    def painter(self, *way: bool | str | int) -> Painter:
         """`SecondStage.make_painter`, the same one for the same arguments; raises as it does."""
-        if (guided, method, stride) not in self.painters:
-            self.painters[guided, method, stride] = self.stage.make_painter(guided, method, stride)
-        return self.painters[guided, method, stride]
+        if way not in self.painters:
+            self.painters[way] = self.stage.make_painter(*way)
+        return self.painters[way]
 
     def paint(
         self, nets: dict, rows: dict, plan: Plan, tell: Callable[[int], object] = lambda done: None
@@ -91,7 +93,7 @@ class Painting:
         number of codes of each image that are painted.
         """
         guided, grid = plan.sampling.guidance != 1, plan.grid(self.stage.first.patch)
-        painter, key = self.painter(guided, plan.method, plan.stride), jax.random.key(plan.seed)
+        painter, key = self.painter(guided, plan.method, plan.stride, plan.speculate), jax.random.key(plan.seed)
         codes, known = np.zeros((1, *grid), np.int32), np.zeros(grid, bool)
         if plan.kept is not None:
             batch = {self.stage.first.input: plan.kept.image[None]}

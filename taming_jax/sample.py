@@ -29,7 +29,17 @@ from taming_jax.sampling.tiling import TILE
 
 SHEET = (16, 8)  # rows and columns at most
 ALWAYS = ("classes", "condition", "layout")  # recorded even if the user does not set them
-PLAN = ("size", "seed", "image", "keep", "keep_pixels", "method", "stride", "tile")  # flags of `Generator.plan`
+PLAN = (
+    "size",
+    "seed",
+    "image",
+    "keep",
+    "keep_pixels",
+    "method",
+    "stride",
+    "tile",
+    "speculate",
+)  # flags of `Generator.plan`
 
 
 def describe(generator: Generator, plan: Plan) -> dict:
@@ -37,6 +47,7 @@ def describe(generator: Generator, plan: Plan) -> dict:
     given = flags.FLAGS
     asked = "seed num_samples data_path image keep size stride tile num_conditions".split()
     asked += [name for name in ARGUMENTS if given[name].value is not None or name in ALWAYS]
+    asked += ["speculate"] if given.speculate > 1 else []  # these are other draws
     asked += ["keep_pixels"] if given.image is not None else []
     told = {name: given[name].value for name in asked}
     told["classes"] = told["classes"] and ",".join(told["classes"])
@@ -182,6 +193,9 @@ if __name__ == "__main__":
     )
     flags.DEFINE_integer("stride", 1, "Columns of codes that the window of a large image moves at once.")
     flags.DEFINE_enum("method", "cached", METHODS, "For large images; the same codes, 'wavefront' for accelerators.")
+    flags.DEFINE_integer(
+        "speculate", 1, "Codes that are guessed at once: other draws of the same distribution, faster; 8 to 32, say."
+    )
     flags.DEFINE_integer("tile", TILE, "Codes a side decoded at once, for the decoder's memory.", lower_bound=8)
     flags.DEFINE_enum("animate", None, ["gif", "mp4"], "Write how the first image of each condition is painted.")
     flags.DEFINE_bool("npz", False, "Write all images and their labels as samples.npz too (arr_0, arr_1).")

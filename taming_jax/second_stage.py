@@ -23,6 +23,7 @@ from taming_jax.sampling.draw import Sampling, guide
 from taming_jax.sampling.painter import Painter, make_painter, painting_order
 from taming_jax.sampling.schedule import make_chunk, make_schedule_painter
 from taming_jax.sampling.sequence import make_sequence_painter, sample_full
+from taming_jax.sampling.speculative import make_speculative_painter
 from taming_jax.schedule import Schedule
 
 
@@ -139,9 +140,19 @@ class SecondStage:
                 params[name] = jax.tree.map(lambda x: x.astype(self.gpt.dtype) if x.ndim > 1 else x, params[name])
         return params
 
-    def make_painter(self, guided: bool = False, method: str = "cached", stride: int = 1) -> Painter:
-        """A painter of grids; it takes `decode_params`. Raises UserError for a method or stride that does not fit."""
+    def make_painter(
+        self, guided: bool = False, method: str = "cached", stride: int = 1, speculate: int = 1
+    ) -> Painter:
+        """A painter of grids; it takes `decode_params`. Raises UserError for ways that do not fit.
+
+        speculate: codes that are guessed at once; above 1, grids are those of training, see `sampling.speculative`.
+        """
         decode, init_cache = self.make_decode(guided)
+        if speculate > 1:
+            if (method, stride) != ("cached", 1):
+                raise UserError(f"speculate={speculate}: it goes with neither method={method!r} nor stride={stride}")
+            guesses = min(speculate, self.first.side**2)
+            return make_speculative_painter(decode, init_cache, self.order, guesses, self.first.num_ids)
         if not self.slides:
             if (method, stride) != ("cached", 1):
                 raise UserError(
@@ -250,10 +261,13 @@ class WaveStage(SecondStage):
 
         return begin, step
 
-    def make_painter(self, guided: bool = False, method: str = "cached", stride: int = 1) -> Painter:
-        if (method, stride) != ("cached", 1):
+    def make_painter(
+        self, guided: bool = False, method: str = "cached", stride: int = 1, speculate: int = 1
+    ) -> Painter:
+        if (method, stride, speculate) != ("cached", 1, 1):
             raise UserError(
-                f"method={method}, stride={stride}: ways of a window; this transformer has none, it follows its fronts"
+                f"method={method}, stride={stride}, speculate={speculate}: ways of a window; this transformer has none,"
+                " it follows its fronts"
             )
         return make_schedule_painter(self.gpt.schedule, *self.make_steps(guided))
 

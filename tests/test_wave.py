@@ -137,8 +137,9 @@ def test_it_trains_resumes_and_paints_any_size(wave_run, tmp_path):
     guided = generator.sample(classes=["cross"], guidance=2.0, progress=False)
     assert (guided != one).any()
     for given, message in (
-        (dict(stride=2), "method=cached, stride=2: ways of a window"),
-        (dict(method="wavefront"), "method=wavefront, stride=1: ways of a window"),
+        (dict(stride=2), "method=cached, stride=2, speculate=1: ways of a window"),
+        (dict(method="wavefront"), "method=wavefront, stride=1, speculate=1: ways of a window"),
+        (dict(speculate=4), "speculate=4: ways of a window"),
         (dict(size="3x16"), "size=3x16: multiples of 2 from 2 on"),
     ):
         with pytest.raises(UserError, match=message):
