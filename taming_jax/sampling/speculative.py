@@ -89,7 +89,8 @@ def make_speculative_painter(
             )  # fmt: skip
             return drawn[0][np.argsort(order)].reshape(codes.shape)
 
-        return jax.vmap(one)(cond, codes, keys)
+        # One after another: as a batch, each pass would copy the caches of those that are done.
+        return jax.lax.map(lambda row: one(*row), (cond, codes, keys))
 
     def paint(params, cond, codes, known, keys, sampling) -> Iterator[tuple[jax.Array, int]]:
         yield sequence(params, cond, codes, jnp.asarray(known), keys, sampling), order.size
