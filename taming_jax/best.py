@@ -42,8 +42,23 @@ def values(workdir: Path, name: str) -> dict[int, float]:
 
 
 def find_better(workdir: Path, name: str) -> int | None:
-    """The step of the best checkpoint, if it is better than what `best/` holds; None if not."""
+    """The step of the best checkpoint, if it is better than what `best/` holds; None if not.
+
+    Numbers of an evaluator that was told otherwise then are not compared: those of 512 samples and of 2048, say.
+    """
     found, held = values(workdir, name), values(workdir / FOLDER, name)
+    if "/" in name and checkpoint.steps(workdir):
+        judge = name.rpartition("/")[0]
+
+        def told(folder: Path, step: int) -> dict | None:
+            try:
+                return checkpoint.read_config(folder, step)[0].get("evals", {}).get(judge)
+            except checkpoint.Damaged:
+                return None
+
+        now = told(workdir, checkpoint.steps(workdir)[-1])
+        found = {step: value for step, value in found.items() if told(workdir, step) == now}
+        held = {step: value for step, value in held.items() if told(workdir / FOLDER, step) == now}
     if not found:
         return None
     step = next(s for s in found if not any(is_better(name, other, found[s]) for other in found.values()))
@@ -59,7 +74,11 @@ def keep(workdir: Path, name: str) -> None:
     if step is None:
         return
     place = workdir / FOLDER
-    checkpoint.copy_nets(workdir, step, place)
+    try:
+        checkpoint.copy_nets(workdir, step, place)
+    except checkpoint.Damaged as e:
+        say(f"it is not kept as the best one: {e}")
+        return
     if jax.process_index() == 0:
         records = [r for r in read_records(workdir / LOG) if r["step"] == step and r.get("split") != "train"]
         lines = "".join(json.dumps(record) + "\n" for record in records)

@@ -185,8 +185,10 @@ def check_stages(config: ConfigDict) -> None:
     for name in stages_of(config):
         stage = config[name].config
         size, patch = stage.data.size, 2 ** (len(stage.model.ch_mult) - 1)
-        if config.gpt.context.kind == "wavefront" and config.data.size % patch == 0:
-            continue  # it learns on crops of any size
+        if config.gpt.context.kind == "wavefront":  # it learns on crops of any size
+            if config.data.size % patch:
+                raise UserError(f"data.size={config.data.size}: a multiple of {patch}, a code of {name}")
+            continue
         if size != config.data.size:
             named = {"first_stage": "the first stage", "cond": "the condition's first stage"}[name]
             raise UserError(f"data.size={config.data.size}: {named} was trained at {size}")

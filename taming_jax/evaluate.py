@@ -8,6 +8,7 @@ python -m taming_jax.evaluate --samples=A --reference=B --features=inception:FIL
 
 import hashlib
 import os
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 
 from taming_jax import checkpoint, cli, completion, data, places, sharding
 from taming_jax.console import say
-from taming_jax.errors import printable
+from taming_jax.errors import ArgumentError, printable
 from taming_jax.evaluation import evaluate
 from taming_jax.quality import evaluators, networks, record
 from taming_jax.quality import viewer as viewers
@@ -38,21 +39,39 @@ def place_of(workdir: Path, data_path: Path) -> Path:
 
 def main() -> None:
     given = flags.FLAGS
+    judging = {name for kind in KINDS.values() for name in kind.options} - {"features", "batch_size"}
     if given.samples is not None:
+        refuse(
+            ["workdir", "data_path", *(judging - {"reference", "dtype"})], "--samples judges pictures that are there"
+        )
         compare_folders()
         return
+    if given.features is None:
+        refuse(judging, "it is for --features, the network that judges")
     workdir, pictures = cli.required_folder("workdir"), cli.folder("data_path")
     config, _ = completion.load_config(workdir)
     config.batch_size = given.batch_size or config.batch_size
     out = workdir
     if pictures is not None:
         config.data.update(name="folder", path=str(pictures), validation_share=1.0)
+        for name, fields in config.evals.items():
+            if fields.kind == "samples" and fields.get("reference", "train") == "train":  # all of it is validation
+                say(f"evals.{name}: against {pictures}, which has no training split")
+                with fields.unlocked():
+                    fields.reference = "validation"
         out = place_of(workdir, pictures)
     with places.claimed(out):
         if given.features is None:
             evaluate_run(workdir, config, out)
         else:
             judge_run(workdir, config, out)
+
+
+def refuse(names: Iterable[str], why: str) -> None:
+    """Raises ArgumentError for a flag that is given and would do nothing."""
+    for name in sorted(names):
+        if flags.FLAGS[name].value is not None:
+            raise ArgumentError(f"{name}: {why}")
 
 
 def evaluate_run(workdir: Path, config: ConfigDict, out: Path) -> None:
@@ -118,7 +137,7 @@ if __name__ == "__main__":
         " figures and pictures go to evaluated/<its name>-<a hash of its place>/ in the run directory.",
     )
     flags.DEFINE_integer(
-        "batch_size", None, "Default: that of training, and 32 for --samples.", lower_bound=1, upper_bound=2**16
+        "batch_size", None, "Default: training's, or 32 for a network that judges.", lower_bound=1, upper_bound=2**16
     )
     flags.DEFINE_string(
         "features",

@@ -226,6 +226,7 @@ def rules_of_evals(config: ConfigDict) -> dict[str, Rule]:
     evals = config.get("evals")
     rules = {}
     for name, fields in evals.items() if isinstance(evals, ConfigDict) else ():
+        name = str(name)
         if not re.fullmatch(r"[\w-]{1,64}", name) or name in ("train", "validation"):
             raise UserError(f"evals.{shorten(printable(name))}: another name, of letters, digits, _ and -")
         if not isinstance(fields, ConfigDict):

@@ -31,15 +31,14 @@ class Schedule(NamedTuple):
         """Whether a code sees another one that lies di rows and dj columns further: written by then, and near."""
         return (dj + self.lag * di <= 0) & (abs(di) <= self.reach[0]) & (abs(dj) <= self.reach[1])
 
-    def mask(self, h: int, w: int) -> np.ndarray:
-        """Which code [h*w] sees which, [h*w,h*w] bool."""
-        i, j = (place.reshape(1, -1) for place in np.indices((h, w)))
-        return self.sees(i - i.T, j - j.T)
+    def mask(self, h: int, w: int, asks: slice, near: slice) -> np.ndarray:
+        """Which codes of a grid see which, of two slices of its codes, numbered row by row: [asks,near] bool."""
+        i, j = (place.ravel() for place in np.indices((h, w)))
+        return self.sees(i[near] - i[asks, None], j[near] - j[asks, None])
 
-    @property
-    def steps(self) -> int:
-        """For how many steps a code may be seen."""
-        return self.reach[1] + self.lag * self.reach[0] + 1
+    def steps(self, h: int, w: int) -> int:
+        """For how many steps a code of a grid may be seen."""
+        return min(self.reach[1], w - 1) + self.lag * min(self.reach[0], h - 1) + 1
 
     def rows(self, h: int, w: int) -> int:
         """The most rows that are written at once."""
@@ -64,7 +63,7 @@ class Front(NamedTuple):
 
 def make_front(schedule: Schedule, t: jax.Array, h: int, w: int) -> Front:
     """The front of step `t` [] over a grid of h x w codes."""
-    rows, steps, (reach, _) = schedule.rows(h, w), schedule.steps, schedule.reach
+    rows, steps, (reach, _) = schedule.rows(h, w), schedule.steps(h, w), schedule.reach
 
     def places(t: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         first = jnp.maximum(0, -((w - 1 - t) // schedule.lag))  # the first row that is not finished

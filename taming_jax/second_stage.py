@@ -246,10 +246,9 @@ class WaveStage(SecondStage):
         gpt = self.gpt.clone(unrolled=True)
 
         def begin(params, c, h, w):
-            if not guided:
-                return gpt.apply({"params": params}, c, h, w, method="begin")
-            both = jnp.stack([c, jnp.full_like(c, self.null)], 1).reshape(2 * len(c), *c.shape[1:])
-            return gpt.apply({"params": params[0]}, both, h, w, method="begin")
+            if guided:
+                params, c = params[0], jnp.stack([c, jnp.full_like(c, self.null)], 1).reshape(-1, *c.shape[1:])
+            return sharding.split(gpt.apply({"params": params}, c, h, w, method="begin"))
 
         def step(params, codes, wave, front):
             if not guided:

@@ -78,7 +78,7 @@ def test_precision_and_recall_are_those_of_a_double_loop(monkeypatch):
     assert st.precision_recall(samples, samples) == (1, 1)
     assert 0.5 < found[0] < found[1] < 1  # the reference is narrower than the samples
     expected = [min(range(41), key=lambda j, s=s: np.linalg.norm(s - reference[j])) for s in samples]
-    np.testing.assert_array_equal(st.nearest(samples, reference), expected)
+    np.testing.assert_array_equal(st.nearest(samples, np.array_split(reference, 3)), expected)
 
 
 def test_inception_score_of_what_is_known():

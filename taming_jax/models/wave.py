@@ -106,7 +106,7 @@ class Block(nn.Module):
             bottom, first = min(top + rows, h), max(0, top - self.schedule.reach[0])
             last = min(h, bottom + self.schedule.reach[0])
             asks, near = slice(top * w, bottom * w), slice(first * w, last * w)
-            mask = jnp.asarray(self.schedule.mask(h, w)[asks, near])
+            mask = jnp.asarray(self.schedule.mask(h, w, asks, near))
             groups = [(turned[:, asks], k[:, near], v[:, near], mask)]
             parts.append(weigh(groups + [(q[:, asks], *kv, None) for kv in seen], drop))
         slots = self.answer(slots, jnp.concatenate(parts, 1), deterministic)
@@ -196,7 +196,8 @@ class WaveGPT(nn.Module):
                 x, _ = block(x, not train)
         else:
             x, _ = self.blocks(x, not train)
-        return self.head(self.ln_f(x[1])).astype(jnp.float32)
+        logits = self.head(self.ln_f(x[1].reshape(len(codes), -1, self.embed_dim)))
+        return logits.reshape(*codes.shape, -1).astype(jnp.float32)
 
     def condition(self, c: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """The prefix [B,P,D], and what each slot gets, [B,h,w,D], or None."""
@@ -216,7 +217,7 @@ class WaveGPT(nn.Module):
             read.append(kv)
         shape = (
             len(c),
-            self.schedule.steps,
+            self.schedule.steps(h, w),
             self.schedule.rows(h, w),
             self.num_heads,
             self.embed_dim // self.num_heads,

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from taming_jax import checkpoint, completion, sharding
 from taming_jax import state as states
-from taming_jax.errors import ArgumentError
+from taming_jax.errors import ArgumentError, UserError
 from taming_jax.quality import networks, reconstructions, record, samples
 from taming_jax.quality.options import KINDS, filled
 from taming_jax.quality.viewer import Judged
@@ -17,7 +17,6 @@ from taming_jax.state import TrainState
 from taming_jax.writer import Writer
 
 MAKERS = {"reconstructions": reconstructions.make, "samples": samples.make}
-NETS = {"vqgan": "gen", "transformer": "gpt"}  # the net that is judged
 
 
 class Evaluator(NamedTuple):
@@ -61,8 +60,13 @@ def judge_run(
 
 def make_evaluators(config: ConfigDict, mesh: Mesh) -> dict[str, Evaluator]:
     """Those of a config's table, by their names there, on the devices of a mesh."""
-    mesh = sharding.to_sample(mesh)
-    return {name: make_evaluator(config, fields.to_dict(), mesh) for name, fields in config.evals.items()}
+    mesh, found = sharding.to_sample(mesh), {}
+    for name, fields in config.evals.items():
+        try:
+            found[name] = make_evaluator(config, fields.to_dict(), mesh)
+        except ArgumentError as e:
+            raise UserError(f"evals.{name}.{str(e).removeprefix('--')}") from e
+    return found
 
 
 def numbers_of(config: ConfigDict) -> list[str]:
@@ -70,7 +74,10 @@ def numbers_of(config: ConfigDict) -> list[str]:
     found = []
     for name, given in config.evals.items():
         fields = filled(given.to_dict())
-        named = [networks.called(fields["features"].partition(":")[0], n) for n in ("frechet", "precision", "recall")]
+        network, reference = fields["features"].partition(":")[0], fields.get("reference", "")
+        kinds = ["frechet", *(["spatial", "inception_score"] if network == "inception" else [])]
+        kinds += [] if reference.endswith(".npz") else ["precision", "recall"]  # statistics may have no features
+        named = [networks.called(network, kind) for kind in kinds]
         if fields["kind"] == "reconstructions":
             named = [f"r{n}" for n in named] + [f"p{named[0]}"]
         found += [f"{name}/{n}" for n in named]
@@ -84,7 +91,7 @@ def judge_state(
     if not evaluators:
         return {}
     step, found = int(state.step), {}
-    params = states.averaged(state, NETS[config.task])
+    params = states.averaged(state, completion.NETS[config.task])
     about = dict(step=step, weights=checkpoint.digest(params))
     for name, evaluator in evaluators.items():
         found[name] = judged = evaluator.judge(params, about)

@@ -43,6 +43,16 @@ class Seen(NamedTuple):
         """[count,D] float32."""
         return np.concatenate(list(self.each(name)))
 
+    def first(self, name: str, most: int) -> np.ndarray:
+        """The first features of one kind, [at most `most`,D] float32."""
+        found, count = [], 0
+        for part in self.each(name):
+            found.append(part[: most - count])
+            count += len(found[-1])
+            if count >= most:
+                break
+        return np.concatenate(found)
+
     def split(self, labels: np.ndarray) -> dict[int, "Seen"]:
         """The features of each class, by its label; labels: int [count]. All of them are held in memory."""
         found, start = {}, 0

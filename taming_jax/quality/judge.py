@@ -18,8 +18,10 @@ from taming_jax.quality.statistics import (
     precision_recall,
 )
 
+SPATIAL = 17 * 17 * 7  # features of sFID
 NEIGHBOURS = 3  # of precision and recall, as in their paper
 SPLITS = 10  # of the Inception Score
+MOST = 10_000  # pictures of each that precision and recall are of, the first ones: their cost grows with the square
 FEW = 10_000  # samples, below which a Fréchet distance says more about their number than about them
 
 
@@ -51,8 +53,9 @@ def gaussians_of(seen: Seen, word: str) -> dict[str, Gaussian]:
 def judge(network: Network, samples: Seen, reference: Reference) -> dict[str, float]:
     """All numbers that the features allow, called as `Network.named` says.
 
-    frechet, spatial: squared Fréchet distances. precision, recall: where the reference has features, and both have more
-    pictures than neighbours. inception_score, inception_score_std: Inception's, where there is a picture a split.
+    frechet, spatial: squared Fréchet distances. precision, recall: of the first MOST pictures, where the reference has
+    features, and both have more pictures than neighbours. inception_score, inception_score_std: Inception's, where
+    there is a picture a split.
     """
     found = {}
     for name, gaussian in gaussians_of(samples, "the set of samples").items():
@@ -63,7 +66,7 @@ def judge(network: Network, samples: Seen, reference: Reference) -> dict[str, fl
         score = inception_score(samples.all("logits"), SPLITS)
         found |= dict(zip(("inception_score", "inception_score_std"), score, strict=True))
     if reference.seen is not None and min(samples.count, reference.seen.count) > NEIGHBOURS:
-        shares = precision_recall(samples.all("pool"), reference.seen.all("pool"), NEIGHBOURS)
+        shares = precision_recall(samples.first("pool", MOST), reference.seen.first("pool", MOST), NEIGHBOURS)
         found |= {network.named(n): value for n, value in zip(("precision", "recall"), shares, strict=True)}
     return found
 
@@ -75,6 +78,7 @@ def protocol(network: Network, samples: dict, reference: dict) -> dict:
         samples=samples,
         reference=reference,
         neighbours=NEIGHBOURS,
+        precision_recall_of=MOST,
         splits=SPLITS,
         versions=dict(taming_jax=taming_jax.__version__, jax=jax.__version__, numpy=np.__version__),
     )
@@ -101,9 +105,11 @@ def read_statistics(name: str, path: Path, network: Network) -> Reference | None
             f"{name}={path}: statistics {mu.shape} of {told if told != network.name else 'another network'};"
             f" {network.name} has {size} features"
         )
-    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-        raise ArgumentError(f"{name}={path}: its statistics are not finite")
     gaussians = {"pool": Gaussian(0, mu.astype(np.float64), sigma.astype(np.float64))}
-    if "mu_s" in arrays and "sigma_s" in arrays:
+    if "mu_s" in arrays and "sigma_s" in arrays and network.name == "inception":
         gaussians["spatial"] = Gaussian(0, arrays["mu_s"].astype(np.float64), arrays["sigma_s"].astype(np.float64))
+        if gaussians["spatial"].mean.shape != (SPATIAL,) or gaussians["spatial"].covariance.shape != (SPATIAL, SPATIAL):
+            raise ArgumentError(f"{name}={path}: mu_s {arrays['mu_s'].shape} is not of sFID's {SPATIAL} features")
+    if not all(np.isfinite(x).all() for gaussian in gaussians.values() for x in gaussian[1:]):
+        raise ArgumentError(f"{name}={path}: its statistics are not finite")
     return Reference(gaussians, None, dict(kind="statistics", path=str(path), sha256=sha256(path)))

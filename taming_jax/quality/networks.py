@@ -173,13 +173,16 @@ def fetch_inception() -> Path:
                 while part := answer.read(2**20):
                     parts.append(part)
                     bar.update(len(part))
+        content = b"".join(parts)
+        if not hashlib.sha256(content).hexdigest().startswith(INCEPTION_HASH):
+            raise OSError(f"{len(content)} bytes came, of another hash")
     except OSError as e:
         raise ArgumentError(
             f"features=inception: its weights cannot be fetched ({e}); give their file, features=inception:FILE"
             f" ({INCEPTION}), or features=efficientnet, which needs no network"
         ) from e
     folder.mkdir(parents=True, exist_ok=True)
-    images.write_whole(path, lambda part: part.write_bytes(b"".join(parts)))
+    images.write_whole(path, lambda part: part.write_bytes(content))
     return path
 
 

@@ -1,7 +1,7 @@
 """Sets of pictures to judge: a split of a run's data; a folder, or an archive in ADM's layout, made by whomever."""
 
+import dataclasses
 import hashlib
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from taming_jax import data
+from taming_jax.completion import check_classes
 from taming_jax.data.files import open_image
 from taming_jax.data.walk import tell, walk
 from taming_jax.errors import ArgumentError, printable, reason
@@ -31,13 +32,17 @@ class Pictures(NamedTuple):
     labels: Callable[[], np.ndarray] | None = None
 
 
-def of_split(config: ConfigDict, split: str, most: int = 0) -> Pictures:
+def of_split(config: ConfigDict, split: str, most: int = 0, size: tuple[int, int] | None = None) -> Pictures:
     """The centres of a split's pictures as the run sees them, in the order of an evaluation; most: how many, 0 for all.
 
-    In the place of one that cannot be read stands the next one.
+    size: (height, width) that whole pictures are fitted to, if it is not that of training. In the place of one that
+    cannot be read stands the next one. Raises UserError for classes that the run does not have.
     """
     source = data.open_source(config.data, split)
+    check_classes(config, source.class_names)
     augment = data.make_augment(config.data)
+    if size is not None and size != augment.size:
+        augment = dataclasses.replace(augment, size=size, resize_factor=1.0)
     order = data.eval_order(source)
     order = order[: most or len(order)]
     labels = np.full(len(order), -1)
@@ -53,6 +58,7 @@ def of_split(config: ConfigDict, split: str, most: int = 0) -> Pictures:
         return labels
 
     fields = {name: config.data[name] for name in ("name", "path", "size", "resize_factor", "validation_share")}
+    fields["size"] = list(augment.size)
     first = hashlib.sha256(read(0, min(FIRST, len(order)))).hexdigest()  # a hash of all would take too long
     about = dict(kind="split", split=split, count=len(order), of=len(source), first_pictures=first, data=fields)
     return Pictures(len(order), about, read, read_labels)
@@ -115,7 +121,7 @@ def open_archive(name: str, path: Path) -> Pictures:
         with np.load(path, allow_pickle=False) as archive:
             images = archive["arr_0"] if "arr_0" in archive else None
             names = list(archive)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as e:
+    except Exception as e:  # damage surfaces anywhere in numpy and zipfile
         raise ArgumentError(f"{name}={path} cannot be read as an archive of arrays ({reason(e)})") from e
     if images is None:
         raise ArgumentError(f"{name}={path}: it has no arr_0, uint8 [N,H,W,3], but {', '.join(names) or 'nothing'}")

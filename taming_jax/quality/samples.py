@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from taming_jax import request
 from taming_jax.console import say
-from taming_jax.errors import UserError
+from taming_jax.errors import ArgumentError, UserError, not_among
 from taming_jax.generator import Generator
 from taming_jax.images import Sheet
 from taming_jax.painting import Plan
@@ -39,6 +39,8 @@ def make(config: ConfigDict, fields: dict[str, Any], mesh: Mesh, store: Path | N
     painter = Generator(config, 0, make_second_stage(config), {})
     plan = painter.plan(seed=fields["seed"], **{name: fields[name] for name in SAMPLING})
     split, count = fields["reference"], fields["num_samples"]
+    if split not in SPLITS and not Path(split).exists():
+        raise not_among("reference", split, [*SPLITS, "a folder or an .npz file"], ArgumentError)
     if fields["by_class"] and not (painter.stage.cond.FINITE and len(painter.class_names) > 1 and split in SPLITS):
         raise UserError("by_class: for transformers that are conditioned on several classes, against a split alone")
 
@@ -46,22 +48,23 @@ def make(config: ConfigDict, fields: dict[str, Any], mesh: Mesh, store: Path | N
     def reference() -> tuple[Pictures | None, Reference]:
         if split not in SPLITS:
             return None, read_reference(viewer, Path(split))
-        pictures = of_split(config, split)
+        pictures = of_split(config, split, size=plan.size)
         return pictures, viewer.refer(pictures, f"the {split} split")
 
     def judge_stage(params: dict, about: dict) -> Judged:
         pictures, references = reference()
-        rows = make_rows(painter, plan, count)
-        samples = sampled(painter.at(about["step"], params), plan, rows, about)
+        kinds = make_rows(painter, plan, count)
+        samples = sampled(painter.at(about["step"], params), plan, kinds, count, about)
         seen = viewer.see(samples, "samples")
         judged = viewer.judge(seen, samples.about, references)
         if pictures is None:
             return judged
         if fields["by_class"]:
-            classes = seen.split(rows["label"]), references.seen.split(pictures.labels())
+            labels = np.resize(kinds["label"], count)
+            classes = seen.split(labels), references.seen.split(pictures.labels())
             judged = judged._replace(by_class=judge_classes(viewer, *classes, painter.class_names))
         shown = min(SHOWN, count)
-        near = nearest(seen.all("pool")[:shown], references.seen.all("pool"))
+        near = nearest(seen.first("pool", shown), references.seen.each("pool"))
         beside = np.concatenate([pictures.read(int(i), int(i) + 1) for i in near])
         pairs = np.stack([samples.read(0, shown), beside])
         return judged._replace(sheet=Sheet(pairs, ("sample", f"nearest of {split}")))
@@ -86,21 +89,28 @@ def judge_classes(
 
 
 def make_rows(generator: Generator, plan: Plan, count: int) -> dict[str, np.ndarray]:
-    """What is painted: all classes or held-out conditions in turn, as many of each as `count` needs; [count,...]."""
-    rows = request.make_rows(generator.stage, generator.config, plan.size, {}, None, min(count, CONDITIONS))
-    kinds, numbers = len(rows["label"]), np.arange(count)
-    return {name: value[numbers % kinds] for name, value in rows.items()} | {
-        "index": (numbers // kinds).astype(np.int32)
-    }
+    """What samples are painted for: all classes, or held-out conditions as many as are needed; [kinds,...]."""
+    names = generator.class_names if generator.stage.cond.FINITE else ()
+    asked = dict(classes=list(range(len(names)))) if names else {}
+    rows = request.make_rows(generator.stage, generator.config, plan.size, asked, None, min(count, CONDITIONS))
+    if count < len(names):
+        say(f"{count} samples are of the first {count} of {len(names)} classes alone: a Fréchet distance needs all")
+    return rows
 
 
-def sampled(generator: Generator, plan: Plan, rows: dict[str, np.ndarray], about: dict) -> Pictures:
-    """Samples of a transformer. The same seed gives the same pictures, whatever the parts that they are painted in."""
-    count = len(rows["label"])
+def sampled(generator: Generator, plan: Plan, kinds: dict[str, np.ndarray], count: int, about: dict) -> Pictures:
+    """Samples of a transformer, for `kinds` in turn, as many of each as `count` needs.
+
+    The same seed gives the same pictures, whatever the parts that they are painted in.
+    """
+    number, parts = len(kinds["label"]), generator.mesh.shape["data"]
 
     def read(start: int, stop: int) -> np.ndarray:
-        part = {name: value[start:stop] for name, value in rows.items()}
-        return np.concatenate(list(generator.paint(part, plan, stop - start, progress=False)))
+        at = np.arange(start, stop)
+        part = {name: value[at % number] for name, value in kinds.items()}
+        part["index"] = (at // number).astype(np.int32)
+        batch_size = -(-(stop - start) // parts) * parts
+        return np.concatenate(list(generator.paint(part, plan, batch_size, progress=False)))
 
     told = dict(kind="samples", count=count, seed=plan.seed, **plan.sampling._asdict())
-    return Pictures(count, told | dict(conditions=int((rows["index"] == 0).sum()), run=about), read)
+    return Pictures(count, told | dict(conditions=number, run=about), read)

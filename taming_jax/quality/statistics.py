@@ -96,6 +96,12 @@ def precision_recall(samples: np.ndarray, reference: np.ndarray, neighbours: int
     return float(inside.mean()), float(covered.mean())
 
 
-def nearest(samples: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """The reference that is nearest to each sample, by index. [N,D] x [M,D] -> [N] int."""
-    return np.concatenate([squared_distances(samples[part], reference).argmin(1) for part in blocks(len(samples))])
+def nearest(samples: np.ndarray, reference: Iterable[np.ndarray]) -> np.ndarray:
+    """The reference that is nearest to each sample, by index. [N,D] x parts [M,D] -> [N] int."""
+    least, found, start = np.full(len(samples), np.inf), np.zeros(len(samples), int), 0
+    for part in reference:
+        distances = squared_distances(samples, part)
+        at, closer = distances.argmin(1), distances.min(1) < least
+        least, found = np.where(closer, distances.min(1), least), np.where(closer, start + at, found)
+        start += len(part)
+    return found
