@@ -183,7 +183,7 @@ def evaluate(run: Path, config: ConfigDict, writer: Writer) -> None:
     source = data.open_source(stored.data, "validation")
     with jax.set_mesh(mesh), checkpoint.open_manager(run, read_only=True) as manager:
         state, _ = checkpoint.init_or_restore(manager, task, jax.random.key(0), mesh)
-        evaluation.evaluate(task, state, source, stored, mesh, writer, evaluators.make_evaluators(stored, mesh))
+        evaluation.evaluate(task, state, source, stored, mesh, writer, evaluation.make_evaluators(stored, mesh))
 
 
 # Ours -----------------------------------------------------------------------------------------------------------------

@@ -7,16 +7,21 @@ The first stage of the condition of `openmoji_large_transformer`.
 
 from ml_collections import ConfigDict
 
-from configs import openmoji_low_vq
+from configs import openmoji_vq
 
 
 def get_config() -> ConfigDict:
-    c = openmoji_low_vq.get_config()
+    c = openmoji_vq.get_config()
+    c.input = "low"
+    c.data.features = ("image", "low")
     c.data.name = "openmoji/px512"
     c.data.resize_factor = 16.0
+    c.data.random_crop = True
     c.data.downscale = 8
     c.model.ch_mult = (1, 1, 1, 2)
     c.quantizer.codebook_size = 512
     c.steps = 900
     c.eval_every = 900
+    c.loss.perceptual_weight = 0.0
+    c.disc.weight = 0.0
     return c

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from taming_jax import checkpoint, cli, completion, data, places, sharding
 from taming_jax.console import say
 from taming_jax.errors import ArgumentError, printable
-from taming_jax.evaluation import evaluate
+from taming_jax.evaluation import evaluate, make_evaluators
 from taming_jax.quality import evaluators, networks, record
 from taming_jax.quality import viewer as viewers
 from taming_jax.quality.features import BATCH_SIZE
@@ -87,7 +87,7 @@ def evaluate_run(workdir: Path, config: ConfigDict, out: Path) -> None:
         state, _ = checkpoint.init_or_restore(manager, task, jax.random.key(config.seed), mesh)
         again = (int(state.step), "validation") in map(key_of, read_records(out / LOG))
         with Writer(out, events=not again) as writer:
-            evaluate(task, state, source, config, mesh, writer, evaluators.make_evaluators(config, mesh))
+            evaluate(task, state, source, config, mesh, writer, make_evaluators(config, mesh))
 
 
 def judge_run(workdir: Path, config: ConfigDict, out: Path) -> None:

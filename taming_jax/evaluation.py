@@ -1,5 +1,7 @@
 """Evaluates a state: what the evaluators of its config say, metrics over a whole source, and pictures."""
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +11,11 @@ from tqdm import tqdm
 
 from taming_jax import data, metrics, sharding
 from taming_jax.console import say
-from taming_jax.quality.evaluators import Evaluator, judge_state
 from taming_jax.state import Task, TrainState
 from taming_jax.writer import Writer
+
+if TYPE_CHECKING:
+    from taming_jax.quality.evaluators import Evaluator
 
 PICTURED = 24  # images in the pictures, at least, if the source has so many
 
@@ -23,14 +27,17 @@ def evaluate(
     config: ConfigDict,
     mesh: Mesh,
     writer: Writer,
-    evaluators: dict[str, Evaluator],
+    evaluators: "dict[str, Evaluator]",
 ) -> dict[str, float]:
     """The task's metrics over a whole source; writes them, and the task's pictures, and what the evaluators find.
 
     The metrics are written last: where a step has them, its evaluation is complete.
     """
     step = int(state.step)
-    judge_state(evaluators, state, config, writer)
+    if evaluators:
+        from taming_jax.quality.evaluators import judge_state
+
+        judge_state(evaluators, state, config, writer)
     eval_step = jax.jit(task.eval_step, out_shardings=NamedSharding(mesh, PartitionSpec()))
     batches = data.eval_batches(source, config, data.make_augment(config.data, task.annotator))
     shown = [batches[i] for i in range(min(len(batches), -(-PICTURED // config.batch_size)))]
@@ -50,8 +57,22 @@ def evaluate(
     return result
 
 
+def make_evaluators(config: ConfigDict, mesh: Mesh) -> "dict[str, Evaluator]":
+    """The evaluators of a config, see `quality.evaluators`; imported where there are some, since it takes a second."""
+    if not config.evals:
+        return {}
+    from taming_jax.quality import evaluators
+
+    return evaluators.make_evaluators(config, mesh)
+
+
 def numbers_of(task: Task, state: TrainState, source, config: ConfigDict) -> list[str]:
-    """The names of the task's metrics, without computing them."""
+    """The names of the numbers that evaluations give, without computing them: 'lpips', 'samples/fd_efficientnet'."""
     batch = data.eval_batches(source, config, data.make_augment(config.data, task.annotator))[0]
     shapes = jax.eval_shape(task.eval_step, state, batch)
-    return list(metrics.summarize(jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes)))
+    own = list(metrics.summarize(jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes)))
+    if not config.evals:
+        return own
+    from taming_jax.quality import evaluators
+
+    return own + evaluators.numbers_of(config)

@@ -20,9 +20,8 @@ from taming_jax import best, checkpoint, completion, data, encoded, memory, metr
 from taming_jax.backend import compiler_options
 from taming_jax.console import Progress, say
 from taming_jax.errors import UserError
-from taming_jax.evaluation import evaluate, numbers_of
+from taming_jax.evaluation import evaluate, make_evaluators, numbers_of
 from taming_jax.fields import check_fields, differences
-from taming_jax.quality import evaluators
 from taming_jax.state import Task, TrainState
 from taming_jax.tasks import make_task
 from taming_jax.writer import Writer, read_records
@@ -62,10 +61,9 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
         with completion.explain_misfit(stored, config):
             state, next_batch = checkpoint.init_or_restore(manager, task, init_key, mesh, set_aside=True)
         start = int(state.step)
-        judges = evaluators.make_evaluators(config, mesh)
+        judges = make_evaluators(config, mesh)
         if config.checkpoint_best:
-            known = numbers_of(task, state, held_out, config) + evaluators.numbers_of(config)
-            best.check(config.checkpoint_best, known)
+            best.check(config.checkpoint_best, numbers_of(task, state, held_out, config))
         writer = exits.enter_context(Writer(workdir, config, start))
         describe(config, workdir, mesh, state, source, held_out)
         for change in differences(stored, config) if stored is not None else []:

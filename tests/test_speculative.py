@@ -45,8 +45,13 @@ def exact(sampling: Sampling) -> np.ndarray:
     return np.array(found)
 
 
-@pytest.mark.parametrize("guesses", [2, 3, 4])
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.7, 2)])
+@pytest.mark.parametrize(
+    ("guesses", "sampling"),
+    [
+        (3, Sampling(0.7, 2)),
+        *(pytest.param(k, s, marks=pytest.mark.slow) for k in (2, 4) for s in (Sampling(), Sampling(0.7, 2))),
+    ],
+)
 def test_the_distribution_is_the_transformers(guesses, sampling):
     """By chi-square over 200,000 draws with fixed seeds."""
     draw = functools.partial(

@@ -37,10 +37,10 @@ def make_net(lag: int, reach: tuple[int, int], prefix: int, cells: int = 1) -> t
     [
         (3, (4, 4), (9, 13), 2, 1),  # no chunk of 32 steps divides them
         (1, (2, 3), (8, 6), 0, 2),  # the condition on a coarser grid
-        (9, (3, 3), (7, 8), 1, 1),  # raster
-        (2, (8, 8), (3, 5), 0, 1),  # all is near
+        pytest.param(9, (3, 3), (7, 8), 1, 1, marks=pytest.mark.slow),  # raster
+        pytest.param(2, (8, 8), (3, 5), 0, 1, marks=pytest.mark.slow),  # all is near
         (1, (1, 2), (40, 45), 1, 1),  # several groups of rows
-        (4, (2, 2), (1, 1), 1, 1),
+        pytest.param(4, (2, 2), (1, 1), 1, 1, marks=pytest.mark.slow),
     ],
 )
 def test_sampling_uses_the_logits_of_training(lag, reach, size, prefix, cells):
