@@ -101,6 +101,7 @@ def test_dead_codes_restart_where_the_error_is(name, picture_folder):
         np.testing.assert_array_equal(codebook[4:], np.repeat(latents[1, 0, 2][None], 28, 0))
 
 
+@pytest.mark.slow
 def test_weight_of_the_pixels_and_delta(picture_folder, vgg, monkeypatch):
     """The one scales the pixels' loss and its gradients; the other is added to the divisor of lambda."""
     config = tiny_vq(picture_folder)
