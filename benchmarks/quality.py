@@ -1,6 +1,6 @@
 """Side by side with the original: its own classes in PyTorch and ours, on the same drawings in the same order.
 
-    .venv-parity/bin/python -m benchmarks.quality --workdir=runs/quality    # hours on two CPU cores; needs matplotlib
+    .venv-parity/bin/python -m benchmarks.quality --workdir=runs/quality    # needs matplotlib, and the machine alone
 
 Both begin with the same weights, carried over by `convert`, and have the same sizes, losses and learning rates; our
 own recipe begins with weights of its own. Three seeds each:
@@ -88,7 +88,7 @@ TRANSFORMER = {
         },
     },
 }
-COLOURS = {"original": "tab:red", "ours": "tab:blue", "stable": "tab:green"}
+COLOURS = {"original": "tab:red", "ours": "tab:blue", "stable recipe": "tab:green"}
 
 
 # The original ---------------------------------------------------------------------------------------------------------
@@ -321,7 +321,7 @@ def draw(root: Path, part: str, kinds: dict[str, str], names: list[str]) -> None
     for column, name in enumerate(names):
         for kind, prefix in kinds.items():
             steps, seconds, values = curves([root / f"{prefix}{seed}" for seed in SEEDS], name)
-            colour = COLOURS[kind.split(",")[0].split()[0]]
+            colour = COLOURS[kind]
             for row, x in enumerate((steps, seconds)):
                 axes[row, column].plot(x, values.mean(0), label=kind, color=colour)
                 axes[row, column].fill_between(x, values.min(0), values.max(0), alpha=0.2, color=colour)

@@ -22,12 +22,9 @@ from taming_jax.errors import ArgumentError, printable
 from taming_jax.evaluation import evaluate, make_evaluators
 from taming_jax.quality import evaluators, networks, record
 from taming_jax.quality import viewer as viewers
-from taming_jax.quality.features import BATCH_SIZE
-from taming_jax.quality.options import KINDS
+from taming_jax.quality.options import BATCH_SIZE, KINDS
 from taming_jax.tasks import make_task
 from taming_jax.writer import LOG, Writer, key_of, read_records
-
-ALL_DEVICES = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
 
 
 def place_of(workdir: Path, data_path: Path) -> Path:
@@ -108,7 +105,7 @@ def compare_folders() -> None:
     samples, reference = Path(cli.required("samples")), Path(cli.required("reference"))
     network, out = networks.load(cli.required("features"), given.dtype or "float32"), cli.folder("out")
     store = out / "features" if out is not None else None
-    viewer = viewers.Viewer(network, sharding.make_mesh(ALL_DEVICES), store, given.batch_size or BATCH_SIZE)
+    viewer = viewers.Viewer(network, sharding.mesh_here(), store, given.batch_size or BATCH_SIZE)
     with places.claimed(out) if out is not None else nullcontext():
         judged = viewers.compare(viewer, samples, reference)
         tell(judged)

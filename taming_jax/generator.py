@@ -34,7 +34,8 @@ class Generator:
     def __init__(self, config: ConfigDict, step: int, stage: SecondStage, params: dict):
         """params: of the transformer, as numpy arrays. Those of the first stages are read at their first use."""
         self.config, self.step, self.stage, self._params = config, step, stage, params
-        self.mesh, self.painting, self._score = sharding.mesh_here(config.mesh), Painting(stage), jax.jit(self._nats)
+        self.mesh = sharding.mesh_here(config.mesh.tensor)
+        self.painting, self._score = Painting(stage), jax.jit(self._nats)
 
     @classmethod
     def load(cls, workdir: str | Path, step: int | None = None, first_stage: str | Path | None = None) -> "Generator":

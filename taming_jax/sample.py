@@ -194,7 +194,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("stride", 1, "Columns of codes that the window of a large image moves at once.")
     flags.DEFINE_enum("method", "cached", METHODS, "For large images; the same codes, 'wavefront' for accelerators.")
     flags.DEFINE_integer(
-        "speculate", 1, "Codes that are guessed at once: other draws of the same distribution, faster; 8 to 32, say."
+        "speculate", 1, "Codes that are guessed at once: other draws of the same distribution, in fewer passes; 8, say."
     )
     flags.DEFINE_integer("tile", TILE, "Codes a side decoded at once, for the decoder's memory.", lower_bound=8)
     flags.DEFINE_enum("animate", None, ["gif", "mp4"], "Write how the first image of each condition is painted.")

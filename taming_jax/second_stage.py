@@ -19,7 +19,7 @@ from taming_jax.errors import UserError
 from taming_jax.first_stage import FirstStage, make_first_stage
 from taming_jax.models.gpt import GPT, Cache, align, unstack
 from taming_jax.models.wave import WaveGPT
-from taming_jax.sampling.draw import Sampling, guide
+from taming_jax.sampling.draw import Sampling, away_from_null, guide
 from taming_jax.sampling.painter import Painter, make_painter, painting_order
 from taming_jax.sampling.schedule import make_chunk, make_schedule_painter
 from taming_jax.sampling.sequence import make_sequence_painter, sample_full
@@ -114,10 +114,14 @@ class SecondStage:
         params: as in training, or from `decode_params`.
         """
         inputs = jnp.concatenate([c, ids[:, :-1]], 1)
+        return self.apply(params, inputs, start=self.cond.length - 1, **kwargs)
+
+    def apply(self, params: dict, *inputs: jax.Array, **kwargs) -> jax.Array:
+        """Calls the transformer with parameters as in `logits`."""
         outside = {name: value for name, value in params.items() if not name.startswith("blocks")}
         params = {**params, **sharding.gather(outside, "gpt")}  # layers are gathered one by one
         gpt = self.gpt if "blocks" in params else self.gpt.clone(unrolled=True)
-        return gpt.apply({"params": params}, inputs, start=self.cond.length - 1, **kwargs)
+        return gpt.apply({"params": params}, *inputs, **kwargs)
 
     def condition(self, frozen: dict, batch: dict, grid: tuple[int, int]) -> jax.Array:
         """The condition's ids for a painter of `grid`: [B,S], or a grid of ids if `grid` is larger than in training."""
@@ -215,12 +219,8 @@ class WaveStage(SecondStage):
         return min(2 * max(self.gpt.schedule.reach) + 1, *grid)
 
     def init(self, key: jax.Array) -> dict:
-        n = self.first.side
-        return self.gpt.init(key, self.on_grid(self.empty(1), (n, n)), jnp.zeros((1, n, n), jnp.int32))["params"]
-
-    def empty(self, batch_size: int) -> jax.Array:
-        """Dropped conditions, [B,S]."""
-        return jnp.full((batch_size, self.cond.length), self.null, jnp.int32)
+        n, c = self.first.side, jnp.zeros((1, self.cond.length), jnp.int32)
+        return self.gpt.init(key, self.on_grid(c, (n, n)), jnp.zeros((1, n, n), jnp.int32))["params"]
 
     def on_grid(self, c: jax.Array, grid: tuple[int, int]) -> jax.Array:
         """The condition's ids [B,S] as they lie over a grid of codes; others as they are."""
@@ -230,10 +230,7 @@ class WaveStage(SecondStage):
 
     def logits(self, params: dict, c: jax.Array, ids: jax.Array, **kwargs) -> jax.Array:
         (b, t), n = ids.shape, self.first.side
-        outside = {name: value for name, value in params.items() if not name.startswith("blocks")}
-        params = {**params, **sharding.gather(outside, "gpt")}
-        gpt = self.gpt if "blocks" in params else self.gpt.clone(unrolled=True)
-        return gpt.apply({"params": params}, self.on_grid(c, (n, n)), ids.reshape(b, n, n), **kwargs).reshape(b, t, -1)
+        return self.apply(params, self.on_grid(c, (n, n)), ids.reshape(b, n, n), **kwargs).reshape(b, t, -1)
 
     def condition(self, frozen: dict, batch: dict, grid: tuple[int, int]) -> jax.Array:
         return self.on_grid(self.cond.ids(frozen, batch), grid)
@@ -255,8 +252,7 @@ class WaveStage(SecondStage):
                 return gpt.apply({"params": params}, codes, wave, front, method="step")
             params, scale = params
             logits, wave = gpt.apply({"params": params}, jnp.repeat(codes, 2, 0), wave, front, method="step")
-            logits = logits.reshape(len(codes), 2, *logits.shape[1:])
-            return logits[:, 1] + scale * (logits[:, 0] - logits[:, 1]), wave
+            return away_from_null(logits, scale), wave
 
         return begin, step
 

@@ -50,9 +50,9 @@ def to_sample(mesh: Mesh) -> Mesh:
     return Mesh(mesh.devices.reshape(shape), AXES, axis_types=mesh.axis_types)
 
 
-def mesh_here(sizes: ConfigDict) -> Mesh:
-    """A mesh of all devices, to sample from a run trained elsewhere; 'tensor' is as there if it divides the devices."""
-    tensor = sizes.tensor if sizes.tensor > 0 and jax.device_count() % sizes.tensor == 0 else 1
+def mesh_here(tensor: int = 1) -> Mesh:
+    """A mesh of all devices, to sample from a run trained elsewhere; tensor: as there, if it divides the devices."""
+    tensor = tensor if tensor > 0 and jax.device_count() % tensor == 0 else 1
     return make_mesh(ConfigDict(dict(data=-1, fsdp=1, tensor=tensor)))
 
 

@@ -28,7 +28,7 @@ class Tokenizer:
 
     def __init__(self, config: ConfigDict, step: int, stage: FirstStage, params: dict):
         self.config, self.step, self.stage = config, step, stage
-        self.mesh = sharding.mesh_here(config.mesh)
+        self.mesh = sharding.mesh_here(config.mesh.tensor)
         whole = NamedSharding(self.mesh, PartitionSpec())
         self._params = jax.device_put(params, whole)
         self._encode = jax.jit(lambda params, seen: stage.encode(params, {stage.input: seen}), out_shardings=whole)

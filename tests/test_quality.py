@@ -12,12 +12,13 @@ from scipy import linalg
 
 import taming_jax
 from configs import openmoji_transformer
-from taming_jax import best, checkpoint, completion, evaluate, losses, sharding
+from taming_jax import best, checkpoint, completion, losses, sharding
 from taming_jax.errors import UserError
 from taming_jax.fields import check_fields
 from taming_jax.loop import train
-from taming_jax.quality import features, judge, networks, record
+from taming_jax.quality import evaluators, features, judge, networks, record
 from taming_jax.quality import statistics as st
+from taming_jax.quality.options import KINDS
 from taming_jax.quality.pictures import Pictures, open_pictures
 from taming_jax.quality.reconstructions import Disturb, disturb_codes, near_codes
 from taming_jax.report import report
@@ -132,7 +133,7 @@ def colours() -> networks.Network:
 
 def test_features_are_kept_and_made_once(colours, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "PART", 4)
-    mesh, asked, stops = sharding.make_mesh(evaluate.ALL_DEVICES), [], [KeyboardInterrupt]
+    mesh, asked, stops = sharding.mesh_here(), [], [KeyboardInterrupt]
     images = RNG.integers(0, 256, (11, 8, 8, 3)).astype(np.uint8)
 
     def read(start, stop):
@@ -163,7 +164,7 @@ def test_features_that_are_not_finite_are_refused(colours):
     pictures = Pictures(3, {}, lambda start, stop: np.zeros((stop - start, 8, 8, 3), np.uint8))
     broken = colours._replace(weights={"scale": np.float32(np.nan)})
     with pytest.raises(UserError, match="pool features that vgg has of pictures are not finite"):
-        features.see(broken, pictures, sharding.make_mesh(evaluate.ALL_DEVICES))
+        features.see(broken, pictures, sharding.mesh_here())
 
 
 def test_what_is_no_set_of_pictures_gets_one_line(tmp_path):
@@ -214,6 +215,10 @@ def test_the_command_judges_folders(tmp_path):
     assert entry["numbers"]["fd_vgg"] > 0 and entry["protocol"]["samples"]["count"] == 6
     refused = run("evaluate", f"--samples={a}", f"--reference={b}", "--features=fid")
     assert refused.returncode == 2 and "--features='fid': allowed are" in refused.stderr
+
+
+def test_every_kind_of_evaluator_can_be_made():
+    assert evaluators.MAKERS.keys() == KINDS.keys()
 
 
 def test_evaluators_are_checked_by_name(tmp_path):

@@ -54,7 +54,7 @@ PALETTE = {
 
 class Openmoji(tfds.core.GeneratorBasedBuilder):
     """Drawings on white at 64, 128 or 512 pixels ('px64', 'px128', 'px512'), their line art alone, maps of the labels
-    in `PALETTE` (not at 512, where these take most of an hour), and their Unicode group.
+    in `PALETTE` (not at 512: they compare each pixel with all colours), and their Unicode group.
 
     A tenth of the base emoji is held out, each with all its skin tones and with every emoji that has the same drawing
     (person and man student, say), so that no variant of a validation drawing is trained on.

@@ -1,6 +1,7 @@
 """The transformer of stage two: mingpt's GPT as in the original, with a cache for sampling."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -155,14 +156,14 @@ REMAT = {
 }
 
 
-def scan_layers(
-    net: nn.Module, block: type[nn.Module], fields: tuple, static: tuple[int, ...], broadcast: int
-) -> nn.Module:
-    """The layers of a transformer as one that is scanned, over parameters in one array for all layers.
+def make_layers(net: nn.Module, block: type[nn.Module], fields: tuple, shared: int) -> nn.Module | list[nn.Module]:
+    """The layers of a transformer for `run_layers`: one by one, or as one that is scanned over all their parameters.
 
-    net: has num_layers, dtype, gather and remat, see `GPT`. static: the block's static arguments, itself counted.
-    broadcast: how many arguments all layers share.
+    net: has num_layers, dtype, gather, remat and unrolled, see `GPT`. shared: how many arguments of a call all layers
+    share, of which the last is static.
     """
+    if net.unrolled:
+        return [block(*fields) for _ in range(net.num_layers)]
 
     def gather_layer(variables: dict) -> dict:
         """One layer's parameters, gathered; cast before, since half as many bytes travel."""
@@ -172,12 +173,19 @@ def scan_layers(
     # Not at their start, or the cast ones would be stored.
     block = block if net.is_initializing() else nn.map_variables(block, "params", gather_layer)
     if net.remat != "none":
-        block = nn.remat(block, prevent_cse=False, static_argnums=static, policy=REMAT[net.remat])
+        block = nn.remat(block, prevent_cse=False, static_argnums=(shared + 1,), policy=REMAT[net.remat])
     axes, rngs = {"params": 0}, {"params": True, "dropout": True}
     # CPUs lose a tenth of the step's time to a loop; but without one, XLA would undo the rematerialisation.
     unroll = net.num_layers if platform() == "cpu" and net.remat == "none" else 1
-    shared = (nn.broadcast,) * broadcast
-    return nn.scan(block, axes, split_rngs=rngs, in_axes=shared, length=net.num_layers, unroll=unroll)(*fields)
+    in_axes = (nn.broadcast,) * shared
+    return nn.scan(block, axes, split_rngs=rngs, in_axes=in_axes, length=net.num_layers, unroll=unroll)(*fields)
+
+
+def run_layers(layers: nn.Module | tuple[nn.Module, ...], x: Any, *shared: Any) -> Any:
+    """What goes through all layers of `make_layers`, which give it with something else that is dropped."""
+    for layer in layers if isinstance(layers, (list, tuple)) else (layers,):
+        x, _ = layer(x, *shared)
+    return x
 
 
 class GPT(nn.Module):
@@ -214,10 +222,7 @@ class GPT(nn.Module):
         )
         self.embd_drop = nn.Dropout(self.embd_pdrop)
         fields = (self.num_heads, self.attn_pdrop, self.resid_pdrop, self.dtype)
-        if self.unrolled:
-            self.blocks = [Block(*fields) for _ in range(self.num_layers)]
-        else:
-            self.blocks = scan_layers(self, Block, fields, static=(3,), broadcast=2)
+        self.blocks = make_layers(self, Block, fields, shared=2)
         self.ln_f = nn.LayerNorm(epsilon=LAYER_NORM_EPS, dtype=self.dtype)
         self.head = dense(self.vocab_size, self.dtype, use_bias=False)
 
@@ -232,11 +237,7 @@ class GPT(nn.Module):
         t = x.shape[1]
         x = self.embd_drop((x + self.position_embedding[:t]).astype(self.dtype), deterministic=not train)
         mask = self.visible(jnp.arange(t), t) if self.n_unmasked else None
-        if self.unrolled:
-            for block in self.blocks:
-                x, _ = block(x, mask, not train)
-        else:
-            x, _ = self.blocks(x, mask, not train)
+        x = run_layers(self.blocks, x, mask, not train)
         return self.head(self.ln_f(x[:, start:])).astype(jnp.float32)
 
     def embed(self, ids: jax.Array, embeddings: jax.Array | None) -> jax.Array:

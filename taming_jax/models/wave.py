@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from taming_jax.models.gpt import BLOCK, LAYER_NORM_EPS, dense, gelu, normal_init, scan_layers
+from taming_jax.models.gpt import BLOCK, LAYER_NORM_EPS, dense, gelu, make_layers, normal_init, run_layers
 from taming_jax.schedule import Front, Schedule
 
 ROPE_BASE = 100.0  # ratio of the longest wave to the shortest: reaches are tens of codes, not thousands of words
@@ -173,10 +173,7 @@ class WaveGPT(nn.Module):
             self.cond_in, self.cond_out = (nn.Conv(d, (3, 3), dtype=self.dtype) for _ in range(2))
         self.embd_drop = nn.Dropout(self.embd_pdrop)
         fields = (self.schedule, d, self.num_heads, self.attn_pdrop, self.resid_pdrop, self.dtype)
-        if self.unrolled:
-            self.blocks = [Block(*fields) for _ in range(self.num_layers)]
-        else:
-            self.blocks = scan_layers(self, Block, fields, static=(2,), broadcast=1)
+        self.blocks = make_layers(self, Block, fields, shared=1)
         self.ln_f = nn.LayerNorm(epsilon=LAYER_NORM_EPS, dtype=self.dtype)
         self.head = dense(self.vocab_size, self.dtype, use_bias=False)
 
@@ -190,13 +187,8 @@ class WaveGPT(nn.Module):
         prefix, aligned = self.condition(c)
         x = x if aligned is None else x + aligned
         drop = lambda x: self.embd_drop(x.astype(self.dtype), deterministic=not train)  # noqa: E731
-        x = drop(prefix), drop(x)
-        if self.unrolled:
-            for block in self.blocks:
-                x, _ = block(x, not train)
-        else:
-            x, _ = self.blocks(x, not train)
-        logits = self.head(self.ln_f(x[1].reshape(len(codes), -1, self.embed_dim)))
+        _, x = run_layers(self.blocks, (drop(prefix), drop(x)), not train)
+        logits = self.head(self.ln_f(x.reshape(len(codes), -1, self.embed_dim)))
         return logits.reshape(*codes.shape, -1).astype(jnp.float32)
 
     def condition(self, c: jax.Array) -> tuple[jax.Array, jax.Array | None]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -19,17 +19,13 @@ from taming_jax.writer import Writer
 MAKERS = {"reconstructions": reconstructions.make, "samples": samples.make}
 
 
-class Evaluator(NamedTuple):
-    """judge: (weights of the net that is judged, which they are) -> Judged. fields: see `options`."""
-
-    judge: Callable[[dict, dict], Judged]
-    fields: dict[str, Any]
+# (weights of the net that is judged, which they are) -> Judged.
+Evaluator = Callable[[dict, dict], Judged]
 
 
 def make_evaluator(config: ConfigDict, fields: dict[str, Any], mesh: Mesh, store: Path | None = None) -> Evaluator:
     """An evaluator of a complete config's runs. Loads the network that judges; raises UserError where it cannot."""
-    fields = filled(fields)
-    return Evaluator(MAKERS[fields["kind"]](config, fields, mesh, store), fields)
+    return MAKERS[fields["kind"]](config, filled(fields), mesh, store)
 
 
 def kind_of(config: ConfigDict) -> str:
@@ -53,9 +49,9 @@ def judge_run(
             known = ", ".join(KINDS[kind].options)
             raise ArgumentError(f"{name}: a {config.task!r} run is not judged by it; there are {known}")
         KINDS[kind].options[name].rule(name, value, ArgumentError)
-    mesh = sharding.mesh_here(ConfigDict(dict(tensor=1)))
+    mesh = sharding.mesh_here()
     evaluator = make_evaluator(config, fields | dict(kind=kind), mesh, store)
-    return step, evaluator.judge(params, dict(step=step, weights=checkpoint.digest(params)))
+    return step, evaluator(params, dict(step=step, weights=checkpoint.digest(params)))
 
 
 def make_evaluators(config: ConfigDict, mesh: Mesh) -> dict[str, Evaluator]:
@@ -84,19 +80,13 @@ def numbers_of(config: ConfigDict) -> list[str]:
     return found
 
 
-def judge_state(
-    evaluators: dict[str, Evaluator], state: TrainState, config: ConfigDict, writer: Writer
-) -> dict[str, Judged]:
+def judge_state(evaluators: dict[str, Evaluator], state: TrainState, config: ConfigDict, writer: Writer) -> None:
     """Runs evaluators on a state; writes their numbers under their names, with their protocol, and their pictures."""
-    if not evaluators:
-        return {}
-    step, found = int(state.step), {}
+    step = int(state.step)
     params = states.averaged(state, completion.NETS[config.task])
     about = dict(step=step, weights=checkpoint.digest(params))
     for name, evaluator in evaluators.items():
-        found[name] = judged = evaluator.judge(params, about)
-        write(judged, writer, step, name, moves=True)
-    return found
+        write(evaluator(params, about), writer, step, name, moves=True)
 
 
 def write(judged: Judged, writer: Writer, step: int, name: str, moves: bool = False) -> None:
@@ -106,6 +96,3 @@ def write(judged: Judged, writer: Writer, step: int, name: str, moves: bool = Fa
         writer.picture(step, f"{name}_nearest", judged.sheet)
     if writer.active:
         record.write(writer.workdir, name, judged.numbers, judged.protocol, judged.by_class, moves)
-
-
-assert MAKERS.keys() == KINDS.keys()

@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 from taming_jax import images, sharding
 from taming_jax.errors import UserError
 from taming_jax.quality.networks import Network
+from taming_jax.quality.options import BATCH_SIZE
 from taming_jax.quality.pictures import Pictures
 
-BATCH_SIZE = 32  # pictures at once, by default
 PART = 1024  # pictures that are kept in one file
 
 

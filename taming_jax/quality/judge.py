@@ -9,6 +9,7 @@ import numpy as np
 import taming_jax
 from taming_jax.errors import ArgumentError, UserError, reason
 from taming_jax.quality.features import Seen
+from taming_jax.quality.inception import SPATIAL
 from taming_jax.quality.networks import Network, sha256
 from taming_jax.quality.statistics import (
     Gaussian,
@@ -18,7 +19,7 @@ from taming_jax.quality.statistics import (
     precision_recall,
 )
 
-SPATIAL = 17 * 17 * 7  # features of sFID
+SFID = 17 * 17 * SPATIAL  # features of sFID, of so many places
 NEIGHBOURS = 3  # of precision and recall, as in their paper
 SPLITS = 10  # of the Inception Score
 MOST = 10_000  # pictures of each that precision and recall are of, the first ones: their cost grows with the square
@@ -108,8 +109,8 @@ def read_statistics(name: str, path: Path, network: Network) -> Reference | None
     gaussians = {"pool": Gaussian(0, mu.astype(np.float64), sigma.astype(np.float64))}
     if "mu_s" in arrays and "sigma_s" in arrays and network.name == "inception":
         gaussians["spatial"] = Gaussian(0, arrays["mu_s"].astype(np.float64), arrays["sigma_s"].astype(np.float64))
-        if gaussians["spatial"].mean.shape != (SPATIAL,) or gaussians["spatial"].covariance.shape != (SPATIAL, SPATIAL):
-            raise ArgumentError(f"{name}={path}: mu_s {arrays['mu_s'].shape} is not of sFID's {SPATIAL} features")
+        if gaussians["spatial"].mean.shape != (SFID,) or gaussians["spatial"].covariance.shape != (SFID, SFID):
+            raise ArgumentError(f"{name}={path}: mu_s {arrays['mu_s'].shape} is not of sFID's {SFID} features")
     if not all(np.isfinite(x).all() for gaussian in gaussians.values() for x in gaussian[1:]):
         raise ArgumentError(f"{name}={path}: its statistics are not finite")
     return Reference(gaussians, None, dict(kind="statistics", path=str(path), sha256=sha256(path)))

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from taming_jax.sampling.draw import RULES as SAMPLING
 from taming_jax.values import Rule, among, line, optional, real, switch, whole
 
+BATCH_SIZE = 32  # pictures that a network sees at once, by default
+
 
 class Option(NamedTuple):
     """A field: what it is if nobody says so, and what it may be."""
@@ -26,7 +28,7 @@ class Kind(NamedTuple):
 SEEING = {
     "features": Option("efficientnet", line),  # inception:FILE, efficientnet or vgg, see `networks`
     "dtype": Option("float32", among(("float32", "bfloat16"))),  # of the network that judges
-    "batch_size": Option(32, whole(1, 2**16)),  # pictures that it sees at once
+    "batch_size": Option(BATCH_SIZE, whole(1, 2**16)),  # pictures that it sees at once
     "seed": Option(0, whole()),  # of samples, and of codes that are disturbed
 }
 KINDS = {
@@ -35,7 +37,8 @@ KINDS = {
         SEEING
         | {
             "num_samples": Option(0, whole(0, 1_000_000)),  # of the validation split, 0 for all
-            "disturbed_images": Option(0.1, real(0, 1)),  # see `reconstructions.Disturb`
+            # See `reconstructions.Disturb`: the default of the first is the paper's, the others are ours.
+            "disturbed_images": Option(0.1, real(0, 1)),
             "disturbed_codes": Option(0.9, real(0, 1)),
             "disturbed_to": Option(100, whole(1)),
         },

@@ -26,12 +26,12 @@ class Disturb(NamedTuple):
     """How codes are disturbed (Qiu et al. 2025, "Robust Latent Matters").
 
     images: beta, the share of images. codes: alpha, the share of codes in them. neighbours: delta, of how many nearest
-    other codes one takes a code's place. seed: of the draws. The default of beta is the paper's, the others are ours.
+    other codes one takes a code's place. seed: of the draws.
     """
 
-    images: float = 0.1
-    codes: float = 0.9
-    neighbours: int = 100
+    images: float
+    codes: float
+    neighbours: int
     seed: int = 0
 
 

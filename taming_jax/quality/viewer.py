@@ -7,9 +7,10 @@ from jax.sharding import Mesh
 
 from taming_jax.console import say
 from taming_jax.images import Sheet
-from taming_jax.quality.features import BATCH_SIZE, Seen, see
+from taming_jax.quality.features import Seen, see
 from taming_jax.quality.judge import FEW, Reference, judge, protocol, read_statistics, refer
 from taming_jax.quality.networks import Network
+from taming_jax.quality.options import BATCH_SIZE
 from taming_jax.quality.pictures import Pictures, open_pictures
 
 

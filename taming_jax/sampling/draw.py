@@ -89,6 +89,12 @@ def draw(logits: jax.Array, keys: jax.Array, place: jax.Array, sampling: Samplin
     return jax.vmap(jax.random.categorical)(keys, logits)
 
 
+def away_from_null(logits: jax.Array, scale: jax.Array) -> jax.Array:
+    """Logits of pairs, with a condition and without, [2B,...] -> those that guidance draws from, [B,...]."""
+    logits = logits.reshape(-1, 2, *logits.shape[1:])
+    return logits[:, 1] + scale * (logits[:, 0] - logits[:, 1])
+
+
 def guide(decode: Callable, init_cache: Callable, length: int, null: int) -> tuple[Callable, Callable]:
     """Classifier-free guidance (Ho & Salimans 2022): `decode` and `init_cache` that run twice the batch inside.
 
@@ -102,7 +108,6 @@ def guide(decode: Callable, init_cache: Callable, length: int, null: int) -> tup
         dropped = jnp.where(position + jnp.arange(t) < length, null, ids)
         both = jnp.stack([ids, dropped], 1).reshape(2 * b, t)  # neighbours, so that both stay on their device
         logits, cache = decode(params, both, position, cache, None if at is None else jnp.repeat(at, 2))
-        logits = logits.reshape(b, 2, *logits.shape[1:])
-        return logits[:, 1] + scale * (logits[:, 0] - logits[:, 1]), cache
+        return away_from_null(logits, scale), cache
 
     return guided, lambda batch_size: init_cache(2 * batch_size)
