@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taming_jax.sampling import draw
+from taming_jax.sampling import draw, sequence
 from taming_jax.sampling.draw import Sampling
 from taming_jax.sampling.sequence import sample_full
 from tests.tiny import sample_plainly
@@ -42,15 +42,22 @@ def test_top_p_of_one_keeps_all_of_a_peaked_distribution():
 
 
 def counting_decode(ids, position, cache):
-    """A model whose next id follows from all ids so far: logits favour (sum of ids so far + 1) mod 7."""
-    total = cache[:, None] + jnp.cumsum(ids, 1)
-    return 20.0 * jax.nn.one_hot((total + 1) % 7, 7), total[:, -1]
+    """A model whose next id follows from all ids so far: logits favour (sum of ids so far + 1) mod 7.
+
+    cache: the ids so far, [B,T,1].
+    """
+    cache = jax.lax.dynamic_update_slice_in_dim(cache, ids[..., None], position, 1)
+    total = jax.lax.dynamic_slice_in_dim(jnp.cumsum(cache[..., 0], 1), position, ids.shape[1], 1)
+    return 20.0 * jax.nn.one_hot((total + 1) % 7, 7), cache
 
 
-def test_every_id_follows_from_all_before_it():
+@pytest.mark.parametrize("length", [5, 1, 2 * sequence.LEAST + 1, sequence.LENGTHS * sequence.LEAST + 11])
+def test_every_id_follows_from_all_before_it(length: int):
+    """Also where the cache grows on the way, whole steps or not."""
     prefix = jnp.array([[2, 3], [1, 1]])
     keys = jax.random.split(jax.random.key(0), 2)
-    ids = sample_plainly(counting_decode, jnp.zeros(2, jnp.int32), prefix, 5, keys, 7)
+    ids = sample_plainly(counting_decode, jnp.zeros((2, 2 + length, 1), jnp.int32), prefix, length, keys, 7)
+    assert ids.shape == (2, length)
     for row, start in zip(np.asarray(ids), np.asarray(prefix), strict=True):
         total = int(start.sum())
         for value in row:
@@ -89,7 +96,14 @@ def test_codes_that_are_known_stay_and_are_seen():
     codes, known = jnp.full((1, 5), 5), jnp.array([True, False, True, False, False])
     keys, places = jax.random.split(jax.random.key(0), 1), jnp.arange(5)
     run = lambda: sample_full(  # noqa: E731
-        counting_decode, jnp.zeros(1, jnp.int32), jnp.array([[2]]), codes, known, places, keys, Sampling(1.0, 7, 1.0)
+        counting_decode,
+        jnp.zeros((1, 6, 1), jnp.int32),
+        jnp.array([[2]]),
+        codes,
+        known,
+        places,
+        keys,
+        Sampling(1.0, 7, 1.0),
     )
     np.testing.assert_array_equal(
         run(), [[5, (2 + 5 + 1) % 7, 5, (2 + 5 + 1 + 5 + 1) % 7, (2 + 5 + 1 + 5 + 0 + 1) % 7]]

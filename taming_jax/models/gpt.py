@@ -16,6 +16,16 @@ normal_init = nn.initializers.normal(0.02)
 Cache = tuple[tuple[jax.Array, jax.Array], ...]  # per layer: keys and values, [B,heads,T,D/heads]
 
 
+def resize(cache: Cache, length: int) -> Cache:
+    """The cache for sequences of `length`: T grows by empty places, or those beyond are cut off."""
+
+    def fit(x: jax.Array) -> jax.Array:
+        new = max(0, length - x.shape[-2])
+        return jnp.pad(x[..., :length, :], [*[(0, 0)] * (x.ndim - 2), (0, new), (0, 0)])
+
+    return jax.tree.map(fit, cache)
+
+
 def gelu(x: jax.Array) -> jax.Array:
     """Exact GELU in PyTorch's form; `jax.nn.gelu` takes erfc, which costs a CPU a tenth of the training step."""
     return 0.5 * x * (1 + jax.lax.erf(x * 2**-0.5))
@@ -250,7 +260,7 @@ class GPT(nn.Module):
         return ((keys <= positions) | ((positions < self.n_unmasked) & (keys < self.n_unmasked)))[None, None]
 
     def init_cache(self, batch_size: int) -> Cache:
-        """An empty cache for `decode`."""
+        """An empty cache for `decode`, which may be resized to what is needed."""
         shape = (batch_size, self.num_heads, self.block_size, self.embed_dim // self.num_heads)
         return tuple((jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype)) for _ in range(self.num_layers))
 
@@ -271,7 +281,7 @@ class GPT(nn.Module):
         x = self.embed(ids, embeddings)
         t = x.shape[1]
         x += jax.lax.dynamic_slice_in_dim(self.position_embedding, position, t)
-        x, mask = x.astype(self.dtype), self.visible(position + jnp.arange(t), self.block_size)
+        x, mask = x.astype(self.dtype), self.visible(position + jnp.arange(t), cache[0][0].shape[2])
         filled = []
         for block, kv in zip(self.blocks, cache, strict=True):
             x, kv = block(x, mask, True, kv, position, at if block is self.blocks[-1] else None)

@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from taming_jax.models.gpt import resize
 from taming_jax.sampling.draw import Sampling, draw
 from taming_jax.sampling.painter import Painter
+
+LENGTHS, LEAST = 4, 64  # in how many lengths the cache grows, and at least by how many codes: each is compiled
 
 
 def sample_full(
@@ -22,6 +25,8 @@ def sample_full(
     sampling: Sampling,
 ) -> jax.Array:
     """Ids after a prefix, one at a time, with a cache. prefix [B,S] int32 -> ids [B,N] int32.
+
+    The cache is never much longer than what is in it, since each code reads all of it.
 
     decode: (ids [B,T], position of the first [], cache) -> (logits [B,T,V], cache). codes [B,N] int32 stay where known
     [N]. places [N]: the cells' numbers, with which the keys [B] are folded.
@@ -39,10 +44,16 @@ def sample_full(
 
     s, n = prefix.shape[1], codes.shape[1]
     xs = (s - 1 + jnp.arange(n), codes.T, known, places)
-    logits, cache = decode(prefix, 0, cache)
-    first = choose(logits, jax.tree.map(lambda x: x[0], xs[1:]))
-    _, rest = jax.lax.scan(body, (first, cache), jax.tree.map(lambda x: x[1:], xs))
-    return jnp.concatenate([first[:, None], rest.T], 1)
+    step = max(LEAST, -(-n // LENGTHS))
+    logits, cache = decode(prefix, 0, resize(cache, s))
+    ids = choose(logits, jax.tree.map(lambda x: x[0], xs[1:]))
+    parts = [ids[None]]
+    for start in range(1, n, step):
+        stop = min(start + step, n)
+        carry = ids, resize(cache, s + stop - 1)
+        (ids, cache), drawn = jax.lax.scan(body, carry, jax.tree.map(lambda x, a=start, b=stop: x[a:b], xs))
+        parts.append(drawn)
+    return jnp.concatenate(parts).T
 
 
 def make_sequence_painter(decode: Callable, init_cache: Callable, order: np.ndarray) -> Painter:
