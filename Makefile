@@ -30,7 +30,7 @@ test: .venv/installed-test lint  ## Style, then all tests
 	python -m pytest
 
 test-slow: .venv/installed-test  ## Tests that train for minutes
-	python -m pytest -m slow
+	JAX_NUM_CPU_DEVICES=8 python -m pytest -m slow
 
 test-faults: .venv/installed-test  ## Runs that are killed more than forty times: minutes
 	python -m pytest -m slow tests/test_faults.py

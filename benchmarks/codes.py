@@ -47,7 +47,7 @@ def main() -> None:
             for name, (batches, state, step) in begin.items():
                 clock, processor, window = time.monotonic(), time.process_time(), None
                 for _ in range(flags.FLAGS.steps):
-                    state, logged = step(state, sharding.shard_batch(next(batches), mesh))
+                    state, logged = step(state, sharding.shard_batch(next(batches), mesh), run_key)
                     window = logged if window is None else metrics.merge(window, logged)
                 losses[name] = metrics.summarize(window)["loss"]
                 spent[name].append((time.monotonic() - clock, time.process_time() - processor))

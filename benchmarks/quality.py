@@ -10,8 +10,10 @@ stable       our recipe for it, on the same net: a ramp, a bounded λ, restarts 
 transformer  the paper's transformer, unconditional, on the codes of the original's first stage of seed 0
 
 All are evaluated by our evaluator: the original's weights are converted each time. Runs that are done are not made
-again. Writes `quality_<part>.png` and says where each stands at the end. Seconds are steps times the median of a run's
-seconds a step, so that what else the machine did for a while does not count.
+again. Writes `quality_<part>.png` and says where each stands at the end.
+
+Seconds are steps times the median seconds of a step in a race of a few steps of each, before and with the
+discriminator, at the end and one after another: so the long runs need not have the machine alone, only the race.
 """
 
 import shutil
@@ -41,6 +43,7 @@ from taming_jax.writer import LOG, Writer, read_records
 from tests.parity.conftest import instantiate
 
 PARTS = ["paper", "transformer", "stable"]
+RACE = "race"  # the folder of the runs that are timed
 SEEDS = (0, 1, 2)
 SIDE, BATCH, CODES = 32, 8, 1024
 STEPS, DISC_START, EVERY = 300, 150, 75
@@ -196,6 +199,15 @@ def common_fields(config: ConfigDict, seed: int, steps: int, batch_size: int) ->
     return config
 
 
+def for_root(config: ConfigDict, root: Path) -> ConfigDict:
+    """The config as it is, or in the race's few steps: three windows before the discriminator, and three with it."""
+    if root.name == RACE:
+        config.steps = config.eval_every = config.checkpoint_every = 6 * config.log_every
+        if config.task == "vqgan":
+            config.disc.update(start=3 * config.log_every, gen_start=3 * config.log_every)
+    return config
+
+
 def paper_config(run: Path, seed: int) -> ConfigDict:
     """The paper's recipe, as `convert` reads it off the original's file, with the original's optimizers."""
     config = common_fields(completion.load_config(run)[0], seed, STEPS, BATCH)
@@ -244,7 +256,8 @@ def start_of(root: Path, seed: int) -> tuple[torch.nn.Module, Path]:
 
 def run_paper(root: Path, seed: int) -> None:
     model, start = start_of(root, seed)
-    run, config = root / f"ours{seed}", paper_config(start, seed)
+    run, config = root / f"ours{seed}", for_root(paper_config(start, seed), root)
+    model.loss.discriminator_iter_start = config.disc.start
     if not is_done(run, config.steps):
         if not run.exists():
             shutil.copytree(start, run)
@@ -256,7 +269,7 @@ def run_paper(root: Path, seed: int) -> None:
 
 
 def run_stable(root: Path, seed: int) -> None:
-    run, config = root / f"stable{seed}", stable_config(start_of(root, seed)[1], seed)
+    run, config = root / f"stable{seed}", for_root(stable_config(start_of(root, seed)[1], seed), root)
     if not is_done(run, config.steps):
         train(config, run)
 
@@ -273,15 +286,17 @@ def run_transformers(root: Path, seed: int) -> None:
     if not checkpoint.steps(start):
         convert(model, TRANSFORMER, 0, start)
     run = root / f"transformer_ours{seed}"
-    config = transformer_config(start, seed)
+    config = for_root(transformer_config(start, seed), root)
     if not is_done(run, config.steps):
         if not run.exists():
             shutil.copytree(start, run)
-        train(transformer_config(run, seed), run)
+        train(for_root(transformer_config(run, seed), root), run)
     run = root / f"transformer_original{seed}"
     if not is_done(run, config.steps):
         shutil.rmtree(run, ignore_errors=True)
         train_original(model, TRANSFORMER, original_transformer, config, run)
+    if root.name == RACE:
+        return
     for name, judged in (("ours", root / f"transformer_ours{seed}"), ("original", run / "converted")):
         out = root / f"transformer_{name}{seed}"
         if not record.read(out):
@@ -293,23 +308,22 @@ def run_transformers(root: Path, seed: int) -> None:
             record.write(out, "samples", found.numbers, found.protocol)
 
 
-def curves(runs: list[Path], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def seconds_of(run: Path) -> tuple[float, float]:
+    """Seconds of a step before the discriminator and with it, from a run of the race."""
+    windows = [1 / r["steps_per_second"] for r in read_records(run / LOG) if r.get("split") == "train"]
+    return statistics.median(windows[:3]), statistics.median(windows[3:])
+
+
+def curves(root: Path, prefix: str, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """-> (steps [S], seconds [S], a number of each run at them [R,S]). name: 'lpips' or 'reconstructions/rfd_...'."""
     split, _, number = name.rpartition("/")
-    rows, rates = [], []
-    for run in runs:
-        records = read_records(run / LOG)
+    rows = []
+    for seed in SEEDS:
+        records = read_records(root / f"{prefix}{seed}" / LOG)
         rows.append({r["step"]: r[number] for r in records if r.get("split") == (split or "validation")})
-        train = [r for r in records if r.get("split") == "train"]
-        rates.append({r["step"]: 1 / r["steps_per_second"] for r in train})
-    steps = np.array(sorted(rows[0]))
-    # Phases have other costs: a median over the runs and over the windows before each evaluation.
-    seconds, last = [], 0
-    for step in steps:
-        inside = [s for rate in rates for at, s in rate.items() if last < at <= step]
-        seconds.append((step - last) * statistics.median(inside))
-        last = step
-    return steps, np.cumsum(seconds), np.array([[row[step] for step in steps] for row in rows])
+    steps, (early, late) = np.array(sorted(rows[0])), seconds_of(root / RACE / f"{prefix}0")
+    seconds = np.minimum(steps, DISC_START) * early + np.maximum(steps - DISC_START, 0) * late
+    return steps, seconds, np.array([[row[step] for step in steps] for row in rows])
 
 
 def draw(root: Path, part: str, kinds: dict[str, str], names: list[str]) -> None:
@@ -317,7 +331,7 @@ def draw(root: Path, part: str, kinds: dict[str, str], names: list[str]) -> None
     _, axes = pyplot.subplots(2, len(names), figsize=(4 * len(names), 7), squeeze=False)
     for column, name in enumerate(names):
         for kind, prefix in kinds.items():
-            steps, seconds, values = curves([root / f"{prefix}{seed}" for seed in SEEDS], name)
+            steps, seconds, values = curves(root, prefix, name)
             colour = COLOURS[kind]
             for row, x in enumerate((steps, seconds)):
                 axes[row, column].plot(x, values.mean(0), label=kind, color=colour)
@@ -336,9 +350,12 @@ def main() -> None:
     torch.set_num_threads(2)
     numbers = ["l1", "lpips", "code_use", "reconstructions/rfd_efficientnet"]
     kinds = {"original": "original", "ours": "ours", "stable recipe": "stable"}
+    runs = {"paper": run_paper, "transformer": run_transformers, "stable": run_stable}
     for part in flags.FLAGS.parts:
         for seed in SEEDS:
-            {"paper": run_paper, "transformer": run_transformers, "stable": run_stable}[part](root, seed)
+            runs[part](root, seed)
+    for part in flags.FLAGS.parts:
+        runs[part](root / RACE, 0)
         if part == "transformer":
             draw(root, part, {"original": "transformer_original", "ours": "transformer_ours"}, ["nll"])
             for name in ("original", "ours"):

@@ -111,7 +111,7 @@ def enter_jax(config: ConfigDict) -> Entrant:
 
     def iterate() -> None:
         nonlocal state
-        state, logged = step(state, draw())
+        state, logged = step(state, draw(), key)
         jax.block_until_ready((state, logged))
 
     return iterate, compiling

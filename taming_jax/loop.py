@@ -57,6 +57,7 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
         init_key, run_key = jax.random.split(jax.random.key(config.seed))
 
         exits.enter_context(jax.set_mesh(mesh))
+        run_key = jax.device_put(run_key, NamedSharding(mesh, PartitionSpec()))
         manager = exits.enter_context(checkpoint.open_manager(workdir, config.keep_checkpoints))
         with completion.explain_misfit(stored, config):
             state, next_batch = checkpoint.init_or_restore(manager, task, init_key, mesh, set_aside=True)
@@ -117,7 +118,7 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
                 profile = exits.enter_context(ExitStack())
                 profile.enter_context(jax.profiler.trace(str(workdir / "profile")))
 
-            state, logged = step_fn(state, batch)
+            state, logged = step_fn(state, batch, run_key)
             window = logged if window is None else metrics.merge(window, logged)
             next_batch += 1
             if step == start + 1 and config.log_every > 1:
@@ -232,14 +233,18 @@ def describe(config: ConfigDict, workdir: Path, mesh: Mesh, state: TrainState, s
 
 
 def trace_step(task: Task, run_key: jax.Array, phase: Hashable, state: TrainState, batch: dict) -> jax.stages.Traced:
-    """The training step of a phase, with explicit shardings and a donated state, for arrays or for shapes of them."""
+    """The training step of a phase, with explicit shardings and a donated state, for arrays or for shapes of them.
 
-    def step(state, batch):
+    It takes (state, batch, run_key), so that runs of other seeds find it compiled in a cache.
+    """
+
+    def step(state, batch, run_key):
         return task.train_step(state, batch, jax.random.fold_in(run_key, state.step), phase)
 
     replicated = NamedSharding(state.step.sharding.mesh, PartitionSpec())
     shardings = jax.tree.map(lambda x: x.sharding, state)
-    return jax.jit(step, out_shardings=(shardings, replicated), donate_argnums=0).trace(state, batch)
+    run_key = jax.ShapeDtypeStruct(run_key.shape, run_key.dtype, sharding=replicated)
+    return jax.jit(step, out_shardings=(shardings, replicated), donate_argnums=0).trace(state, batch, run_key)
 
 
 def compile_step(

@@ -45,7 +45,7 @@ def test_a_checkpoint_moves_to_another_mesh(picture_folder, tmp_path):
     config = tiny_vq(picture_folder)
     task = vqgan.make_task(config)
     stored = None
-    for sizes, devices in ((mesh_of(data=2, fsdp=4), 8), (mesh_of(data=2, fsdp=2), 4), (mesh_of(), 1)):
+    for sizes, devices in ((mesh_of(data=2, fsdp=2), 4), (mesh_of(data=2), 2), (mesh_of(), 1)):
         mesh = sharding.make_mesh(sizes, jax.devices()[:devices])
         with jax.set_mesh(mesh), checkpoint.open_manager(tmp_path) as manager:
             state, next_batch = checkpoint.init_or_restore(manager, task, jax.random.key(0), mesh)

@@ -48,6 +48,7 @@ PARAMETERS = {
     "openmoji_fsq_vq": {"gen": 800_103, "disc": 167_841},
     "openmoji_gumbel_vq": {"gen": 818_547, "disc": 167_841},
     "openmoji_l2_vq": {"gen": 818_035},
+    "openmoji_large_line_vq": {"gen": 802_545},
     "openmoji_large_low_vq": {"gen": 884_211},
     "openmoji_large_transformer": {"gpt": 4_865_792},
     "openmoji_large_vq": {"gen": 809_843, "disc": 167_841},

@@ -70,7 +70,7 @@ def test_paper_setting_switches_in_one_step():
 @pytest.mark.slow
 def test_perceptual_loss_starts_when_told(picture_folder, vgg, monkeypatch):
     config = tiny_vq(picture_folder)
-    config.loss.perceptual_start = 1
+    config.loss.update(perceptual_start=1, perceptual_weight=0.3)
     config.disc.update(start=9, gen_start=9)
     one_step = make_step(config, vgg, monkeypatch)
     assert "p_loss" not in one_step(0)[-1]

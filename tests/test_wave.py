@@ -14,7 +14,7 @@ from taming_jax.errors import UserError
 from taming_jax.fields import check_fields
 from taming_jax.generator import Generator
 from taming_jax.loop import train
-from taming_jax.models import splash, wave
+from taming_jax.models import splash
 from taming_jax.models.gpt import unstack
 from taming_jax.models.wave import WaveGPT
 from taming_jax.sampling import schedule as painters
@@ -144,7 +144,7 @@ def test_the_kernel_of_tpus_gives_the_same(prefix, cells, monkeypatch):
     plain = wanted()
     kernel = functools.partial(splash.splash.make_splash_mha_single_device, interpret=True)
     monkeypatch.setattr(splash.splash, "make_splash_mha_single_device", kernel)
-    monkeypatch.setattr(wave, "platform", lambda: "tpu")
+    monkeypatch.setattr(splash, "platform", lambda: "tpu")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * abs(b).max()), wanted(), plain)
 
 

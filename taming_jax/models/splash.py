@@ -6,16 +6,24 @@ import numpy as np
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jax.sharding import PartitionSpec
 
+from taming_jax.backend import platform
 from taming_jax.sharding import BATCH
 
 BLOCK = 128  # queries and keys of a block: the fewest that the kernel takes, so that the most is left out
 
 
+def takes(q: jax.Array) -> bool:
+    """Whether the kernel takes queries [B,T,N,D] here: on TPUs, where the mesh divides images and heads."""
+    mesh = jax.sharding.get_abstract_mesh()
+    parts = (1, 1) if mesh.empty else (mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"])
+    return platform() == "tpu" and q.shape[0] % parts[0] == 0 and q.shape[2] % parts[1] == 0
+
+
 def attend_splash(q: jax.Array, k: jax.Array, v: jax.Array, mask: np.ndarray) -> jax.Array:
     """Attention as `gpt.attend` has it, but for keys that come time before heads, and without scores in memory.
 
-    q [B,T,N,D], k and v [B,S,N,D], mask [T,S] bool, of which every row has one that is seen -> [B,T,N,D]. On a mesh,
-    each device does its own images and heads: both must be divided by their axes.
+    q [B,T,N,D] that it `takes`, k and v [B,S,N,D], mask [T,S] bool, of which every row has one that is seen ->
+    [B,T,N,D]. On a mesh, each device does its own images and heads.
     """
     t, sides = len(mask), [-n % BLOCK for n in mask.shape]
     mask = np.pad(mask, [(0, side) for side in sides])

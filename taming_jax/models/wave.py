@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from taming_jax.backend import platform
+from taming_jax.models import splash
 from taming_jax.models.gpt import BLOCK, LAYER_NORM_EPS, dense, gelu, make_layers, normal_init, run_layers
-from taming_jax.models.splash import attend_splash
 from taming_jax.schedule import Front, Schedule
 
 ROPE_BASE = 100.0  # ratio of the longest wave to the shortest: reaches are tens of codes, not thousands of words
@@ -103,7 +102,7 @@ class Block(nn.Module):
         q, k, v = self.ask(slots)
         i, j = (jnp.asarray(place.ravel(), jnp.float32) for place in np.indices((h, w)))
         turned, k = rotate(q, i, j), rotate(k, i, j)
-        if platform() == "tpu" and (deterministic or not self.attn_pdrop):  # its kernel has no dropout
+        if splash.takes(q) and (deterministic or not self.attn_pdrop):  # it has no dropout
             y = self.attend_splash((h, w), q, turned, k, v, seen)
             return (prefix, self.answer(slots, y, deterministic).reshape(b, h, w, d)), None
         rows, parts = max(1, BLOCK // w), []
@@ -130,7 +129,7 @@ class Block(nn.Module):
             k, keys = jnp.pad(k, [(0, 0)] * 3 + [(0, k.shape[-1])]), jnp.pad(keys, [(0, 0)] * 3 + [(k.shape[-1], 0)])
             k, v = jnp.concatenate([k, keys], 1), jnp.concatenate([v, values], 1)
             mask = np.pad(mask, [(0, 0), (0, keys.shape[1])], constant_values=True)
-        return attend_splash(turned, k, v, mask)[:, np.argsort(order)]
+        return splash.attend_splash(turned, k, v, mask)[:, np.argsort(order)]
 
     def read(self, prefix: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """The condition's ids alone: [B,P,D] -> the same, and their keys and values for `step`."""
