@@ -13,6 +13,7 @@ data sets of codes stay valid, and a step takes less time. --config.fresh="()" g
 from pathlib import Path
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs import common
 from taming_jax import completion, values
@@ -46,4 +47,10 @@ def get_config(workdir: str = "") -> ConfigDict:
                 schedule.update(init_value=schedule.end_value, peak_value=schedule.end_value)
     else:
         c.codes = ""  # those are of other images
+        for name in completion.stages_of(c):  # the run's own copies, or whatever is named in their place
+            with c.unlocked():
+                del c[name].config
+                if c[name].digest:
+                    del c[name].step
+                    c[name].step = placeholder(int)
     return c

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from taming_jax import checkpoint
@@ -20,7 +21,7 @@ from taming_jax.errors import UserError, nearest, printable, reason, show
 from taming_jax.fields import LAYOUT, STEP, check_fields, differences
 from taming_jax.first_stage import make_first_stage
 from taming_jax.models.quantize import QUANTIZERS, CodebookQuantizer, make_quantizer
-from taming_jax.parts import PARTS
+from taming_jax.parts import CODES, PARTS, within
 from taming_jax.second_stage import make_second_stage
 from taming_jax.tasks import transformer, vqgan
 from taming_jax.values import among
@@ -451,6 +452,34 @@ def check_same(name: str, asked: ConfigDict, own: ConfigDict) -> None:
             f" own copy, {name}.workdir={own.workdir}"
         )
     say(f"{asked.workdir} has other weights by now; the run goes on with its own copy of them, {own.workdir}")
+
+
+def digest_of_codes(stage: ConfigDict, params: dict | None = None) -> str:
+    """Identifies what determines the codes of a first stage, its encoder and its codebook, wherever they are.
+
+    stage: `config.first_stage` of a complete config. params: its weights, where they are read already.
+    """
+    if params is None:
+        like = make_first_stage(stage.config).parameter_shapes()
+        params = checkpoint.load_net(Path(stage.workdir), stage.step, "gen", like)
+    levels = np.asarray(stage.config.quantizer.get("levels", ()))  # a codebook without parameters
+    return checkpoint.digest({**within("gen", params, CODES), "levels": levels})
+
+
+def find_moved(stage: ConfigDict, workdir: Path) -> ConfigDict:
+    """`config.first_stage` of a complete config with a first stage at another place, in place of the run's own.
+
+    It is taken at its newest step where it gives the same codes by other weights, those of a decoder that was trained
+    further.
+    """
+    stage = stage.copy_and_resolve_references()
+    if stage.digest and checkpoint.steps(workdir) and checkpoint.steps(Path(stage.workdir)):
+        found, step, params = load_run(workdir)
+        if found.task == "vqgan" and digest_of_codes(stage) == digest_of_codes(stage, params):
+            stage.update(step=step, digest=checkpoint.digest(params))
+            stage.config = found
+    stage.workdir = str(workdir)
+    return stage
 
 
 def keep_stages(config: ConfigDict, workdir: Path) -> ConfigDict:

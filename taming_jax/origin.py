@@ -11,7 +11,6 @@ from taming_jax.console import say
 from taming_jax.data.walk import listed
 from taming_jax.errors import UserError
 from taming_jax.fields import differences
-from taming_jax.first_stage import make_first_stage
 from taming_jax.state import TrainState
 
 # The fields that shapes follow from.
@@ -94,19 +93,10 @@ def check_codes(config: ConfigDict, origin: ConfigDict) -> None:
         ours, theirs = config[name], origin[name]
         if ours.digest == theirs.digest or not theirs.workdir:
             continue
-        same = digest_of_codes(ours) == digest_of_codes(theirs)
+        same = completion.digest_of_codes(ours) == completion.digest_of_codes(theirs)
         say(
             f"{name}: {ours.origin} has other weights than that of {config.init_from}, and the same codes"
             if same
             else f"careful: {name}: {ours.origin} has other codes than that of {config.init_from}; all of them have to"
             " be learned anew"
         )
-
-
-def digest_of_codes(stage: ConfigDict) -> str:
-    """Identifies what determines the codes of a first stage, `config.first_stage`: its encoder and its codebook."""
-    params = checkpoint.load_net(
-        Path(stage.workdir), stage.step, "gen", make_first_stage(stage.config).parameter_shapes()
-    )
-    others = parts.without("gen", params, parts.CODES)
-    return checkpoint.digest({name: value for name, value in params.items() if name not in others})

@@ -15,7 +15,12 @@ CODES = ("encoder", "codebook")  # what determines the codes of an image
 LABELS = ("cond_embedding",)  # modules that hold conditions alone
 
 
-def without(net: str, params: dict, parts: Sequence[str]) -> dict:
-    """The modules of a net, by its parameters, that belong to none of these parts."""
+def within(net: str, params: dict, parts: Sequence[str]) -> dict:
+    """The modules of a net, by its parameters, that belong to one of these parts."""
     of = OF_MODULES[net]
-    return {name: value for name, value in params.items() if of.get(name, of[""]) not in parts}
+    return {name: value for name, value in params.items() if of.get(name, of[""]) in parts}
+
+
+def without(net: str, params: dict, parts: Sequence[str]) -> dict:
+    """The others."""
+    return {name: value for name, value in params.items() if name not in within(net, params, parts)}
