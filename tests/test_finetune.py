@@ -57,7 +57,7 @@ def pictures(picture_folder, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def decoder_run(vq_run, pictures, make_once) -> Path:
-    """A first stage whose decoder alone has learned, by an optimizer that would decay weights and codes that restart."""
+    """A first stage whose decoder alone has learned; nothing but freezing keeps its weights and codes from moving."""
     fields = dict(freeze=("encoder", "codebook"), optim__weight_decay=0.1, restart_codes_after=1)
     return make_once("decoder", lambda workdir: train(finetune(vq_run, pictures, **fields), workdir))
 
@@ -210,6 +210,7 @@ def test_other_classes_are_learned_anew(transformer_run, picture_folder, tmp_pat
     ("fields", "message"),
     [
         (dict(freeze=("encoders",)), r"freeze\[0\]='encoders': allowed are .*did you mean 'encoder'"),
+        (dict(freeze=("encoder,codebook",)), r"several are written as --config.freeze=\"\('encoder', 'codebook'\)\""),
         (dict(freeze=("disc",)), r"freeze\[0\]='disc': allowed are 'encoder', 'codebook', 'decoder'"),
         (dict(fresh=("layers",)), r"fresh\[0\]='layers': allowed are"),
         (dict(freeze=("encoder", "codebook", "decoder")), "nothing is left to learn"),
@@ -233,7 +234,7 @@ def test_what_does_not_fit_is_one_line(fields, message, vq_run, picture_folder, 
 
 def test_runs_of_the_other_stage_are_refused(vq_run, transformer_run, picture_folder, tmp_path):
     other = changed(tiny_vq(picture_folder), init_from=str(transformer_run))
-    with pytest.raises(UserError, match="holds a 'transformer' run.* for 'vqgan'; its tokenizer is .*/first_stage"):
+    with pytest.raises(UserError, match=r"holds a 'transformer' run.* for 'vqgan'; its tokenizer is .*/first_stage"):
         train(other, tmp_path / "run")
     with pytest.raises(UserError, match="holds a 'vqgan' run, the config is for 'transformer'"):
         train(changed(tiny_transformer(vq_run), init_from=str(vq_run)), tmp_path / "run")
