@@ -19,7 +19,7 @@ from taming_jax.models.perceptual import load_weights
 from taming_jax.parts import CODES, within
 from taming_jax.tasks import make_task
 from taming_jax.tokenizer import Tokenizer
-from tests.tiny import changed, run, state_of, tiny_transformer, tiny_vq
+from tests.tiny import change_stored, changed, run, state_of, tiny_transformer, tiny_vq
 
 
 def finetune(workdir: Path, folder: Path, **fields) -> ConfigDict:
@@ -88,16 +88,16 @@ def test_what_is_frozen_stays_and_images_keep_their_codes(vq_run, decoder_run, p
 
 def test_a_run_goes_on_without_the_one_that_it_has_begun_with(vq_run, decoder_run, pictures, tmp_path, capfd):
     """By its own checkpoints, whose config says where it has begun; not from elsewhere."""
-    shutil.copytree(decoder_run, tmp_path / "mine")
-    stored = config_files.load(f"stored:{tmp_path / 'mine'}")
+    stored, _ = completion.load_config(decoder_run)
     assert Path(stored.init_from) == vq_run and tuple(stored.freeze) == CODES
-    stored.steps, stored.init_from = 3, str(tmp_path / "gone")
-    with pytest.raises(UserError, match=r"init_from=.*gone: .*mine holds a run already, which began with .*stored:"):
-        train(stored, tmp_path / "mine")
-    stored.init_from = ""
-    train(stored, tmp_path / "mine")
+    shutil.copytree(decoder_run, tmp_path / "mine")
+    change_stored(tmp_path / "mine", lambda config: config.update(init_from="/gone/vq"))
+    config = changed(config_files.load(f"stored:{tmp_path / 'mine'}"), steps=3)
+    with pytest.raises(UserError, match=r"vq: .*mine holds a run already, which began with /gone/vq.*stored:"):
+        train(changed(config.copy_and_resolve_references(), init_from=str(vq_run)), tmp_path / "mine")
+    train(config, tmp_path / "mine")
     assert checkpoint.steps(tmp_path / "mine") == [2, 3] and "beginning with" not in capfd.readouterr().out
-    assert completion.load_config(tmp_path / "mine")[0].init_from == str(vq_run)
+    assert completion.load_config(tmp_path / "mine")[0].init_from == "/gone/vq"
     with pytest.raises(UserError, match=r"vq.*: .*vq holds a run already, which began with no other run's weights"):
         train(finetune(decoder_run, pictures), vq_run)
     with pytest.raises(UserError, match=r"gone does not exist.*--config=stored:"):
