@@ -15,7 +15,6 @@ from taming_jax import state as states
 from taming_jax.errors import UserError
 from taming_jax.generator import Generator
 from taming_jax.loop import train
-from taming_jax.models.perceptual import load_weights
 from taming_jax.parts import CODES, within
 from taming_jax.tasks import make_task
 from taming_jax.tokenizer import Tokenizer
@@ -52,12 +51,14 @@ def assert_equal(a: dict, b: dict) -> None:
 
 
 @pytest.fixture(scope="module")
-def pictures(picture_folder, tmp_path_factory) -> Path:
-    """Two of the three classes, and where they lie is another place."""
-    folder = tmp_path_factory.mktemp("own")
-    for name in ("circle", "square"):
-        shutil.copytree(picture_folder / name, folder / name)
-    return folder
+def pictures(picture_folder, make_once) -> Path:
+    """Two of the three classes, in another folder."""
+
+    def make(folder: Path) -> None:
+        for name in ("circle", "square"):
+            shutil.copytree(picture_folder / name, folder / name)
+
+    return make_once("own", make)
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +183,7 @@ def test_running_means_stay_where_the_codebook_is_frozen(freeze, picture_folder,
     task, mesh = make_task(config), sharding.make_mesh(config.mesh, jax.devices()[:1])
     batch = {"image": jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8))}
     with jax.set_mesh(mesh):
-        state = begin(config).replace(frozen={"lpips": load_weights()})
+        state = begin(config)
         after, _ = jax.jit(task.train_step, static_argnums=3)(state, batch, jax.random.key(1), task.phase(0))
     for part in ("encoder", "codebook", "decoder"):
         for now in (after.params["gen"], after.extra["gen"]["ema"]):
