@@ -13,8 +13,11 @@ from taming_jax.errors import UserError
 from taming_jax.fields import differences
 from taming_jax.state import TrainState
 
-# The fields that shapes follow from.
-SHAPING = {"vqgan": ("input", "model", "quantizer", "disc"), "transformer": ("gpt", "cond", "first_stage", "data")}
+# How the fields begin that shapes follow from.
+SHAPING = {
+    "vqgan": ("input ", "model.", "quantizer.", "disc."),
+    "transformer": ("gpt.", "cond.name", "cond.max_words", "data.size", "first_stage.config.quantizer."),
+}
 
 
 def load(config: ConfigDict, origin: ConfigDict, shapes: TrainState) -> dict:
@@ -32,12 +35,10 @@ def load(config: ConfigDict, origin: ConfigDict, shapes: TrainState) -> dict:
         return {name: value for name, value in parts.without(net, tree, config.fresh).items() if name not in anew}
 
     def take(step: int, found: Any, place: tuple[str, ...], like: dict) -> dict:
-        if misfit := checkpoint.find_difference(found, like, "there"):
-            fields = [{name: run.get(name) for name in SHAPING[config.task]} for run in (origin, config)]
-            told = ", ".join(differences(*fields)[:5])
-            raise UserError(
-                f"init_from={workdir}: {'/'.join(place)}/{misfit}{f'; fields that differ: {told}' if told else ''}"
-            )
+        if misfit := checkpoint.find_difference(found, like, f"in {workdir}"):
+            changed = [line for line in differences(origin, config) if line.startswith(SHAPING[config.task])]
+            told = f"; fields that differ: {', '.join(changed[:5])}" if changed else ""
+            raise UserError(f"init_from: {'/'.join(place)}/{misfit}{told}")
         return checkpoint.load_tree(workdir, step, place, like)
 
     def read(step: int) -> dict:

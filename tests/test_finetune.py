@@ -226,10 +226,10 @@ def test_other_classes_are_learned_anew(transformer_run, picture_folder, tmp_pat
         (dict(init_from="/nowhere/run"), "init_from: run directory /nowhere/run does not exist"),
         (
             dict(model__z_channels=64),
-            r"init_from=.*: extra/gen/ema/\S+ is \(.*\) there and is \(.*\) by the config; .*model.z_channels 32 -> 64",
+            r"init_from: extra/gen/ema/\S+ is \(.*\) in .*vq and is \(.*\) by the config; .*model.z_channels 32 -> 64",
         ),
-        (dict(quantizer__codebook_size=64), r"embedding is \(32, 8\) there .*quantizer.codebook_size 32 -> 64"),
-        (dict(fresh=(), disc__ndf=16), r"params/disc/conv_0/bias is \(8,\) there and is \(16,\).*disc.ndf 8 -> 16"),
+        (dict(quantizer__codebook_size=64), r"embedding is \(32, 8\) in .*quantizer.codebook_size 32 -> 64"),
+        (dict(fresh=(), disc__ndf=16), r"params/disc/conv_0/bias is \(8,\) in .* and is \(16,\).*disc.ndf 8 -> 16"),
     ],
 )
 def test_what_does_not_fit_is_one_line(fields, message, vq_run, picture_folder, tmp_path):
