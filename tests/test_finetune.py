@@ -99,7 +99,7 @@ def test_a_run_goes_on_without_the_one_that_it_has_begun_with(vq_run, decoder_ru
     train(config, tmp_path / "mine")
     assert checkpoint.steps(tmp_path / "mine") == [2, 3] and "beginning with" not in capfd.readouterr().out
     assert completion.load_config(tmp_path / "mine")[0].init_from == "/gone/vq"
-    with pytest.raises(UserError, match=r"vq.*: .*vq holds a run already, which began with no other run's weights"):
+    with pytest.raises(UserError, match=r"decoder: .*vq holds a run already, which began with no other run's weights"):
         train(finetune(decoder_run, pictures), vq_run)
     with pytest.raises(UserError, match=r"gone does not exist.*--config=stored:"):
         config_files.load(f"finetune:{tmp_path / 'gone'}")
