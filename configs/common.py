@@ -18,6 +18,9 @@ def get_config() -> ConfigDict:
     c.checkpoint_best = ""  # number of the evaluations by which best/ is kept too: 'lpips', 'nll', 'samples/fid', ...
     c.max_skipped = 20  # steps in a row that are not finite and are skipped, after which the run stops
     c.ema_decay = 0.0  # of the weights that are evaluated and sampled with; 0 is off, as in the paper
+    c.init_from = ""  # run directory of another run, with whose weights this one begins: configs/finetune.py
+    c.fresh = ()  # parts that begin anew all the same; of a first stage encoder, codebook, decoder, disc,
+    c.freeze = ()  # and parts that stay as they are; of a transformer embeddings, layers, head
     c.evals = ConfigDict()  # what else evaluations judge, by name: dict(samples=dict(kind='samples')), docs/quality.md
     c.wandb_project = ""  # in Weights & Biases, to which metrics and pictures then go too
     c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # -1: the rest of the devices

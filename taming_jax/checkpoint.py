@@ -32,7 +32,7 @@ from taming_jax.state import Task, TrainState
 
 T = TypeVar("T")
 
-PLACES = ("workdir", "origin", "codes", "path", "dir")  # fields of configs that hold paths
+PLACES = ("workdir", "origin", "codes", "path", "dir", "init_from")  # fields of configs that hold paths
 CLOSED = "Event loop is closed"
 PAUSES = (1, 4)  # seconds before reading is tried again
 
@@ -187,18 +187,25 @@ def cause_of(error: BaseException) -> str:
 
 
 def init_or_restore(
-    manager: ocp.CheckpointManager, task: Task, key: jax.Array, mesh: Mesh, set_aside: bool = False
+    manager: ocp.CheckpointManager,
+    task: Task,
+    key: jax.Array,
+    mesh: Mesh,
+    set_aside: bool = False,
+    begin: dict | None = None,
 ) -> tuple[TrainState, int]:
     """The newest whole checkpoint, or a fresh state where there is none, with the frozen nets; -> (state, next_batch).
 
     The state is created or read in shards by `sharding.RULES`: no device ever holds all of it. set_aside: damaged
-    checkpoints are moved, as only training may, which will write others of their steps.
+    checkpoints are moved, as only training may, which will write others of their steps. begin: weights of another run
+    for a fresh state, see `origin.load`.
     """
     shapes = jax.eval_shape(task.init, key)
     shardings = sharding.infer_shardings(shapes, mesh)
     memory.check_state(shapes, shardings)
     if manager.latest_step() is None:
-        state, next_batch = jax.jit(task.init, out_shardings=shardings)(key), 0
+        begin = jax.device_put(begin or {}, sharding.infer_shardings(begin or {}, mesh))
+        state, next_batch = jax.jit(task.init, out_shardings=shardings)(key, begin), 0
     else:
         state, next_batch = restore(manager, sharding.with_shardings(shapes, mesh), set_aside)
         if not state.opt:
@@ -306,14 +313,18 @@ def find_unreadable(folder: Path) -> Path | None:
 
 def find_misfit(workdir: Path, step: int, like: TrainState) -> str:
     """How a checkpoint's arrays differ from `like` (shapes): the first difference, or ''."""
-    found = {name: tuple(leaf.shape) for name, leaf in by_name(read_metadata(workdir, step)).items()}
-    asked = {name: tuple(leaf.shape) for name, leaf in by_name(like).items()}
+    return find_difference(read_metadata(workdir, step), like, "in the checkpoint")
+
+
+def find_difference(found: Any, asked: Any, where: str) -> str:
+    """The first array, by its path, whose shape differs in two trees, with both; or ''. where: the first tree is."""
+    found, asked = ({name: tuple(leaf.shape) for name, leaf in by_name(tree).items()} for tree in (found, asked))
     for name in sorted(found | asked):
         if found.get(name) != asked.get(name):
             words = [
                 f"is {shape}" if shape is not None else "is not there" for shape in (found.get(name), asked.get(name))
             ]
-            return f"{name} {words[0]} in the checkpoint and {words[1]} by the config"
+            return f"{name} {words[0]} {where} and {words[1]} by the config"
     return ""
 
 

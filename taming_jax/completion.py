@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from taming_jax import checkpoint
@@ -19,7 +20,8 @@ from taming_jax.data.walk import listed
 from taming_jax.errors import UserError, nearest, printable, reason, show
 from taming_jax.fields import LAYOUT, STEP, check_fields, differences
 from taming_jax.first_stage import make_first_stage
-from taming_jax.models.quantize import make_quantizer
+from taming_jax.models.quantize import QUANTIZERS, CodebookQuantizer, make_quantizer
+from taming_jax.parts import CODES, PARTS, within
 from taming_jax.second_stage import make_second_stage
 from taming_jax.tasks import transformer, vqgan
 from taming_jax.values import among
@@ -33,6 +35,9 @@ LoadConfig = Callable[[Path, int | None], tuple[ConfigDict, int]]
 LATER = {
     "accumulate": 1,
     "ema_decay": 0.0,
+    "init_from": "",
+    "fresh": (),
+    "freeze": (),
     "max_skipped": 20,
     "checkpoint_best": "",
     "evals": {},
@@ -166,11 +171,26 @@ def check_stored(config: ConfigDict) -> None:
 
 def check_parts(config: ConfigDict) -> None:
     """Raises UserError where fields do not fit each other, whatever the first stages and the data are."""
+    check_begin(config)
     if config.task == "vqgan":
         vqgan.check(config)
     else:
         transformer.check(config)
         find_condition(config.cond.name).check(config)
+
+
+def check_begin(config: ConfigDict) -> None:
+    """Raises UserError where what stays as it is and what begins anew do not go together."""
+    freeze, fresh = tuple(config.freeze), tuple(config.fresh)
+    if both := [part for part in freeze if part in fresh]:
+        raise UserError(f"freeze={freeze}, fresh={fresh}: {both[0]!r} either stays as it is or begins anew")
+    if fresh and not config.init_from:
+        raise UserError(f"fresh={fresh}: all parts begin anew; with init_from, some begin with another run's weights")
+    can_learn = set(PARTS[config.task])
+    if config.task == "vqgan" and not issubclass(QUANTIZERS[config.quantizer.name], CodebookQuantizer):
+        can_learn -= {"codebook"}
+    if can_learn <= set(freeze):
+        raise UserError(f"freeze={freeze}: nothing is left to learn; leave one of them out")
 
 
 def stages_of(config: ConfigDict) -> list[str]:
@@ -246,6 +266,10 @@ def complete(config: ConfigDict, stored: ConfigDict | None = None, load: LoadCon
         with config.unlocked():
             del config.run
     check_parts(config)
+    if stored is not None:  # a run begins but once
+        config.init_from, config.fresh = stored.init_from, stored.fresh
+    elif config.freeze and not config.init_from:
+        raise UserError(f"freeze={tuple(config.freeze)}: without init_from, chance alone has made what would stay")
     if config.task == "vqgan":
         check_path(config.data.path, config.data.name)
         config.data.features = tuple(sorted({*features_of(config), *config.data.features}))
@@ -261,6 +285,48 @@ def complete(config: ConfigDict, stored: ConfigDict | None = None, load: LoadCon
         config.data = ConfigDict({**first.data, **moved})
     check_stages(config)
     return config
+
+
+def find_origin(config: ConfigDict) -> ConfigDict:
+    """The config of the run with whose weights a new one begins. Raises UserError where it is of the other stage."""
+    with about("init_from"):
+        found, _ = load_config(Path(config.init_from))
+    if found.task != config.task:
+        own = f"; its tokenizer is {Path(config.init_from) / COPIES['first_stage']}" * (found.task == "transformer")
+        raise UserError(
+            f"init_from={config.init_from} holds a {found.task!r} run, the config is for {config.task!r}{own}"
+        )
+    return found
+
+
+def learns_alike(config: ConfigDict, other: ConfigDict) -> bool:
+    """Whether two transformers have conditions of one kind, so that classes and words of the one are the other's."""
+    return config.task == "transformer" and config.cond.name == other.cond.name
+
+
+def fits_classes(config: ConfigDict, class_names: Sequence[str]) -> bool:
+    """Whether a run has all classes of the data, so that it can number them as it did."""
+    try:
+        check_classes(config, class_names)
+    except UserError:
+        return False
+    return True
+
+
+def check_origin(config: ConfigDict, stored: ConfigDict, workdir: Path) -> None:
+    """Raises UserError where a config is to begin with another run's weights in a run that has begun otherwise."""
+    if not config.init_from or (stored.init_from and same_place(config.init_from, stored.init_from)):
+        return
+    began = f"which began with {stored.init_from}" if stored.init_from else "which began with no other run's weights"
+    raise UserError(
+        f"init_from={config.init_from}: {workdir} holds a run already, {began}; name another run directory, or go on"
+        f" with that run by --config=stored:{workdir}"
+    )
+
+
+def same_place(a: str, b: str) -> bool:
+    """Whether two paths, which need not be there, lead to the same place."""
+    return os.path.realpath(a) == os.path.realpath(b)
 
 
 def complete_from_data(
@@ -386,6 +452,34 @@ def check_same(name: str, asked: ConfigDict, own: ConfigDict) -> None:
             f" own copy, {name}.workdir={own.workdir}"
         )
     say(f"{asked.workdir} has other weights by now; the run goes on with its own copy of them, {own.workdir}")
+
+
+def digest_of_codes(stage: ConfigDict, params: dict | None = None) -> str:
+    """Identifies what determines the codes of a first stage, its encoder and its codebook, wherever they are.
+
+    stage: `config.first_stage` of a complete config. params: its weights, where they are read already.
+    """
+    if params is None:
+        like = make_first_stage(stage.config).parameter_shapes()
+        params = checkpoint.load_net(Path(stage.workdir), stage.step, "gen", like)
+    levels = np.asarray(stage.config.quantizer.get("levels", ()))  # a codebook without parameters
+    return checkpoint.digest({**within("gen", params, CODES), "levels": levels})
+
+
+def find_moved(stage: ConfigDict, workdir: Path) -> ConfigDict:
+    """`config.first_stage` of a complete config with a first stage at another place, in place of the run's own.
+
+    It is taken at its newest step where it gives the same codes by other weights, those of a decoder that was trained
+    further.
+    """
+    stage = stage.copy_and_resolve_references()
+    if stage.digest and checkpoint.steps(workdir) and checkpoint.steps(Path(stage.workdir)):
+        found, step, params = load_run(workdir)
+        if found.task == "vqgan" and digest_of_codes(stage) == digest_of_codes(stage, params):
+            stage.update(step=step, digest=checkpoint.digest(params))
+            stage.config = found
+    stage.workdir = str(workdir)
+    return stage
 
 
 def keep_stages(config: ConfigDict, workdir: Path) -> ConfigDict:

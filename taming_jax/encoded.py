@@ -184,24 +184,33 @@ def made_of(config: ConfigDict) -> dict:
 
 
 def weights(stage: ConfigDict) -> dict:
-    """Identifies a first stage's weights, even among repeated runs: its step, a digest, and a hash of its codebook.
+    """Identifies a first stage's weights, even among repeated runs: its step, digests, and a hash of its codebook.
 
-    Where the codebook is not learned, the hash is that of all weights. Older codes have the hash alone.
+    Where the codebook is not learned, the hash is that of all weights. 'codes' is the digest of what gives the codes,
+    'digest' that of all weights. Older codes have the hash alone, or with it the latter.
     """
     first = make_first_stage(stage.config)
     params = checkpoint.load_net(Path(stage.workdir), stage.step, "gen", first.parameter_shapes())
     learned = "quantize" in params
     arrays = [np.asarray(first.codebook(params))] if learned else jax.tree.leaves(params)
     hashed = hashlib.blake2b(b"".join(array.tobytes() for array in arrays), digest_size=8).hexdigest()
-    return {"step": stage.step, "codebook" if learned else "weights": hashed, "digest": checkpoint.digest(params)}
+    hashed = {"codebook" if learned else "weights": hashed, "codes": completion.digest_of_codes(stage, params)}
+    return {"step": stage.step, **hashed, "digest": checkpoint.digest(params)}
 
 
 def as_stated(stated: dict, made: dict) -> dict:
-    """What `made_of` says, without the digests of weights where older codes do not state them."""
-    return {
-        group: {name: value for name, value in fields.items() if name != "digest" or name in stated[group]}
-        for group, fields in made.items()
-    }
+    """What `made_of` says, as codes state it: without the digests that older ones do not state.
+
+    First stages count as the same where they give the same codes, whatever their decoders have learned.
+    """
+
+    def fields(group: str) -> dict:
+        before, now = stated[group], made[group]
+        if now.get("codes") and now["codes"] == before.get("codes"):
+            return now | {name: before[name] for name in ("step", "digest", "weights") if name in before}
+        return {name: value for name, value in now.items() if name not in ("digest", "codes") or name in before}
+
+    return {group: fields(group) for group in made}
 
 
 def changes(stated: dict, asked: dict) -> str:

@@ -17,6 +17,7 @@ from taming_jax.data.features import FEATURES, LEARNABLE
 from taming_jax.errors import UserError, nearest, printable, shorten, show
 from taming_jax.models.gpt import REMAT
 from taming_jax.models.quantize import QUANTIZERS
+from taming_jax.parts import FRESH, PARTS
 from taming_jax.quality.options import KINDS
 from taming_jax.sampling.draw import RULES as SAMPLING
 from taming_jax.values import INT64, Rule, among, folder, line, optional, path, real, several, switch, text, whole
@@ -35,6 +36,18 @@ def devices(name: str, value: Any, kind: type[UserError] = UserError) -> None:
         raise kind(f"{name}=0: it is a number of devices, or -1 for the rest")
 
 
+def parts(allowed: tuple[str, ...]) -> Rule:
+    """Some parts of a net; tells how several are written in a flag."""
+
+    def check(name: str, value: Any, kind: type[UserError] = UserError) -> None:
+        if isinstance(value, (tuple, list)) and len(value) == 1 and "," in str(value[0]):
+            words = tuple(word.strip() for word in str(value[0]).split(","))
+            raise kind(f'{name}={show(value[0])}: several are written as --config.{name}="{shorten(str(words))}"')
+        several(among(allowed))(name, value, kind)
+
+    return check
+
+
 COMMON: dict[str, Rule] = {
     "seed": STEP,
     "dtype": among(("float32", "bfloat16")),
@@ -48,6 +61,7 @@ COMMON: dict[str, Rule] = {
     "checkpoint_best": line,
     "max_skipped": COUNT,
     "ema_decay": SHARE,
+    "init_from": folder,
     "wandb_project": line,
     **{f"mesh.{axis}": devices for axis in ("data", "fsdp", "tensor")},
     "optim.learning_rate": real(above=0),
@@ -98,6 +112,8 @@ STAGE: dict[str, Rule] = {"workdir": folder, "step": optional(STEP), "digest": l
 OF_TASK: dict[str, dict[str, Rule]] = {
     "vqgan": {
         **{f"data.{name}": rule for name, rule in DATA.items()},
+        "freeze": parts(PARTS["vqgan"]),
+        "fresh": parts(FRESH["vqgan"]),
         "input": among(LEARNABLE),
         "model.ch": WIDTH,
         "model.ch_mult": several(whole(1, 2**10), 1, 12),
@@ -125,6 +141,8 @@ OF_TASK: dict[str, dict[str, Rule]] = {
         "disc.max_weight": WEIGHT,
     },
     "transformer": {
+        "freeze": parts(PARTS["transformer"]),
+        "fresh": parts(FRESH["transformer"]),
         **{f"first_stage.{name}": rule for name, rule in STAGE.items()},
         "first_stage.used": several(whole()),
         "first_stage.unknown": line,

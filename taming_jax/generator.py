@@ -41,14 +41,15 @@ class Generator:
     def load(cls, workdir: str | Path, step: int | None = None, first_stage: str | Path | None = None) -> "Generator":
         """Loads a run directory, at its newest step that is whole, or another.
 
-        first_stage: its first stage's run directory, if that was moved. Raises UserError where there is no such run.
+        first_stage: its first stage's run directory, if that was moved, or of another one with the same codes. Raises
+        UserError where there is no such run.
         """
         task = completion.load_config(Path(workdir), step)[0].task
         if task != "transformer":
             raise UserError(f"{workdir} is a {task!r} run; samples come from a transformer's (task 'transformer')")
         config, step, params = completion.load_run(Path(workdir), step)
         if first_stage is not None:
-            config.first_stage.workdir = str(first_stage)
+            config.first_stage = completion.find_moved(config.first_stage, Path(first_stage))
         generator = cls(config, step, make_second_stage(config), params)
         generator.nets  # noqa: B018, read here, so that what is missing is told here
         return generator

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from taming_jax import best, checkpoint, completion, data, encoded, memory, metrics, places, sharding, stopping
+from taming_jax import best, checkpoint, completion, data, encoded, memory, metrics, origin, places, sharding, stopping
 from taming_jax.backend import compiler_options
 from taming_jax.console import Progress, say
 from taming_jax.errors import UserError
@@ -43,24 +44,23 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
     with places.claimed(workdir), telling_newest(workdir), stopping.listen() as stop, ExitStack() as exits:
         stored = completion.load_config(workdir)[0] if checkpoint.steps(workdir) else None
         config = completion.complete(config, stored)
-        config.data.class_names = () if stored is None else stored.data.class_names  # not those of the first stage
+        begins_from = completion.find_origin(config) if stored is None and config.init_from else None
         mesh = sharding.make_mesh(config.mesh)
         sharding.check_batch(config.batch_size, mesh, config.accumulate)
-        held_out = data.in_turn(lambda: data.open_source(config.data, "validation"))
         on_codes = "codes" in config and bool(config.codes)
-        source = held_out if on_codes else data.in_turn(lambda: data.open_source(config.data, "train"))
-        config = completion.complete_from_data(config, source, stored, encoded.learned(config) if on_codes else None)
+        config, source, held_out = open_data(config, stored, begins_from, on_codes)
         source = encoded.open_codes(config) if on_codes else source
         config = completion.keep_stages(config, workdir)
         task = make_task(config)
         augment = None if on_codes else data.make_augment(config.data, task.annotator)
         init_key, run_key = jax.random.split(jax.random.key(config.seed))
+        begin = None if begins_from is None else origin.load(config, begins_from, jax.eval_shape(task.init, init_key))
 
         exits.enter_context(jax.set_mesh(mesh))
         run_key = jax.device_put(run_key, NamedSharding(mesh, PartitionSpec()))
         manager = exits.enter_context(checkpoint.open_manager(workdir, config.keep_checkpoints))
         with completion.explain_misfit(stored, config):
-            state, next_batch = checkpoint.init_or_restore(manager, task, init_key, mesh, set_aside=True)
+            state, next_batch = checkpoint.init_or_restore(manager, task, init_key, mesh, set_aside=True, begin=begin)
         start = int(state.step)
         judges = make_evaluators(config, mesh)
         if config.checkpoint_best:
@@ -162,6 +162,30 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
         return result
 
 
+def open_data(
+    config: ConfigDict, stored: ConfigDict | None, begins_from: ConfigDict | None, on_codes: bool
+) -> tuple[ConfigDict, Any, Any]:
+    """-> (the config with what the data tell, the data to train on, the data held out).
+
+    begins_from: the config of the run with whose weights this one begins. Classes keep its numbers where it has them
+    all. on_codes: the data to train on are the held-out ones, in place of codes.
+    """
+
+    def sources(known: ConfigDict | None) -> tuple:
+        config.data.class_names = () if known is None else known.data.class_names  # not those of the first stage
+        held_out = data.in_turn(lambda: data.open_source(config.data, "validation"))
+        return held_out if on_codes else data.in_turn(lambda: data.open_source(config.data, "train")), held_out
+
+    known, learned = stored, encoded.learned(config) if on_codes else None
+    if begins_from is not None and not on_codes and completion.learns_alike(config, begins_from):
+        known, learned = begins_from, begins_from.cond
+    source, held_out = sources(known)
+    if stored is None and known is not None and not completion.fits_classes(config, source.class_names):
+        known = None
+        source, held_out = sources(known)
+    return completion.complete_from_data(config, source, known, learned), source, held_out
+
+
 @contextmanager
 def telling_newest(workdir: Path) -> Iterator[None]:
     """Within, what the system refuses, such as a full log, is a UserError that names the newest checkpoint."""
@@ -172,12 +196,16 @@ def telling_newest(workdir: Path) -> Iterator[None]:
 
 
 def is_finished(config: ConfigDict, workdir: Path) -> bool:
-    """Whether a run has all its steps and its last evaluation; says so. Raises UserError for another task's run."""
+    """Whether a run has all its steps and its last evaluation; says so.
+
+    Raises UserError for a run of another task, or one that has begun with other weights than the config names.
+    """
     if not checkpoint.steps(workdir):
         return False
     stored, done = completion.load_config(workdir)
     if stored.task != config.task:
         raise UserError(f"{workdir} holds a {stored.task!r} run, the config is for {config.task!r}: name another one")
+    completion.check_origin(config, stored, workdir)
     if done < config.steps or (done == config.steps and lacks_evaluation(config, workdir, done)):
         return False
     if config.checkpoint_best and best.find_better(workdir, config.checkpoint_best) is not None:

@@ -166,7 +166,9 @@ def main() -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Run directory of a transformer.")
     flags.DEFINE_string("out", None, "Folder for the images, made if needed.")
-    flags.DEFINE_string("first_stage", None, "Run directory of the first stage, if it was moved.")
+    flags.DEFINE_string(
+        "first_stage", None, "Run directory of the first stage, if it was moved, or of one with its codes."
+    )
     for name, text in ARGUMENTS.items():
         flags.DEFINE_list(name, None, text)
     flags.DEFINE_string(

@@ -1,6 +1,6 @@
 """The train state, one pytree keyed by net name, and the functions that make up a task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from taming_jax.data.transforms import Annotator
+from taming_jax.parts import without
 
 PyTree = Any
 
@@ -32,7 +33,7 @@ class TrainState:
 class Task(NamedTuple):
     """A stage of training. All functions are pure except `load_frozen` (reads files) and `pictures` (keeps programs).
 
-    init: (key) -> TrainState without frozen nets.
+    init: (key, begin=None) -> TrainState without frozen nets; what `begin` holds (see `origin.load`) is laid over it.
     load_frozen: () -> pytree of numpy arrays.
     phase: (step) -> the static part of the step's program, which is compiled anew when this changes.
     train_step: (state, batch, key, phase) -> (state, metrics).
@@ -53,13 +54,18 @@ class Task(NamedTuple):
     annotator: Annotator | None
 
 
-def create(optimizers: dict, params: dict, extra: dict, ema_decay: dict[str, float]) -> TrainState:
-    """A state at step 0. Nets whose `ema_decay` is above 0 start their average at their initial weights."""
+def create(
+    optimizers: dict, params: dict, extra: dict, ema_decay: dict[str, float], freeze: Sequence[str] = ()
+) -> TrainState:
+    """A state at step 0. Nets whose `ema_decay` is above 0 start their average at their initial weights.
+
+    freeze: the parts of nets that do not learn; optimizers keep nothing of them.
+    """
     extra = {name: dict(extra.get(name, {})) for name in params}
     for name, decay in ema_decay.items():
         if decay > 0:
             extra[name]["ema"] = jax.tree.map(jnp.copy, params[name])  # two donated leaves must not share a buffer
-    opt = {name: optimizer.init(params[name]) for name, optimizer in optimizers.items()}
+    opt = {name: optimizer.init(without(name, params[name], freeze)) for name, optimizer in optimizers.items()}
     return TrainState(jnp.zeros((), jnp.int32), params, opt, extra, {})
 
 
@@ -91,17 +97,22 @@ def apply_updates(
 ) -> TrainState:
     """Applies one optax update to each net that has gradients, updates the averages, and adds 1 to the step.
 
-    `extra` replaces the collections that it names. Unless `finite`, only the step changes.
+    Modules of a net without gradients stay as they are, and so do their averages. `extra` replaces the collections
+    that it names. Unless `finite`, only the step changes.
     """
     params, opt = dict(state.params), dict(state.opt)
     new_extra = {name: {**state.extra[name], **extra.get(name, {})} for name in params}
     for name in grads:
-        updates, opt[name] = optimizers[name].update(grads[name], opt[name], params[name])
-        params[name] = optax.apply_updates(params[name], updates)
+        learned = {module: params[name][module] for module in grads[name]}
+        updates, opt[name] = optimizers[name].update(grads[name], opt[name], learned)
+        learned = optax.apply_updates(learned, updates)
+        params[name] = {**params[name], **learned}
         if "ema" in new_extra[name]:
             # The first weights are noise: over 1/(1 - decay) steps, average over the weights since the start.
             decay = jnp.minimum(ema_decay[name], (1 + state.step) / (10 + state.step))
-            new_extra[name]["ema"] = optax.incremental_update(params[name], new_extra[name]["ema"], 1 - decay)
+            average = new_extra[name]["ema"]
+            before = {module: average[module] for module in learned}
+            new_extra[name]["ema"] = {**average, **optax.incremental_update(learned, before, 1 - decay)}
     new = state.replace(step=state.step + 1, params=params, opt=opt, extra=new_extra)
     return choose(finite, new, state.replace(step=new.step))
 

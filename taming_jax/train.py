@@ -27,7 +27,8 @@ def check_weights(stored: str | None, workdir: Path) -> None:
     if stored is not None and not checkpoint.steps(workdir):
         raise UserError(
             f"--config is that of {stored}, without its weights, and {workdir} holds no run to go on with: copy the"
-            f" run first (cp -r {stored} {workdir}), or begin anew with a config by its name or file"
+            f" run first (cp -r {stored} {workdir}), begin a new one with its weights (--config=finetune:{stored}), or"
+            " begin anew with a config by its name or file"
         )
 
 

@@ -15,6 +15,7 @@ from taming_jax.conditions import find_condition
 from taming_jax.errors import UserError
 from taming_jax.images import Sheet
 from taming_jax.painting import Painting, Plan, make_sheet
+from taming_jax.parts import without
 from taming_jax.sampling.animation import Animation
 from taming_jax.sampling.draw import make_sampling
 from taming_jax.second_stage import SecondStage, make_second_stage
@@ -69,8 +70,9 @@ def make_task(config: ConfigDict) -> states.Task:
     optimizers = {"gpt": optim.make_optimizer(config.optim, config.steps)}
     ema_decay = {"gpt": config.ema_decay}
 
-    def init(key: jax.Array) -> states.TrainState:
-        return states.create(optimizers, {"gpt": stage.init(key)}, {}, ema_decay)
+    def init(key: jax.Array, begin: dict | None = None) -> states.TrainState:
+        params = {"gpt": {**stage.init(key), **(begin or {}).get("gpt", {})}}
+        return states.create(optimizers, params, {}, ema_decay, config.freeze)
 
     def read(state: states.TrainState, batch: dict, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """-> condition [B,S] and codes [B,T] in the order of writing, both int32."""
@@ -89,11 +91,12 @@ def make_task(config: ConfigDict) -> states.Task:
             c = drop(c, stage.drop, stage.null, drop_key) if stage.drop else c
             ids = corrupt(targets, config.pkeep, gpt.vocab_size, corrupt_key) if config.pkeep < 1 else targets
 
-            def loss_fn(params):
+            def loss_fn(learned):
+                params = {**state.params["gpt"], **learned}
                 logits = stage.logits(params, c, ids, train=True, rngs={"dropout": dropout_key})
                 return losses.cross_entropy(logits, targets).mean()
 
-            loss, grads = jax.value_and_grad(loss_fn)(state.params["gpt"])
+            loss, grads = jax.value_and_grad(loss_fn)(without("gpt", state.params["gpt"], config.freeze))
             counts = metrics.CodeUse(metrics.count_codes(targets, stage.first.num_ids))
             return None, {"gpt": grads}, metrics.collection(dict(loss=loss), codes=counts), None
 

@@ -19,6 +19,7 @@ from taming_jax.models.autoencoder import GROUPS
 from taming_jax.models.discriminator import NLayerDiscriminator
 from taming_jax.models.perceptual import load_weights, lpips
 from taming_jax.models.quantize import QUANTIZERS, Learned, Quantizer, make_quantizer
+from taming_jax.parts import without
 
 FAR_WEIGHT, FAR_LOGITS, FEW_CODES = 1e3, 30, 2  # beyond these, a run is in trouble
 
@@ -82,15 +83,16 @@ def make_task(config: ConfigDict) -> states.Task:
         optimizers["disc"] = optim.make_optimizer(config.optim, config.steps - config.disc.start)
     ema_decay = {"gen": config.ema_decay}
 
-    def init(key: jax.Array) -> states.TrainState:
+    def init(key: jax.Array, begin: dict | None = None) -> states.TrainState:
+        begin = begin or {}
         gen_key, disc_key = jax.random.split(key)
         x = jnp.zeros((1, config.data.size, config.data.size, config.model.out_ch))
-        gen = model.init(gen_key, x)["params"]
+        gen = {**model.init(gen_key, x)["params"], **begin.get("gen", {})}
         params, extra = {"gen": gen}, {"gen": quantizer.init_stats(gen.get("quantize", {}))}
         if has_discriminator(config):
-            d = disc.init(disc_key, x, True)
+            d = {**disc.init(disc_key, x, True), **begin.get("disc", {})}
             params["disc"], extra["disc"] = d["params"], {"batch_stats": d["batch_stats"]}
-        return states.create(optimizers, params, extra, ema_decay)
+        return states.create(optimizers, params, extra, ema_decay, config.freeze)
 
     def load_frozen() -> dict:
         return {} if config.input == "segmentation" else {"lpips": load_weights()}
@@ -138,14 +140,16 @@ def make_task(config: ConfigDict) -> states.Task:
         extra = {"disc": {"batch_stats": stats}} if phase.adversarial else {}
         finite = states.is_finite(logged.by_name["loss"].total, grads, extra, codes)
         new = states.apply_updates(state, optimizers, grads, extra, ema_decay, finite)
-        learned = update_codes(new, quantizer, codes, config.restart_codes_after, key)
-        return states.choose(finite, learned, new), metrics.where_finite(finite, logged)
+        if "codebook" not in config.freeze:
+            new = states.choose(finite, update_codes(new, quantizer, codes, config.restart_codes_after, key), new)
+        return new, metrics.where_finite(finite, logged)
 
     def learn(nets, stats, images, step, key, phase):
         """What a batch teaches: (BatchNorm's statistics, gradients, metrics, codes)."""
         gen, noise_key = nets["gen"], jax.random.fold_in(key, 1)
 
-        def features(params):
+        def features(learned):
+            params = {**gen, **learned}
             hidden, codes = model.apply(
                 {"params": params}, images, step, True, method="features", rngs={"gumbel": noise_key}
             )
@@ -154,7 +158,7 @@ def make_task(config: ConfigDict) -> states.Task:
         def head(params, hidden):
             return model.apply({"params": {"conv_out": params}}, hidden, method="head")
 
-        (hidden, quant_loss), pull_trunk, codes = jax.vjp(features, gen, has_aux=True)
+        (hidden, quant_loss), pull_trunk, codes = jax.vjp(features, without("gen", gen, config.freeze), has_aux=True)
         recon, pull_head = jax.vjp(head, gen["conv_out"], hidden)
 
         rec_loss, d_recon = jax.value_and_grad(pixel_loss, 1)(images, recon)
@@ -184,8 +188,10 @@ def make_task(config: ConfigDict) -> states.Task:
             logged |= {"disc_factor": disc_factor, "d_weight": d_weight, **adversarial.logged}
 
         g_head, d_hidden = pull_head(d_recon)
-        (g_trunk,) = pull_trunk((d_hidden, jnp.asarray(config.loss.codebook_weight)))
-        grads = sharding.scatter({"gen": {**g_trunk, "conv_out": g_head}, **disc_grads})
+        (g_gen,) = pull_trunk((d_hidden, jnp.asarray(config.loss.codebook_weight)))
+        if "conv_out" in g_gen:
+            g_gen["conv_out"] = g_head
+        grads = sharding.scatter({"gen": g_gen, **disc_grads})
         counts = metrics.CodeUse(metrics.count_codes(codes["ids"], codebook_size))
         return stats, grads, metrics.collection({"loss": loss, **logged}, codes=counts), codes
 
