@@ -1,8 +1,8 @@
 """Shows a data set as a config sees it: a picture of its batches, or one line on what is missing.
 
-    python -m taming_jax.show_data --config=configs/openmoji_segmentation_vq.py --out=data.png
-    python -m taming_jax.show_data --config=configs/coco_transformer.py --first_stage=configs/coco_vq.py \\
-        --cond=configs/coco_segmentation_vq.py
+    python -m taming_jax.show_data --config=openmoji_segmentation_vq --out=data.png
+    python -m taming_jax.show_data --config=custom_vq --config.data.path=/my/images
+    python -m taming_jax.show_data --config=coco_transformer --first_stage=coco_vq --cond=coco_segmentation_vq
 
 The first images of both splits, cropped and flipped as in training, and beside each what the model sees or is
 conditioned on: another picture, a scene's boxes, coordinates from dark to light, the name of a class.
@@ -10,7 +10,7 @@ conditioned on: another picture, a scene's boxes, coordinates from dark to light
 
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
 from taming_jax import cli, completion, data, images
@@ -82,9 +82,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file(
-        "config", None, "Config file of either stage; --config.field=value sets fields.", lock_config=True
-    )
-    cli.define_stages()
+    cli.group("What is shown, and where the picture goes")
+    cli.define_config("either stage")
     flags.DEFINE_string("out", "data.png", "Picture to write.")
+    cli.group("Without runs of a transformer's first stages")
+    cli.define_stages()
     cli.run(main)

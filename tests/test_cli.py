@@ -42,13 +42,6 @@ def test_a_mistake_on_the_command_line_gets_one_line(mistake):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("flags", [[], ["--help"]])
-def test_a_report_of_nothing_says_how_it_is_called(flags):
-    done = run("report", *flags)
-    assert done.returncode == 0, done.stderr
-    assert "python -m taming_jax.report runs/" in done.stdout
-
-
 WAYS_TO_END = {
     "its own line": (ArgumentError("out is wrong"), "error: --out is wrong"),
     "no trace of lines": (UserError("one\nand two"), "error: one and two"),

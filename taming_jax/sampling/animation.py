@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -69,6 +70,8 @@ def to_gif(frames: list[np.ndarray]) -> bytes:
 
 def write_mp4(frames: list[np.ndarray], path: str) -> None:
     """Writes an H.264 video that browsers play. Call `check_mp4` first, which finds the package."""
+    # The package would fork to shield ffmpeg from Ctrl-C, of which jax warns; a video that is cut off is not kept.
+    os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
     import imageio_ffmpeg
 
     height, width, _ = frames[0].shape
