@@ -104,20 +104,21 @@ def parse(argv: list[str], takes_words: bool = False) -> list[str]:
     return words
 
 
-def show_help(command: str, operands: str, doc: str, argv: list[str]) -> None:
+def show_help(usage: str, doc: str, argv: list[str]) -> None:
     """Prints the page of --help, with the fields of the config that is given, or of that of the first example."""
     configs, groups = {}, grouped_flags()
-    if "config" in flags.FLAGS and is_config_flag(flags.FLAGS["config"]):
-        given = [word for word in argv if word.startswith("--config")]
-        named = any(word.partition("=")[0] == "--config" for word in given)
-        first = next(word for word in examples_of(doc)[0] if word.startswith("--config="))
-        parse([argv[0], *([] if named else [first]), *given])
+    pairs = zip(argv, argv[1:], strict=False)
+    given = [word for before, word in pairs if word.startswith("--config") or before == "--config"]
+    named = any(word.partition("=")[0] == "--config" for word in given)
+    first = [word for example in examples_of(doc)[:1] for word in example if word.startswith("--config=")]
+    if "config" in flags.FLAGS and is_config_flag(flags.FLAGS["config"]) and (named or first):
+        parse([argv[0], *([] if named else first), *given])
         name = flags.FLAGS["config"].config_filename
         about = "" if named else "; --help with another --config shows that one's"
         configs[f"Fields of the config {Path(name).stem}, set by --config.NAME=VALUE{about}"] = fields_of(
             name, flags.FLAGS["config"].value
         )
-    print(page(command, operands, doc, groups, configs))
+    print(page(usage, doc, groups, configs))
 
 
 def run(main: Callable[..., None], operands: str = "") -> None:
@@ -126,19 +127,23 @@ def run(main: Callable[..., None], operands: str = "") -> None:
     operands: a word for what the command takes beside flags, one or more; `main` gets them as arguments.
     """
     doc, spec = main.__globals__["__doc__"], main.__globals__["__spec__"]
-    command = spec.name.removeprefix("taming_jax.").removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
+    module = spec.name.removesuffix(".__main__") if spec else f"taming_jax.{Path(sys.argv[0]).stem}"
+    words = f"{operands} ..." if operands else "--flag=value ..."
+    usage = f"python -m {module} {words}"
+    if module.startswith("taming_jax."):
+        usage = f"taming {module.removeprefix('taming_jax.')} {words}, or {usage}"
 
     def begin(argv: list[str]) -> list[str]:
         if HELP & set(argv[1:]):
             with one_line():
-                show_help(command, operands, doc, argv)
+                show_help(usage, doc, argv)
             sys.exit()
         if "--helpfull" in argv[1:]:  # absl's own, which would exit with 1
             print(flags.FLAGS.get_help())
             sys.exit()
         words = parse(argv, bool(operands))
         if operands and not words:
-            fail(f"{operands} is missing: taming {command} {operands} ...; --help says more")
+            fail(f"{operands} is missing: {usage}")
         return words
 
     def guarded(words: list[str]) -> None:

@@ -20,16 +20,15 @@ EXIT_CODES = (
 VALUES = {"int": "N", "float": "X", "string": "...", "config object": "...", "comma separated list of strings": "A,B"}
 
 
-def page(command: str, operands: str, doc: str, groups: dict[str, list[flags.Flag]], configs: dict[str, str]) -> str:
+def page(usage: str, doc: str, groups: dict[str, list[flags.Flag]], configs: dict[str, str]) -> str:
     """The text for a command.
 
-    operands: a word for what it takes beside flags, or ''. doc: its docstring: a line, examples, what else to know.
-    groups: flags by title. configs: text by title that follows, see `fields_of`.
+    usage: how it is called. doc: its docstring: a line, examples, what else to know. groups: flags by title. configs:
+    text by title that follows, see `fields_of`.
     """
     summary, *paragraphs = re.split(r"\n\s*\n", doc.strip())
     examples = [paragraph for paragraph in paragraphs if is_example(paragraph)]
-    words = f"{operands} ..." if operands else "--flag=value ..."
-    parts = [f"taming {command} {words}, or python -m taming_jax.{command}", fill(summary)]
+    parts = [fill(usage), fill(summary)]
     parts += [fill(paragraph) for paragraph in paragraphs if not is_example(paragraph)]
     if examples:
         parts.append(titled("Examples", "\n".join(textwrap.indent(textwrap.dedent(e), "  ") for e in examples)))

@@ -11,7 +11,7 @@ conditioned on: another picture, a scene's boxes, coordinates from dark to light
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from taming_jax import cli, completion, data, images
 from taming_jax.conditions import Condition, make_condition
@@ -28,7 +28,7 @@ def look(config: ConfigDict, split: str) -> images.Sheet:
         config.update(completion.complete_from_data(config, source))  # the words of captions are the training's
     names = config.data.class_names
     text = f", {len(names)} classes: {', '.join(names)[:200]}" if names else ""
-    numbered = images.legend(names, images.legible(names, range(len(names))))[:200]
+    numbered = images.legend(names)[:200]
     say(f"{split}: {len(source)} images{text}" + (f"; as numbers, {numbered}" if numbered else ""))
     config.batch_size = min(ROWS * COLUMNS, len(source))
     cond = make_condition(config) if config.task == "transformer" else None
@@ -63,8 +63,8 @@ def show_condition(cond: Condition, batch: dict, size: tuple[int, int]) -> np.nd
 def draw_words(text: str, size: tuple[int, int]) -> np.ndarray:
     """Words on white, as wide as they can be: uint8 [H,W,3]."""
     picture = Image.new("RGB", size[::-1], "white")
-    font = ImageFont.load_default(size=10)
-    font = ImageFont.load_default(size=max(6, min(size[0] // 4, 10 * size[1] / (font.getlength(text) + 4))))
+    length = images.find_font(text, 10).getlength(text)
+    font = images.find_font(text, max(6, min(size[0] // 4, 10 * size[1] / (length + 4))))
     ImageDraw.Draw(picture).text((size[1] // 2, size[0] // 2), text, fill="black", font=font, anchor="mm")
     return np.asarray(picture)
 

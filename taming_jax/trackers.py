@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from taming_jax.errors import UserError, reason, show, with_extra
+from taming_jax.errors import UserError, printable, show, with_extra
 from taming_jax.values import among, line
 
 SERVICES = ("wandb", "trackio")  # packages; the second one has the interface of the first
@@ -53,7 +53,8 @@ class Service:
         try:
             self.run = self.package.init(**fields)
         except Exception as e:  # each service has its own kinds
-            raise UserError(f"tracker={config.tracker!r}: {reason(e)}") from e
+            text = printable(" ".join(str(e).split()))[:200]
+            raise UserError(f"tracker={config.tracker!r}: {text or type(e).__name__}") from e
         stored.write_text(self.run.id if kind == "wandb" else self.run.name)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
