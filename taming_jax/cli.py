@@ -1,5 +1,6 @@
 """What the command lines share."""
 
+import itertools
 import os
 import signal
 import sys
@@ -107,8 +108,7 @@ def parse(argv: list[str], takes_words: bool = False) -> list[str]:
 def show_help(usage: str, doc: str, argv: list[str]) -> None:
     """Prints the page of --help, with the fields of the config that is given, or of that of the first example."""
     configs, groups = {}, grouped_flags()
-    pairs = zip(argv, argv[1:], strict=False)
-    given = [word for before, word in pairs if word.startswith("--config") or before == "--config"]
+    given = [word for last, word in itertools.pairwise(argv) if word.startswith("--config") or last == "--config"]
     named = any(word.partition("=")[0] == "--config" for word in given)
     first = [word for example in examples_of(doc)[:1] for word in example if word.startswith("--config=")]
     if "config" in flags.FLAGS and is_config_flag(flags.FLAGS["config"]) and (named or first):
