@@ -17,13 +17,9 @@ def read_meanings(given: str) -> dict[str, str]:
     given: a config's name or file. Its own comments come before those of the configs that it imports, and those of
     EXPLAINED come last. Raises UserError where there is no such config.
     """
-    files = [Path(find(given).partition(":")[0])]
-    for name in ("", *EXPLAINED):
-        files += [OURS / f"{name}.py"] if name else []
-        for file in files:  # which grows
-            files += [other for other in imported(file) if other not in files]
-    read = [Comments(file) for file in dict.fromkeys(files)]
-    found = {}
+    begun = [Path(find(given).partition(":")[0]), *(OURS / f"{name}.py" for name in EXPLAINED)]
+    files = dict.fromkeys(file for first in begun for file in with_imported(first))
+    read, found = [Comments(file) for file in files], {}
     for comments in read:
         for name, text in comments.fields:
             found.setdefault(name, text)
@@ -41,11 +37,15 @@ def meaning_of(name: str, meanings: dict[str, str]) -> str:
     return meanings.get(name, "")
 
 
-def imported(file: Path) -> list[Path]:
-    """The configs that a config imports."""
-    froms = [node for node in ast.walk(ast.parse(file.read_bytes())) if isinstance(node, ast.ImportFrom)]
-    names = [alias.name for node in froms if node.module == "configs" for alias in node.names]
-    return [path for name in names for path in [folder / f"{name}.py" for folder in folders()] if path.is_file()]
+def with_imported(file: Path) -> list[Path]:
+    """A config, those that it imports, and those that these import."""
+    files = [file]
+    for file in files:  # which grow
+        froms = [node for node in ast.walk(ast.parse(file.read_bytes())) if isinstance(node, ast.ImportFrom)]
+        names = [alias.name for node in froms if node.module == "configs" for alias in node.names]
+        paths = [folder / f"{name}.py" for name in names for folder in folders()]
+        files += [path for path in paths if path.is_file() and path not in files]
+    return files
 
 
 class Comments:

@@ -10,7 +10,7 @@ import sys
 import jax
 import pytest
 
-from taming_jax import cli, completion, config_files
+from taming_jax import cli, completion, config_files, console
 from taming_jax.errors import ArgumentError, UserError
 from taming_jax.report import report
 from taming_jax.train import check_weights
@@ -82,6 +82,22 @@ def test_a_reader_that_is_gone_does_not_end_what_it_reads():
         f'{sys.executable} -c "{code}" | head -n 1', shell=True, cwd=ROOT, capture_output=True, text=True
     )
     assert done.stdout == "0\n" and done.stderr == "done\n"
+
+
+def test_bars_are_for_terminals_and_logs_have_lines(monkeypatch, capsys):
+    assert list(console.bar(range(3), "scoring", unit="batch")) == [0, 1, 2]
+    assert capsys.readouterr().err == "", "it took no minute"
+    monkeypatch.setattr(console, "MINUTE", 1e-9)
+    assert list(console.bar(range(3), "scoring", unit="batch")) == [0, 1, 2]
+    with console.bar(desc="fetching", total=None, unit="B", unit_scale=True, leave=False) as shown:
+        shown.update(2000)
+    list(console.bar(range(3), "quiet", disable=True))
+    lines = capsys.readouterr().err.splitlines()
+    assert all(re.match(r"scoring: \d of 3, .*batch/s, [\d:]+ so far, [\d:?]+ left$", line) for line in lines[:-1])
+    assert len(lines) > 2 and lines[-1].startswith("fetching: 2.00k of ?, ") and lines[-1].endswith(" so far")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    list(console.bar(range(3), "scoring"))
+    assert "\rscoring: 100%" in capsys.readouterr().err
 
 
 def test_a_report_passes_over_what_is_no_record(tmp_path):
