@@ -1,4 +1,8 @@
-"""What all runs share."""
+"""What all runs share.
+
+The comment that ends a field's line is what --help says of it. A field without one, in a config that builds on these,
+means what `common`, `custom_vq` or `custom_transformer` say of it.
+"""
 
 import math
 
@@ -8,13 +12,13 @@ from ml_collections.config_dict import placeholder
 
 def get_config() -> ConfigDict:
     c = ConfigDict()
-    c.seed = 0
-    c.dtype = "float32"  # of the computation; parameters, losses and the code search are always float32
+    c.seed = 0  # the same one repeats a run, bit by bit
+    c.dtype = "float32"  # of the computation, or bfloat16; parameters, losses and code search are always float32
     c.accumulate = 1  # parts of a batch that go through the step one after another, to save memory
-    c.log_every = 50
-    c.eval_every = 1000
-    c.checkpoint_every = 1000
-    c.keep_checkpoints = 3
+    c.log_every = 50  # steps between two lines of numbers
+    c.eval_every = 1000  # steps between two evaluations of the held-out images, with pictures
+    c.checkpoint_every = 1000  # steps between two checkpoints
+    c.keep_checkpoints = 3  # the newest ones; older ones are removed
     c.checkpoint_best = ""  # number of the evaluations by which best/ is kept too: 'lpips', 'nll', 'samples/fid', ...
     c.max_skipped = 20  # steps in a row that are not finite and are skipped, after which the run stops
     c.ema_decay = 0.0  # of the weights that are evaluated and sampled with; 0 is off, as in the paper
@@ -22,8 +26,14 @@ def get_config() -> ConfigDict:
     c.fresh = ()  # parts that begin anew all the same; of a first stage encoder, codebook, decoder, disc,
     c.freeze = ()  # and parts that stay as they are; of a transformer embeddings, layers, head
     c.evals = ConfigDict()  # what else evaluations judge, by name: dict(samples=dict(kind='samples')), docs/quality.md
-    c.wandb_project = ""  # in Weights & Biases, to which metrics and pictures then go too
-    c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # -1: the rest of the devices
+    c.tracker = "tensorboard"  # who gets numbers and pictures: tensorboard, wandb, trackio, or some: trackio,wandb:NAME
+    c.mesh = ConfigDict(
+        dict(
+            data=-1,  # copies of the model, each with a part of the batch; -1 in one of the three: all that is left
+            fsdp=1,  # devices over which weights and optimizer are cut, and the batch
+            tensor=1,  # devices over which a transformer's heads and hidden units are cut
+        )
+    )
     return c
 
 
@@ -89,14 +99,29 @@ def get_gpt(**sizes) -> ConfigDict:
     along fronts, each row `lag` columns behind the one above, and a code sees `reach` rows and columns around it
     (taming_jax/schedule.py).
     """
-    context = dict(kind="window", lag=3, reach=(4, 4))
-    fields = dict(n_unmasked=0, remat="none", vocab_size=placeholder(int), block_size=placeholder(int), context=context)
+    fields = dict(
+        n_unmasked=0,  # first positions that see each other, before and behind; 0: none
+        remat="none",  # less memory for more arithmetic: none, dots (all but products with weights) or full
+        vocab_size=placeholder(int),  # None: as many ids as condition and codes have
+        block_size=placeholder(int),  # None: as many positions as condition and codes take
+        context=dict(
+            kind="window",  # the paper's, over which a window slides; or wavefront, see docs/sampling.md
+            lag=3,  # of a wavefront: columns that a row is behind the one above
+            reach=(4, 4),  # of a wavefront: rows and columns around a code that it sees
+        ),
+    )
     return ConfigDict(fields | sizes)
 
 
 def get_optim(**fields) -> ConfigDict:
-    """Adam; `final_share` is what a cosine schedule leaves of the learning rate, `eps` Adam's own."""
-    return ConfigDict(dict(final_share=0.01, eps=1e-8) | fields)
+    """Adam, or AdamW where there is weight decay."""
+    return ConfigDict(
+        dict(
+            final_share=0.01,  # of the learning rate, at the end of a cosine schedule
+            eps=1e-8,  # Adam's, beside its divisor
+        )
+        | fields
+    )
 
 
 def get_cond(name: str) -> ConfigDict:
@@ -106,25 +131,25 @@ def get_cond(name: str) -> ConfigDict:
             name=name,  # none, class, coordinates, image, objects, caption
             drop=0.0,  # share of training examples without their condition, for guidance in sampling
             aligned=False,  # coordinates, image, objects: attention starts at a code's own place, see models/gpt.py
-            sos=0,  # none: the start id
-            levels=1024,  # coordinates
+            sos=0,  # none: the id that stands before the codes
+            levels=1024,  # coordinates: how many ids tell places apart
             down=16,  # coordinates: pixels a side for each id
             workdir="",  # image: run directory of its first stage
-            step=placeholder(int),  # image
+            step=placeholder(int),  # image: of that run; None: its newest
             digest="",  # image: filled in, of the weights in the run's own copy of that first stage
             origin="",  # image: filled in, where they were copied from
             max_words=16,  # caption: words of it that are read
             max_vocabulary=8192,  # caption: words that are told apart
             vocabulary=(),  # caption: filled in from the data
             layout=dict(  # objects: how a scene becomes ids, see taming_jax/conditions/layout.py
-                kind="bbox",  # or center
-                min_objects=2,  # of a picture; others are left out
-                max_objects=30,
+                kind="bbox",  # bbox or center
+                min_objects=2,  # of a picture; pictures with fewer are left out
+                max_objects=30,  # of a picture; pictures with more are left out
                 min_area=1e-5,  # of an object, as a share of its picture
                 categories="",  # empty: those of the annotations; 'coco', 'open_images': the original's
                 num_tokens=8192,  # ids, for places on a square grid and for categories; the last is for no object
-                encode_crop=True,
-                use_group=True,
+                encode_crop=True,  # whether two ids more say which part of the picture is seen
+                use_group=True,  # whether a group of things has other ids than a single one
             ),
         )
     )
@@ -135,7 +160,16 @@ def get_first_stage(workdir: str) -> ConfigDict:
 
     digest and origin are filled in when the run has its own copy of it: which weights, and where they come from.
     """
-    return ConfigDict(dict(workdir=workdir, step=placeholder(int), digest="", origin="", used=(), unknown="random"))
+    return ConfigDict(
+        dict(
+            workdir=workdir,  # run directory of the first stage
+            step=placeholder(int),  # of that run; None: its newest
+            digest="",  # filled in, of the weights in the run's own copy of it
+            origin="",  # filled in, where they were copied from
+            used=(),  # ids that occur, if not all of them
+            unknown="random",  # what becomes of an id that is not in `used`: random, extra, or an id
+        )
+    )
 
 
 def get_moved_data() -> ConfigDict:
@@ -149,19 +183,18 @@ def get_data(name: str, size: int) -> ConfigDict:
         dict(
             name=name,  # 'openmoji/px64', 'openmoji/scenes', 'folder', or a TFDS data set
             dir="",  # of TFDS; empty is ~/tensorflow_datasets
-            path="",  # of a folder
-            validation_share=0.05,  # of a folder
-            num_labels=0,  # of segmentation maps, filled in from the model that sees them
+            path="",  # of a folder of images
+            validation_share=0.05,  # of a folder's images, held out
+            num_labels=0,  # of segmentation maps; filled in from the model that sees them
             label_shift=0,  # added to the labels of a folder's segmentation maps; 255 then becomes 0
             splits=dict(train="train", validation="validation"),  # of TFDS, or sub-folders of a folder's images/
-            # What records hold beside the label, see taming_jax/data/features.py.
-            features=("image",),
-            downscale=4,  # of 'low', the image with so many times fewer pixels on a side, enlarged again
-            size=size,
+            features=("image",),  # what records hold beside the label, see docs/data.md
+            downscale=4,  # of 'low', the image with so many times fewer pixels on a side
+            size=size,  # pixels on a side of the crops that nets see
             resize_factor=1.0,  # smallest side before the crop, as a multiple of `size`
             random_scale=False,  # True: a crop of any size between `size` pixels and the smallest side
-            random_crop=True,
-            flip=True,
+            random_crop=True,  # in training; False: the middle
+            flip=True,  # half of the training images, left to right
             workers=0,  # processes that read; 0 reads in a thread
             max_bad_share=0.01,  # of unreadable images; above it, reading raises an error
             class_names=(),  # filled in from the data

@@ -8,15 +8,13 @@ means of the latents.
 
 from ml_collections import ConfigDict
 
-from configs import openmoji_vq
+from configs import openmoji_ema_vq
 
 
 def get_config() -> ConfigDict:
-    c = openmoji_vq.get_config()
+    c = openmoji_ema_vq.get_config()
     c.data.resize_factor = 2.0
     c.data.random_crop = True
-    c.quantizer = ConfigDict(dict(name="ema", codebook_size=1024, embed_dim=16, commitment_weight=0.25))
-    c.quantizer.update(decay=0.99, eps=1e-5)
     c.loss.perceptual_start = 2600
     c.disc.update(start=2600, gen_start=2700)
     c.eval_every = 3000

@@ -11,5 +11,6 @@ from configs import openmoji_vq
 def get_config() -> ConfigDict:
     c = openmoji_vq.get_config()
     c.quantizer = ConfigDict(dict(name="ema", codebook_size=1024, embed_dim=16, commitment_weight=0.25))
-    c.quantizer.update(decay=0.99, eps=1e-5)
+    c.quantizer.decay = 0.99  # of the means that codes are
+    c.quantizer.eps = 1e-5  # smooths the sizes of clusters towards uniform
     return c

@@ -12,6 +12,12 @@ from configs import openmoji_vq
 
 def get_config() -> ConfigDict:
     c = openmoji_vq.get_config()
-    c.quantizer = ConfigDict(dict(name="fsq", levels=(8, 5, 5, 5), eps=1e-3))
+    c.quantizer = ConfigDict(
+        dict(
+            name="fsq",
+            levels=(8, 5, 5, 5),  # steps of each channel; a code is one of their combinations
+            eps=1e-3,  # how far the outermost steps keep from the bound
+        )
+    )
     c.restart_codes_after = 0
     return c

@@ -14,9 +14,14 @@ from configs import openmoji_vq
 
 def get_config() -> ConfigDict:
     c = openmoji_vq.get_config()
-    c.quantizer = ConfigDict(dict(name="gumbel", codebook_size=512, embed_dim=16, straight_through=True))
-    c.quantizer.temperature = dict(init_value=1.0, peak_value=1.0, warmup_steps=0, decay_steps=2400, end_value=1 / 16)
-    c.quantizer.kl_weight = dict(init_value=0.0, peak_value=5e-4, warmup_steps=600, decay_steps=3000, end_value=5e-4)
+    c.quantizer = ConfigDict(dict(name="gumbel", codebook_size=512, embed_dim=16))
+    c.quantizer.straight_through = True  # one-hot draws in training too; False: soft ones
+    c.quantizer.temperature = dict(  # of the draws: a warm-up, then a cosine; decay_steps counts both
+        init_value=1.0, peak_value=1.0, warmup_steps=0, decay_steps=2400, end_value=1 / 16
+    )
+    c.quantizer.kl_weight = dict(  # of the divergence from uniform codes, over the steps likewise
+        init_value=0.0, peak_value=5e-4, warmup_steps=600, decay_steps=3000, end_value=5e-4
+    )
     c.loss.pixel = "l1"
     c.restart_codes_after = 0  # this quantizer restarts no codes
     return c

@@ -7,16 +7,15 @@ A crop is a stroke's edge or one colour: 512 codes are enough.
 
 from ml_collections import ConfigDict
 
-from configs import openmoji_vq
+from configs import openmoji_ema_vq
 
 
 def get_config() -> ConfigDict:
-    c = openmoji_vq.get_config()
+    c = openmoji_ema_vq.get_config()
     c.data.name = "openmoji/px512"
     c.data.resize_factor = 16.0
     c.data.random_crop = True
-    c.quantizer = ConfigDict(dict(name="ema", codebook_size=512, embed_dim=16, commitment_weight=0.25))
-    c.quantizer.update(decay=0.99, eps=1e-5)
+    c.quantizer.codebook_size = 512
     c.steps = 1800
     c.eval_every = 1800
     c.loss.perceptual_start = 1500

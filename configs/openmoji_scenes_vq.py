@@ -5,17 +5,15 @@ python -m taming_jax.train --config=configs/openmoji_scenes_vq.py --workdir=runs
 
 from ml_collections import ConfigDict
 
-from configs import openmoji_vq
+from configs import openmoji_ema_vq
 
 
 def get_config() -> ConfigDict:
-    c = openmoji_vq.get_config()
+    c = openmoji_ema_vq.get_config()
     c.data.update(name="openmoji/scenes", size=64)
     c.batch_size = 4
     # As `openmoji_crops_vq`.
     c.eval_every = 3000
-    c.quantizer = ConfigDict(dict(name="ema", codebook_size=1024, embed_dim=16, commitment_weight=0.25))
-    c.quantizer.update(decay=0.99, eps=1e-5)
     c.loss.perceptual_start = 2600
     c.disc.update(start=2600, gen_start=2700)
     return c

@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     c.model = ConfigDict(dict(ch=32, ch_mult=(1, 1, 2), num_res_blocks=1, attn_resolutions=(), z_channels=64, out_ch=3))
     c.model.remat = False  # True: less memory, more arithmetic
     c.quantizer = ConfigDict(dict(name="vq", codebook_size=1024, embed_dim=16, commitment_weight=0.25, legacy=False))
-    c.restart_codes_after = 20  # steps without use
+    c.restart_codes_after = 20  # steps without use, after which a code moves to where it is needed; 0: never
     c.loss = ConfigDict(
         dict(pixel="l2", pixel_weight=1.0, perceptual_weight=0.3, perceptual_start=2400, codebook_weight=1.0)
     )

@@ -20,9 +20,11 @@ def summary(command: str) -> str:
 
 def main() -> None:
     end_at_once()
+    if sys.argv[1:2] == ["help"] and len(sys.argv) > 2:  # taming help train
+        sys.argv[1:] = [sys.argv[2], "--help"]
     if len(sys.argv) < 2 or sys.argv[1] in ("help", "-h", "--help"):
         width = max(map(len, COMMANDS))
-        print("taming COMMAND --flag=value ..., or python -m taming_jax.COMMAND; --help lists a command's flags.\n")
+        print("taming COMMAND --flag=value ..., or python -m taming_jax.COMMAND; each has --help.\n")
         print("\n".join(f"  {command:<{width}}  {summary(command)}" for command in COMMANDS))
         return
     command = sys.argv.pop(1)

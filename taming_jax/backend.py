@@ -1,5 +1,8 @@
 """What depends on the platform: which one a program is traced for, and the options of its compiler."""
 
+import os
+from pathlib import Path
+
 import jax
 
 
@@ -20,3 +23,13 @@ def compiler_options(learns_convolutions: bool, platform: str | None = None) -> 
     if platform == "cpu" and learns_convolutions:
         return {"xla_cpu_experimental_ynn_fusion_type": ""}
     return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"} if platform == "tpu" else None
+
+
+def quiet_libtpu() -> None:
+    """Answers what libtpu (of jax[tpu], or the extra `aot`) asks for where there is no TPU: it complains for six lines.
+
+    Call it before anything asks for devices. Where a TPU's devices are there, or others have answered, nothing changes.
+    """
+    if not any([*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]):
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

@@ -1,8 +1,9 @@
 """Verifies a run: its checkpoints and the copies of its first stages, array by array, against their checksums.
 
     python -m taming_jax.check runs/openmoji_transformer
+    python -m taming_jax.check runs/openmoji_vq runs/openmoji_vq/best
 
-Changes nothing. Exits with 1 where a checkpoint is damaged.
+Changes nothing. Exits with 1 where a checkpoint or a copy is damaged.
 """
 
 import sys
@@ -11,8 +12,6 @@ from pathlib import Path
 from taming_jax import best, checkpoint, cli, completion
 from taming_jax.console import say
 from taming_jax.first_stage import make_first_stage
-
-USAGE = "taming check RUN ..., run directories"
 
 
 def check_run(workdir: Path) -> list[int]:
@@ -49,21 +48,17 @@ def check_copies(workdir: Path) -> list[str]:
     return bad
 
 
-def main() -> None:
-    if not sys.argv[1:] or sys.argv[1] in ("-h", "--help"):
-        print(USAGE)
-        sys.exit(not sys.argv[1:])
+def main(*runs: str) -> None:
     damaged = 0
-    with cli.one_line():
-        for given in map(Path, sys.argv[1:]):
-            bad = check_run(given)
-            whole = len(bad) < len(checkpoint.steps(given))
-            damaged += len(bad) + len(check_copies(given) if whole else ())
-            if (given / best.FOLDER).is_dir():
-                damaged += len(check_run(given / best.FOLDER))
+    for given in map(Path, runs):
+        bad = check_run(given)
+        whole = len(bad) < len(checkpoint.steps(given))
+        damaged += len(bad) + len(check_copies(given) if whole else ())
+        if (given / best.FOLDER).is_dir():
+            damaged += len(check_run(given / best.FOLDER))
     say("all is whole" if not damaged else f"{damaged} checkpoints or copies are damaged")
     sys.exit(bool(damaged))
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main, operands="RUN")

@@ -1,5 +1,6 @@
 """What the command lines share."""
 
+import itertools
 import os
 import signal
 import sys
@@ -15,9 +16,12 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser, is_config_flag
 
 from taming_jax import checkpoint, config_files, job, stopping, values
+from taming_jax.backend import quiet_libtpu
 from taming_jax.console import Lasting
 from taming_jax.errors import ArgumentError, UserError, fail, nearest, shorten, show
+from taming_jax.help import examples_of, fields_of, page
 
+HELP = {"--help", "-help", "-h", "-?", "--helpshort"}
 OUT_OF_MEMORY = "out of memory: make the batch smaller, or what is asked for"
 
 
@@ -62,37 +66,100 @@ def one_line() -> Iterator[None]:
         sys.exit(130)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags and calls `main` under `one_line`."""
+def group(title: str) -> None:
+    """The flags that are defined from here on stand under this title in --help."""
+    _begun[title] = len(own_flags())
 
+
+_begun: dict[str, int] = {}  # titles, each with how many flags were defined before
+
+
+def own_flags() -> list[flags.Flag]:
+    """The flags of the command that runs, in the order of their definition, without those of libraries."""
+    modules = (sys.argv[0], __name__)
+    return [flags.FLAGS[name] for name in flags.FLAGS if flags.FLAGS.find_module_defining_flag(name) in modules]
+
+
+def grouped_flags() -> dict[str, list[flags.Flag]]:
+    """Those flags by the titles of `group`."""
+    own = own_flags()
+    begun = ({} if 0 in _begun.values() else {"Flags": 0}) | _begun
+    ends = [*list(begun.values())[1:], len(own)]
+    return {title: own[start:end] for (title, start), end in zip(begun.items(), ends, strict=True) if start < end}
+
+
+def parse(argv: list[str], takes_words: bool = False) -> list[str]:
+    """Parses the flags; -> the words that are none. Ends the command with one line where they are wrong."""
     for name in flags.FLAGS:
         if is_config_flag(flags.FLAGS[name]):
             flags.FLAGS[name].parser = ConfigParser(name)
+    try:
+        _, *words = flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as e:
+        fail(f"unknown flag --{e.flagname}{nearest(e.flagname, [n for n in flags.FLAGS if len(n) > 1])}")
+    except Exception as e:  # whatever it is, a flag's text was its reason
+        words = str(e.args[0] if isinstance(e, KeyError) else e).replace("\\n", " ").split()
+        fail(" ".join(shorten(word) for word in words) or type(e).__name__)
+    if words and not takes_words:
+        fail(f"{show(words[0])} is no flag; flags are written --name=value")
+    return words
 
-    def parse(argv: list[str]) -> list[str]:
-        try:
-            rest = flags.FLAGS(argv)
-        except flags.UnrecognizedFlagError as e:
-            fail(f"unknown flag --{e.flagname}{nearest(e.flagname, [n for n in flags.FLAGS if len(n) > 1])}")
-        except Exception as e:  # whatever it is, a flag's text was its reason
-            words = str(e.args[0] if isinstance(e, KeyError) else e).replace("\\n", " ").split()
-            fail(" ".join(shorten(word) for word in words) or type(e).__name__)
-        if len(rest) > 1:
-            fail(f"{show(rest[1])} is no flag; flags are written --name=value")
-        return rest
 
-    def guarded(_: list[str]) -> None:
+def show_help(usage: str, doc: str, argv: list[str]) -> None:
+    """Prints the page of --help, with the fields of the config that is given, or of that of the first example."""
+    configs, groups = {}, grouped_flags()
+    given = [word for last, word in itertools.pairwise(argv) if word.startswith("--config") or last == "--config"]
+    named = any(word.partition("=")[0] == "--config" for word in given)
+    first = [word for example in examples_of(doc)[:1] for word in example if word.startswith("--config=")]
+    if "config" in flags.FLAGS and is_config_flag(flags.FLAGS["config"]) and (named or first):
+        parse([argv[0], *([] if named else first), *given])
+        name = flags.FLAGS["config"].config_filename
+        about = "" if named else "; --help with another --config shows that one's"
+        configs[f"Fields of the config {Path(name).stem}, set by --config.NAME=VALUE{about}"] = fields_of(
+            name, flags.FLAGS["config"].value
+        )
+    print(page(usage, doc, groups, configs))
+
+
+def run(main: Callable[..., None], operands: str = "") -> None:
+    """Parses the flags and calls `main` under `one_line`.
+
+    operands: a word for what the command takes beside flags, one or more; `main` gets them as arguments.
+    """
+    doc, spec = main.__globals__["__doc__"], main.__globals__["__spec__"]
+    module = spec.name.removesuffix(".__main__") if spec else f"taming_jax.{Path(sys.argv[0]).stem}"
+    words = f"{operands} ..." if operands else "--flag=value ..."
+    usage = f"python -m {module} {words}"
+    if module.startswith("taming_jax."):
+        usage = f"taming {module.removeprefix('taming_jax.')} {words}, or {usage}"
+
+    def begin(argv: list[str]) -> list[str]:
+        if HELP & set(argv[1:]):
+            with one_line():
+                show_help(usage, doc, argv)
+            sys.exit()
+        if "--helpfull" in argv[1:]:  # absl's own, which would exit with 1
+            print(flags.FLAGS.get_help())
+            sys.exit()
+        words = parse(argv, bool(operands))
+        if operands and not words:
+            fail(f"{operands} is missing: {usage}")
+        return words
+
+    def guarded(words: list[str]) -> None:
         sys.stdout, sys.stderr = Lasting(sys.stdout), Lasting(sys.stderr)
         logging.set_verbosity(logging.ERROR)  # the user need not see library warnings
         signal.signal(signal.SIGINT, signal.default_int_handler)  # until here, it has ended the process
         with stopping.leaving_at_once(), one_line(), job.ending_with_others():
-            main()
+            main(*words)
 
-    app.run(guarded, flags_parser=parse)
+    quiet_libtpu()
+    app.run(guarded, flags_parser=begin)
 
 
 def define_processes() -> None:
     """The flags of `join_processes`."""
+    group("Several processes")
     flags.DEFINE_bool("distributed", False, "Join the job's processes, told by Cloud TPU, GKE, SLURM or Open MPI.")
     flags.DEFINE_string(
         "coordinator_address", None, "Without --distributed: host:port of process 0, the same in all processes."
@@ -201,10 +268,26 @@ def required_config() -> ConfigDict:
     return config
 
 
+def define_config(what: str) -> None:
+    """The flag --config; what: whose config it is."""
+    text = f"Config of {what}: a name or a file; its fields are set by --config.NAME=VALUE."
+    config_flags.DEFINE_config_file("config", None, text, lock_config=True)
+
+
+def define_sampling() -> None:
+    """The flags of how a transformer's codes are drawn, None where the run's own config says it."""
+    group("How codes are drawn; by default as the run's config says")
+    flags.DEFINE_float("temperature", None, "Above 1 is wilder, below 1 is tamer.")
+    flags.DEFINE_integer("top_k", None, "Draw from the k likeliest codes.")
+    flags.DEFINE_float("top_p", None, "Draw from the likeliest codes that hold this share of the probability.")
+    flags.DEFINE_float("guidance", None, "Above 1, the condition weighs more (if trained with cond.drop).")
+
+
 def define_stages() -> None:
     """The flags of `stages`."""
     for name, what in (("first_stage", "a transformer's first stage"), ("cond", "its condition's first stage")):
-        config_flags.DEFINE_config_file(name, None, f"Config file of {what}, in place of its run.", lock_config=True)
+        text = f"Config of {what}, in place of its run; its fields are set by --{name}.NAME=VALUE."
+        config_flags.DEFINE_config_file(name, None, text, lock_config=True)
 
 
 def stages() -> dict[str, ConfigDict]:

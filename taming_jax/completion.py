@@ -41,7 +41,7 @@ LATER = {
     "max_skipped": 20,
     "checkpoint_best": "",
     "evals": {},
-    "wandb_project": "",
+    "tracker": "tensorboard",
     "optim.eps": 1e-8,
     "optim.final_share": 0.01,
     "data.random_scale": False,
@@ -84,6 +84,8 @@ def upgrade(config: ConfigDict) -> ConfigDict:
     if fields.get("task") == "prior":  # its name until 0.1.0
         fields["task"] = "transformer"
     among(LATER_OF)("task", fields.get("task"))
+    if project := fields.pop("wandb_project", ""):  # which was beside TensorBoard
+        fill(fields, "tracker", f"tensorboard,wandb:{project}")
     if fields.get("input") == "segmentation" and "out_ch" in group(fields, "model"):
         fill(fields, "data.num_labels", fields["model"]["out_ch"])
     later = LATER | LATER_OF[fields["task"]]

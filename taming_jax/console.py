@@ -1,13 +1,18 @@
 """What people read on the terminal."""
 
+import io
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
 import jax
+import tqdm.auto
+import tqdm.std
 
+MINUTE = 60
 # On the progress line; files hold all.
 SHOWN = (
     "loss",
@@ -64,6 +69,31 @@ def duration(seconds: float) -> str:
     minutes, s = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{s:02}" if hours else f"{minutes}:{s:02}"
+
+
+def bar(iterable: Iterable | None = None, desc: str = "", **options: Any) -> tqdm.std.tqdm:
+    """tqdm's bar on a terminal and in a notebook; elsewhere a line a minute. options: of tqdm."""
+    in_notebook = tqdm.auto.tqdm.display is not tqdm.std.tqdm.display
+    kind = tqdm.auto.tqdm if in_notebook or sys.stderr.isatty() else Lines
+    return kind(iterable, desc, **dict(mininterval=1) | options)
+
+
+class Lines(tqdm.std.tqdm):
+    """tqdm in lines, for logs: one a minute, and none of what takes less."""
+
+    def __init__(self, iterable: Iterable | None, desc: str, **options: Any):
+        super().__init__(iterable, desc, **options | dict(mininterval=MINUTE, maxinterval=MINUTE, delay=MINUTE))
+        left = ", {remaining} left" if self.total else ""
+        self.desc, self.bar_format = desc, "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}, {elapsed} so far" + left
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        self.fp.write(f"{self}\n")
+        self.fp.flush()
+        return True
+
+    def close(self) -> None:
+        self.fp = io.StringIO()  # a command says itself that it is done
+        super().close()
 
 
 class Progress:

@@ -1,10 +1,12 @@
 """Writes a transformer's data set as codes, once: training on them does not run the first stage.
 
-    python -m taming_jax.encode --config=configs/openmoji_transformer.py --out=runs/openmoji_codes
-    python -m taming_jax.train  --config=configs/openmoji_transformer.py --workdir=runs/openmoji_transformer \\
+    python -m taming_jax.encode --config=openmoji_transformer --out=runs/openmoji_codes
+    python -m taming_jax.encode --config=custom_transformer --workdir=runs/mine --out=runs/my_codes --views=4
+    python -m taming_jax.train --config=openmoji_transformer --workdir=runs/openmoji_transformer \\
         --config.codes=runs/openmoji_codes
 
-The same command goes on where it was stopped. Several hosts share the work (--distributed, as in training).
+The last one trains on the codes. The same command goes on where it was stopped. Several hosts share the work
+(--distributed, as in training).
 """
 
 import os
@@ -15,7 +17,6 @@ from pathlib import Path
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from taming_jax import cli, completion, places, stopping
 from taming_jax.encoded import encode
@@ -49,9 +50,8 @@ def ending_at_once() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file(
-        "config", None, "Config file of a transformer; its fields can be set as --config.field=value.", lock_config=True
-    )
+    cli.group("What is encoded, and where the codes go")
+    cli.define_config("a transformer")
     flags.DEFINE_string("workdir", None, "Run directory of the first stage, in place of the config's.")
     flags.DEFINE_string(
         "out", None, "Folder for the codes; default: codes/<condition>_views<views>/ in that directory."

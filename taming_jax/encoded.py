@@ -19,11 +19,10 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from taming_jax import checkpoint, completion, data, places, sharding
 from taming_jax.conditions import CONDITIONS, find_condition
-from taming_jax.console import say
+from taming_jax.console import bar, say
 from taming_jax.data.transforms import Augment
 from taming_jax.errors import ArgumentError, UserError, reason
 from taming_jax.fields import OF_TASK, STEP, differences
@@ -307,11 +306,10 @@ def encode_files(
     filled = [np.pad(n, (0, -len(n) % batch_size), mode="edge") for n in numbers]
     chosen = Views(source, augment, config.seed, views, np.concatenate([np.arange(0), *filled]))
     batches = data.iterate(grain.MapDataset.source(chosen).batch(batch_size), config.data.workers, len(source))
-    progress = tqdm(
+    progress = bar(
         desc="encoding",
         total=sum(map(len, numbers)),
         unit="image",
-        mininterval=1,
         disable=jax.process_index() > 0,
     )
     with closing(batches), progress, jax.set_mesh(mesh):

@@ -1,9 +1,11 @@
 """Evaluates a run: numbers over its whole validation split, and its picture; and judges pictures by a network.
 
-python -m taming_jax.evaluate --workdir=runs/openmoji_vq
-python -m taming_jax.evaluate --workdir=runs/openmoji_vq --data_path=/my/images
-python -m taming_jax.evaluate --workdir=runs/openmoji_transformer --features=efficientnet --num_samples=2000
-python -m taming_jax.evaluate --samples=A --reference=B --features=inception:FILE
+    python -m taming_jax.evaluate --workdir=runs/openmoji_vq
+    python -m taming_jax.evaluate --workdir=runs/openmoji_transformer --features=efficientnet --num_samples=2000
+    python -m taming_jax.evaluate --samples=A --reference=B --features=inception:FILE
+
+Without --features, the numbers of training's evaluations. With it, a network judges what a run reconstructs or samples
+(FID and its relatives, docs/quality.md), or any two sets of pictures.
 """
 
 import hashlib
@@ -16,7 +18,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from taming_jax import checkpoint, cli, completion, data, places, sharding
+from taming_jax import checkpoint, cli, completion, data, places, sharding, trackers
 from taming_jax.console import say
 from taming_jax.errors import ArgumentError, printable
 from taming_jax.evaluation import evaluate, make_evaluators
@@ -82,8 +84,9 @@ def evaluate_run(workdir: Path, config: ConfigDict, out: Path) -> None:
         config.batch_size = min(config.batch_size, -(-len(source) // parts) * parts)
     with jax.set_mesh(mesh), checkpoint.open_manager(workdir, read_only=True) as manager:
         state, _ = checkpoint.init_or_restore(manager, task, jax.random.key(config.seed), mesh)
+        tracked = "tensorboard" in trackers.parse(config.tracker)
         again = (int(state.step), "validation") in map(key_of, read_records(out / LOG))
-        with Writer(out, events=not again) as writer:
+        with Writer(out, events=not again and tracked) as writer:
             evaluate(task, state, source, config, mesh, writer, make_evaluators(config, mesh))
 
 
@@ -94,7 +97,7 @@ def judge_run(workdir: Path, config: ConfigDict, out: Path) -> None:
     fields = {name: given[name].value for name in names if given[name].value is not None}
     step, judged = evaluators.judge_run(workdir, config=config, store=out / "features", **fields)
     tell(judged)
-    with Writer(out) as writer:
+    with Writer(out, events="tensorboard" in trackers.parse(config.tracker)) as writer:
         evaluators.write(judged, writer, step, f"{evaluators.kind_of(config)}_{given.features.partition(':')[0]}")
     say(f"with their protocol in {out / record.FILE}")
 
@@ -126,6 +129,7 @@ def listed(numbers: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
+    cli.group("What is evaluated")
     flags.DEFINE_string("workdir", None, "Run directory of either stage.")
     flags.DEFINE_string(
         "data_path",
@@ -134,14 +138,22 @@ if __name__ == "__main__":
         " figures and pictures go to evaluated/<its name>-<a hash of its place>/ in the run directory.",
     )
     flags.DEFINE_integer(
-        "batch_size", None, "Default: training's, or 32 for a network that judges.", lower_bound=1, upper_bound=2**16
-    )
-    flags.DEFINE_string(
-        "features",
+        "batch_size",
         None,
-        "The network that judges: inception:FILE (FID; without :FILE it is fetched), efficientnet, or vgg.",
+        "Images at once; by default as in training, or 32 for a network that judges.",
+        lower_bound=1,
+        upper_bound=2**16,
     )
-    flags.DEFINE_string("samples", None, "Without a run: pictures to judge, a folder or an .npz file with arr_0.")
+    cli.group("A network that judges")
+    flags.DEFINE_string("features", None, "inception:FILE (FID; without :FILE it is fetched), efficientnet, or vgg.")
+    flags.DEFINE_enum("dtype", None, ("float32", "bfloat16"), "Of that network; float32 by default.")
+    flags.DEFINE_integer(
+        "num_samples", None, "Samples to judge, 2048 by default; reconstructions of a first stage, by default all."
+    )
+    flags.DEFINE_boolean("by_class", None, "The numbers of each class too, for a transformer with classes.")
+    flags.DEFINE_integer("seed", None, "Of the samples, and of the codes that are disturbed; 0 by default.")
+    cli.group("Pictures that are there, without a run")
+    flags.DEFINE_string("samples", None, "Pictures to judge, a folder or an .npz file with arr_0.")
     flags.DEFINE_string(
         "reference",
         None,
@@ -149,17 +161,9 @@ if __name__ == "__main__":
         " or statistics (mu, sigma).",
     )
     flags.DEFINE_string("out", None, "With --samples: folder for the numbers and their protocol, made if needed.")
-    flags.DEFINE_integer(
-        "num_samples", None, "Samples to judge, 2048 by default; reconstructions of a first stage, by default all."
-    )
-    flags.DEFINE_boolean("by_class", None, "The numbers of each class too, for a transformer with classes.")
-    flags.DEFINE_enum("dtype", None, ("float32", "bfloat16"), "Of the network that judges; float32 by default.")
-    flags.DEFINE_integer("seed", None, "Of the samples, and of the codes that are disturbed; 0 by default.")
-    flags.DEFINE_float("disturbed_images", None, "For the perturbed rFID: the share of images, 0.1 by default.")
+    cli.group("The perturbed rFID of a first stage")
+    flags.DEFINE_float("disturbed_images", None, "The share of images, 0.1 by default.")
     flags.DEFINE_float("disturbed_codes", None, "The share of codes in them, 0.9 by default.")
     flags.DEFINE_integer("disturbed_to", None, "Of how many nearest codes one takes a code's place; 100 by default.")
-    flags.DEFINE_float("temperature", None, "Of samples; default: the run's config, as for the next three.")
-    flags.DEFINE_integer("top_k", None, "Draw from the k likeliest codes.")
-    flags.DEFINE_float("top_p", None, "Draw from the likeliest codes that hold this share of the probability.")
-    flags.DEFINE_float("guidance", None, "Above 1, the condition weighs more (if trained with cond.drop).")
+    cli.define_sampling()
     cli.run(main)

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from taming_jax import data, metrics, sharding
-from taming_jax.console import say
+from taming_jax.console import bar, say
 from taming_jax.state import Task, TrainState
 from taming_jax.writer import Writer
 
@@ -46,7 +45,7 @@ def evaluate(
         writer.picture(step, name, picture)
     total = None
     quiet = jax.process_index() > 0
-    for batch in tqdm(batches, "evaluating", unit="batch", leave=False, mininterval=1, disable=quiet):
+    for batch in bar(batches, "evaluating", unit="batch", leave=False, disable=quiet):
         new = eval_step(state, sharding.shard_batch(batch, mesh))
         total = new if total is None else metrics.merge(total, new)
     result = metrics.summarize(total)

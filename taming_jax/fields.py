@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
-from taming_jax import losses, optim, permute
+from taming_jax import losses, optim, permute, trackers
 from taming_jax.conditions import CONDITIONS, layout
 from taming_jax.data.annotations import TABLES
 from taming_jax.data.features import FEATURES, LEARNABLE
@@ -62,7 +62,7 @@ COMMON: dict[str, Rule] = {
     "max_skipped": COUNT,
     "ema_decay": SHARE,
     "init_from": folder,
-    "wandb_project": line,
+    "tracker": trackers.rule,
     **{f"mesh.{axis}": devices for axis in ("data", "fsdp", "tensor")},
     "optim.learning_rate": real(above=0),
     "optim.schedule": among(optim.SCHEDULES),

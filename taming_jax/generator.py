@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm.auto import tqdm
 
 from taming_jax import checkpoint, completion, losses, request, sharding
+from taming_jax.console import bar
 from taming_jax.errors import ArgumentError, UserError, check_count, show
 from taming_jax.painting import Painting, Plan
 from taming_jax.sampling.animation import Animation, draw_frames
@@ -183,14 +183,12 @@ class Generator:
         batch_size = min(batch_size, -(-total // parts) * parts)
         sharding.check_batch(batch_size, self.mesh)
         codes = int(np.prod(plan.grid(self.stage.first.patch)))
-        bar = tqdm(
-            total=total * codes, desc="painting", unit="code", unit_scale=True, mininterval=1, disable=not progress
-        )
-        with bar:
+        shown = bar(total=total * codes, desc="painting", unit="code", unit_scale=True, disable=not progress)
+        with shown:
             for batch, count in sharding.filled_batches(rows, batch_size, self.mesh):
 
-                def tell(done: int, before: int = bar.n, count: int = count) -> None:
-                    bar.update(before + count * done - bar.n)
+                def tell(done: int, before: int = shown.n, count: int = count) -> None:
+                    shown.update(before + count * done - shown.n)
 
                 with jax.set_mesh(self.mesh):
                     painted = self.painting.paint(self.nets, batch, plan, tell)

@@ -17,7 +17,20 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from taming_jax import best, checkpoint, completion, data, encoded, memory, metrics, origin, places, sharding, stopping
+from taming_jax import (
+    best,
+    checkpoint,
+    completion,
+    data,
+    encoded,
+    images,
+    memory,
+    metrics,
+    origin,
+    places,
+    sharding,
+    stopping,
+)
 from taming_jax.backend import compiler_options
 from taming_jax.console import Progress, say
 from taming_jax.errors import UserError
@@ -253,6 +266,8 @@ def describe(config: ConfigDict, workdir: Path, mesh: Mesh, state: TrainState, s
     kind = source.kind if isinstance(source, encoded.Codes) else "images"
     say(f"{len(source)} {kind} to train on, {len(held_out)} held out")
     say(f"{config.steps} steps of {config.batch_size} images, {epochs:.1f} epochs, starting at step {state.step}")
+    if config.task == "transformer" and (numbered := images.legend(config.data.class_names)):
+        say(f"in pictures, {numbered[:200]}")
     say(f"{jax.device_count()} devices ({jax.devices()[0].device_kind}), mesh {dict(mesh.shape)}")
     if jax.process_index() == 0:
         (workdir / "parameters.txt").write_text(

@@ -4,7 +4,6 @@ python -m taming_jax.report runs/openmoji_vq runs/openmoji_transformer runs/open
 """
 
 import json
-import sys
 from pathlib import Path
 
 from taming_jax import cli, values
@@ -46,11 +45,11 @@ def is_figure(name: str, value: object) -> bool:
     return name not in ("step", "split") and number and abs(value) < values.FLOAT32  # which NaN is not
 
 
+def main(*folders: str) -> None:
+    for name in folders:
+        values.path("run directory", name)
+        print("\n".join(report(Path(name))))
+
+
 if __name__ == "__main__":
-    if sys.argv[1:] in ([], ["-h"], ["--help"]):
-        print(__doc__)
-        sys.exit()
-    with cli.one_line():
-        for name in sys.argv[1:]:
-            values.path("run directory", name)
-            print("\n".join(report(Path(name))))
+    cli.run(main, operands="RUN")

@@ -1,8 +1,9 @@
 """Samples images from a run of the second stage.
 
     python -m taming_jax.sample --workdir=runs/openmoji_transformer --out=runs/openmoji_samples
-    python -m taming_jax.sample --workdir=runs/openmoji_coordinates_transformer --out=runs/large --size=64x128
     python -m taming_jax.sample --workdir=runs/openmoji_transformer --out=runs/halves --image=photo.png --keep=top
+    python -m taming_jax.sample --workdir=runs/openmoji_coordinates_transformer --out=runs/large --size=64x128 \\
+        --animate=gif
 
 Writes every image as a file of its own as soon as it is painted, `samples.png` with the first of them, and
 `samples.json` with what makes them. The same command goes on where it was stopped.
@@ -164,11 +165,13 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    cli.group("The run, and where images go")
     flags.DEFINE_string("workdir", None, "Run directory of a transformer.")
+    flags.DEFINE_string("first_stage", None, "Run directory of its first stage, if that was moved, or one with its codes.")
     flags.DEFINE_string("out", None, "Folder for the images, made if needed.")
-    flags.DEFINE_string(
-        "first_stage", None, "Run directory of the first stage, if it was moved, or of one with its codes."
-    )
+    flags.DEFINE_bool("npz", False, "Write all images and their labels as samples.npz too (arr_0, arr_1).")
+    flags.DEFINE_enum("animate", None, ["gif", "mp4"], "Write how the first image of each condition is painted.")
+    cli.group("What is painted")
     for name, text in ARGUMENTS.items():
         flags.DEFINE_list(name, None, text)
     flags.DEFINE_string(
@@ -180,33 +183,24 @@ if __name__ == "__main__":
         "Held-out images whose conditions are taken, where no other flag says which.",
         lower_bound=1,
     )
-    flags.DEFINE_string("image", None, "An image of which a part stays; the rest is painted.")
-    flags.DEFINE_string(
-        "keep", None, "The part of --image that stays: top, bottom, left, right, or a mask that is white there."
-    )
-    flags.DEFINE_bool(
-        "keep_pixels", True, "The part of --image stays pixel for pixel; else it is decoded with the rest."
-    )
     flags.DEFINE_integer("num_samples", 8, "Images of each class or condition.", lower_bound=1, upper_bound=1_000_000)
+    flags.DEFINE_integer("seed", 0, "The same seed gives the same images.")
     flags.DEFINE_string(
         "size",
         None,
         "Height x width in pixels, larger than in training: 512x1024; default: as in training, or --image's.",
     )
+    cli.group("A part of an image that stays")
+    flags.DEFINE_string("image", None, "An image of which a part stays; the rest is painted.")
+    flags.DEFINE_string("keep", None, "The part that stays: top, bottom, left, right, or a mask that is white there.")
+    flags.DEFINE_bool("keep_pixels", True, "That part stays pixel for pixel; else it is decoded with the rest.")
+    cli.define_sampling()
+    cli.group("Speed and memory")
+    flags.DEFINE_integer("batch_size", None, "Images painted at once; default: 16, fewer large ones.", lower_bound=1)
     flags.DEFINE_integer("stride", 1, "Columns of codes that the window of a large image moves at once.")
     flags.DEFINE_enum("method", "cached", METHODS, "For large images; the same codes, 'wavefront' for accelerators.")
     flags.DEFINE_integer(
         "speculate", 1, "Codes that are guessed at once: other draws of the same distribution, in fewer passes; 8, say."
     )
     flags.DEFINE_integer("tile", TILE, "Codes a side decoded at once, for the decoder's memory.", lower_bound=8)
-    flags.DEFINE_enum("animate", None, ["gif", "mp4"], "Write how the first image of each condition is painted.")
-    flags.DEFINE_bool("npz", False, "Write all images and their labels as samples.npz too (arr_0, arr_1).")
-    flags.DEFINE_integer("batch_size", None, "Images painted at once; default: 16, fewer large ones.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "The same seed gives the same images.")
-    flags.DEFINE_float(
-        "temperature", None, "Above 1 is wilder, below 1 is tamer; default: the run's config, as for the next three."
-    )
-    flags.DEFINE_integer("top_k", None, "Draw from the k likeliest codes.")
-    flags.DEFINE_float("top_p", None, "Draw from the likeliest codes that hold this share of the probability.")
-    flags.DEFINE_float("guidance", None, "Above 1, the condition weighs more (if trained with cond.drop).")
     cli.run(main)

@@ -1,8 +1,8 @@
 """Shows a data set as a config sees it: a picture of its batches, or one line on what is missing.
 
-    python -m taming_jax.show_data --config=configs/openmoji_segmentation_vq.py --out=data.png
-    python -m taming_jax.show_data --config=configs/coco_transformer.py --first_stage=configs/coco_vq.py \\
-        --cond=configs/coco_segmentation_vq.py
+    python -m taming_jax.show_data --config=openmoji_segmentation_vq --out=data.png
+    python -m taming_jax.show_data --config=custom_vq --config.data.path=/my/images
+    python -m taming_jax.show_data --config=coco_transformer --first_stage=coco_vq --cond=coco_segmentation_vq
 
 The first images of both splits, cropped and flipped as in training, and beside each what the model sees or is
 conditioned on: another picture, a scene's boxes, coordinates from dark to light, the name of a class.
@@ -10,8 +10,8 @@ conditioned on: another picture, a scene's boxes, coordinates from dark to light
 
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict, config_flags
-from PIL import Image, ImageDraw, ImageFont
+from ml_collections import ConfigDict
+from PIL import Image, ImageDraw
 
 from taming_jax import cli, completion, data, images
 from taming_jax.conditions import Condition, make_condition
@@ -28,7 +28,7 @@ def look(config: ConfigDict, split: str) -> images.Sheet:
         config.update(completion.complete_from_data(config, source))  # the words of captions are the training's
     names = config.data.class_names
     text = f", {len(names)} classes: {', '.join(names)[:200]}" if names else ""
-    numbered = images.legend(names, images.legible(names, range(len(names))))[:200]
+    numbered = images.legend(names)[:200]
     say(f"{split}: {len(source)} images{text}" + (f"; as numbers, {numbered}" if numbered else ""))
     config.batch_size = min(ROWS * COLUMNS, len(source))
     cond = make_condition(config) if config.task == "transformer" else None
@@ -63,8 +63,8 @@ def show_condition(cond: Condition, batch: dict, size: tuple[int, int]) -> np.nd
 def draw_words(text: str, size: tuple[int, int]) -> np.ndarray:
     """Words on white, as wide as they can be: uint8 [H,W,3]."""
     picture = Image.new("RGB", size[::-1], "white")
-    font = ImageFont.load_default(size=10)
-    font = ImageFont.load_default(size=max(6, min(size[0] // 4, 10 * size[1] / (font.getlength(text) + 4))))
+    length = images.find_font(text, 10).getlength(text)
+    font = images.find_font(text, max(6, min(size[0] // 4, 10 * size[1] / (length + 4))))
     ImageDraw.Draw(picture).text((size[1] // 2, size[0] // 2), text, fill="black", font=font, anchor="mm")
     return np.asarray(picture)
 
@@ -82,9 +82,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file(
-        "config", None, "Config file of either stage; --config.field=value sets fields.", lock_config=True
-    )
-    cli.define_stages()
+    cli.group("What is shown, and where the picture goes")
+    cli.define_config("either stage")
     flags.DEFINE_string("out", "data.png", "Picture to write.")
+    cli.group("Without runs of a transformer's first stages")
+    cli.define_stages()
     cli.run(main)

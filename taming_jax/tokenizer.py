@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
-from tqdm.auto import tqdm
 
 from taming_jax import completion, sharding
+from taming_jax.console import bar
 from taming_jax.data.features import FEATURES
 from taming_jax.data.files import check_labels, open_picture, refusing
 from taming_jax.errors import ArgumentError, UserError, check_count
@@ -83,10 +83,10 @@ def in_batches(mesh: Mesh, function: Callable, rows: Any, batch_size: int, progr
     check_count(batch_size=batch_size)
     total, parts, done = len(jax.tree.leaves(rows)[0]), mesh.shape["data"], []
     batch_size = -(-min(batch_size, total) // parts) * parts
-    with jax.set_mesh(mesh), tqdm(total=total, desc=word, unit="image", disable=not progress) as bar:
+    with jax.set_mesh(mesh), bar(total=total, desc=word, unit="image", disable=not progress) as shown:
         for batch, count in sharding.filled_batches(rows, batch_size, mesh):
             done.append(np.asarray(function(batch))[:count])
-            bar.update(count)
+            shown.update(count)
     return np.concatenate(done)
 
 

@@ -1,6 +1,8 @@
 """Trains a stage: a config and a run directory in; checkpoints, metrics and pictures out.
 
-    python -m taming_jax.train --config=configs/openmoji_vq.py --workdir=runs/openmoji_vq
+    python -m taming_jax.train --config=openmoji_vq --workdir=runs/openmoji_vq
+    python -m taming_jax.train --config=openmoji_transformer --workdir=runs/openmoji_transformer
+    python -m taming_jax.train --config=custom_vq --workdir=runs/mine --config.data.path=/my/images
 
 Any field of the config can be set on the command line: --config.batch_size=8. The same command again resumes.
 """
@@ -8,7 +10,6 @@ Any field of the config can be set on the command line: --config.batch_size=8. T
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from taming_jax import checkpoint, cli
 from taming_jax.errors import UserError
@@ -33,10 +34,9 @@ def check_weights(stored: str | None, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file(
-        "config", None, "Config file; its fields can be set as --config.field=value.", lock_config=True
-    )
+    cli.group("What is trained, and where it lies")
+    cli.define_config("either stage")
     flags.DEFINE_string("workdir", None, "Run directory, made if needed; a run in it is resumed.")
-    cli.define_processes()
     flags.DEFINE_integer("profile_step", None, f"Write a profile of {PROFILED_STEPS} steps from this one on.")
+    cli.define_processes()
     cli.run(main)

@@ -1,4 +1,4 @@
-"""Writes the numbers and pictures of a run: event files, `metrics.jsonl`, PNGs, Weights & Biases."""
+"""Writes the numbers and pictures of a run: event files, `metrics.jsonl`, PNGs, and to the services of `trackers`."""
 
 import json
 import math
@@ -14,9 +14,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from taming_jax import images
+from taming_jax import images, trackers
 from taming_jax.console import say
-from taming_jax.errors import UserError, with_extra
 from taming_jax.metrics import Metrics
 from taming_jax.sampling import animation
 
@@ -26,18 +25,21 @@ LOG = "metrics.jsonl"
 class Writer:
     """TensorBoard events, `metrics.jsonl` and the newest pictures in a run directory, written by process 0 alone.
 
-    config: that of the run; if it names a `wandb_project`, everything also goes to Weights & Biases. step: where the
-    run goes on; what it had logged after that will be logged again, and is dropped. events: False for what is evaluated
-    again, whose events are there already. Raises UserError where that package is missing. Events are written in place,
-    not by tensorboardX's thread: when that dies, of a full disk say, whoever logs waits for it for ever.
+    config: that of the run, whose `tracker` says who is told, see `trackers`; without one, TensorBoard alone. step:
+    where the run goes on; what it had logged after that will be logged again, and is dropped. events: False for no
+    events of TensorBoard, as of what is evaluated again. Raises UserError as `trackers.Service` does. Events are
+    written in place, not by tensorboardX's thread: when that dies, of a full disk say, whoever logs waits for it for
+    ever.
     """
 
     def __init__(self, workdir: Path, config: ConfigDict | None = None, step: int | None = None, events: bool = True):
-        self.workdir, self.active, self.wandb, self.events = workdir, jax.process_index() == 0, None, None
+        self.workdir, self.active, self.services, self.events = workdir, jax.process_index() == 0, [], None
         self.log = workdir / LOG
         if self.active:
-            if config is not None and config.wandb_project:
-                self.wandb = start_wandb(workdir, config)
+            told = {"tensorboard": ""} if config is None else trackers.parse(config.tracker)
+            events = events and "tensorboard" in told
+            services = {kind: project for kind, project in told.items() if kind in trackers.SERVICES}
+            self.services = [trackers.Service(*service, workdir, config) for service in services.items()]
             workdir.mkdir(parents=True, exist_ok=True)
             if events:
                 (workdir / "events").mkdir(exist_ok=True)
@@ -70,8 +72,8 @@ class Writer:
             else:
                 with open(self.log, "a") as file:
                     print(json.dumps(record), file=file)
-        if self.wandb:
-            self.wandb.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
+        for service in self.services:
+            service.scalars(step, {f"{split}/{name}": value for name, value in values.items()})
 
     def code_histogram(self, step: int, collected: Metrics) -> None:
         """How often each code was used: x is the code, y its count."""
@@ -101,13 +103,9 @@ class Writer:
         if self.active:
             drawn = images.draw_sheet(sheet)
             self.event(step, summary=summary.image(name, np.asarray(drawn), dataformats="HWC"))
-            images.save_png(drawn, self.workdir / f"{name}.png", step=step)
-            say(f"{name} at step {step}: {self.workdir / f'{name}.png'}")
-
-        if self.wandb:
-            import wandb
-
-            self.wandb.log({name: wandb.Image(drawn)}, step=step)
+            file = self.workdir / f"{name}.png"
+            images.save_png(drawn, file, step=step)
+            self.tell(step, name, file)
 
     def animation(self, step: int, name: str, painted: animation.Animation) -> None:
         if self.active:
@@ -117,11 +115,13 @@ class Writer:
             height, width, _ = painted.image.shape
             picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
             self.event(step, summary=Summary(value=[Summary.Value(tag=name, image=picture)]))
-            say(f"{name} at step {step}: {file}")
-        if self.wandb:
-            import wandb
+            self.tell(step, name, file)
 
-            self.wandb.log({name: wandb.Video(str(file), format="gif")}, step=step)
+    def tell(self, step: int, name: str, file: Path) -> None:
+        """Tells people and services of a picture."""
+        say(f"{name} at step {step}: {file}")
+        for service in self.services:
+            service.picture(step, name, file)
 
     def __enter__(self) -> "Writer":
         return self
@@ -129,8 +129,8 @@ class Writer:
     def __exit__(self, *_) -> None:
         if self.events is not None:
             self.events.close()
-        if self.wandb:
-            self.wandb.finish()
+        for service in self.services:
+            service.finish()
 
 
 def read_records(file: Path) -> list[dict]:
@@ -181,21 +181,3 @@ def write_lines(file: Path, lines: list[bytes]) -> None:
     """Writes a log anew, as a whole."""
     content = b"".join(line + b"\n" for line in lines)
     images.write_whole(file, lambda part: part.write_bytes(content))
-
-
-def start_wandb(workdir: Path, config: ConfigDict) -> "wandb.Run":  # noqa: F821, an optional package
-    """Starts a run of Weights & Biases, or resumes the one that this run directory began."""
-    try:
-        import wandb
-    except ImportError as e:
-        raise UserError(f"wandb_project={config.wandb_project!r} needs a package: {with_extra('wandb')}") from e
-    workdir.mkdir(parents=True, exist_ok=True)
-    stored = workdir / "wandb_id"
-    begun = stored.read_text() if stored.exists() else None
-    fields = dict(project=config.wandb_project, id=begun, name=workdir.name, config=config.to_dict())
-    try:
-        run = wandb.init(**fields, resume="allow", dir=str(workdir))
-    except wandb.errors.Error as e:  # no login, no network, a name that it does not take
-        raise UserError(f"wandb_project={config.wandb_project!r}: {' '.join(str(e).split())[:200]}") from e
-    stored.write_text(run.id)
-    return run

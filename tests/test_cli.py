@@ -10,7 +10,7 @@ import sys
 import jax
 import pytest
 
-from taming_jax import cli, completion, config_files
+from taming_jax import cli, completion, config_files, console
 from taming_jax.errors import ArgumentError, UserError
 from taming_jax.report import report
 from taming_jax.train import check_weights
@@ -40,13 +40,6 @@ def test_a_mistake_on_the_command_line_gets_one_line(mistake):
     (line,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
     assert re.search(message, line) and len(line) < 600
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("flags", [[], ["--help"]])
-def test_a_report_of_nothing_says_how_it_is_called(flags):
-    done = run("report", *flags)
-    assert done.returncode == 0, done.stderr
-    assert "python -m taming_jax.report runs/" in done.stdout
 
 
 WAYS_TO_END = {
@@ -89,6 +82,22 @@ def test_a_reader_that_is_gone_does_not_end_what_it_reads():
         f'{sys.executable} -c "{code}" | head -n 1', shell=True, cwd=ROOT, capture_output=True, text=True
     )
     assert done.stdout == "0\n" and done.stderr == "done\n"
+
+
+def test_bars_are_for_terminals_and_logs_have_lines(monkeypatch, capsys):
+    assert list(console.bar(range(3), "scoring", unit="batch")) == [0, 1, 2]
+    assert capsys.readouterr().err == "", "it took no minute"
+    monkeypatch.setattr(console, "MINUTE", 1e-9)
+    assert list(console.bar(range(3), "scoring", unit="batch")) == [0, 1, 2]
+    with console.bar(desc="fetching", total=None, unit="B", unit_scale=True, leave=False) as shown:
+        shown.update(2000)
+    list(console.bar(range(3), "quiet", disable=True))
+    lines = capsys.readouterr().err.splitlines()
+    assert all(re.match(r"scoring: \d of 3, .*batch/s, [\d:]+ so far, [\d:?]+ left$", line) for line in lines[:-1])
+    assert len(lines) > 2 and lines[-1].startswith("fetching: 2.00k of ?, ") and lines[-1].endswith(" so far")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    list(console.bar(range(3), "scoring"))
+    assert "\rscoring: 100%" in capsys.readouterr().err
 
 
 def test_a_report_passes_over_what_is_no_record(tmp_path):

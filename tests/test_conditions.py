@@ -96,7 +96,7 @@ def test_every_condition_trains_and_samples(variant, vq_run, picture_folder, ann
     config.update(steps=2, eval_every=2)
     if any(config.canvas):
         monkeypatch.setenv("WANDB_MODE", "offline")
-        config.wandb_project = "tests"
+        config.tracker = "tensorboard,wandb:tests"
     result = train(config, tmp_path / "run")
     assert 0 < result["nll"] < 2 * np.log(32)
     if any(config.canvas):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from taming_jax import checkpoint, completion
+from taming_jax import checkpoint, completion, data
 from taming_jax.errors import UserError
 from taming_jax.loop import train
 from tests.tiny import ROOT, records, state_of, tiny_vq
@@ -27,7 +27,11 @@ def test_first_stage_leaves_a_directory_that_explains_itself(vq_run):
     assert 0 < last["code_use"] <= 1 and 1 <= last["code_perplexity"] <= 32
     assert [r["step"] for r in records(vq_run, "train")] == [1, 2, 3, 4]
     with Image.open(vq_run / "reconstructions.png") as picture:
-        assert picture.width > picture.height > 96
+        cells = np.asarray(picture)[2:, 2:].reshape(-1, 130, picture.width // 130, 130, 3)[:, :128, :, :128]
+    originals = {cell.tobytes() for row in cells[::2].swapaxes(1, 2) for cell in row if (cell < 255).any()}
+    held_out = len(data.open_source(config.data, "validation"))
+    assert cells.shape[::2] == (4, 8, 3) and len(originals) == held_out == 11, "each once, though a batch is filled up"
+    assert (cells < 255).any((1, 3, 4)).sum() == 2 * held_out
     assert "conv_out" in (vq_run / "parameters.txt").read_text()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from configs import common
 from taming_jax import checkpoint, completion, data, images
@@ -330,7 +330,8 @@ def test_numbers_by_name():
     assert number_classes(["1", "0"], ["0", "1"]) == [1, 0]
 
 
-def test_names_that_no_font_has_are_numbers_with_a_legend():
+def test_names_that_no_font_has_are_numbers_with_a_legend(monkeypatch):
+    monkeypatch.setattr(images, "FONTS", ("no font of this name.ttf",))
     names = ("fish, raw", "собака", "猫")
     cond = Label(length=1, vocab_size=3, class_names=names)
     rows = {"label": np.int32([2, 0, 1])}
@@ -341,6 +342,21 @@ def test_names_that_no_font_has_are_numbers_with_a_legend():
         assert parse_classes(asked, names) == [0], asked
     assert parse_classes('"fish, raw", 猫,1', names) == [0, 2, 1]
     assert parse_classes("a,A", ("A", "a")) == [1, 0]
+
+
+def test_names_are_drawn_by_the_first_font_that_has_them():
+    """Pillow's own has no Cyrillic; the usual fonts of Linux, macOS and Windows do."""
+    if all(images.load_font(name, 16) is None for name in images.FONTS):
+        pytest.skip("this machine has no fonts")
+    pillow, found = images.load_font("", 20), images.find_font("собака", 20)
+    assert images.find_font("dog", 20) is pillow is not found and images.legible(["собака"], [7]) == ("собака",)
+    sheet = images.Sheet(np.full((2, 1, 128, 128, 3), 255, np.uint8), ("dog", "собака"))
+    drawn = np.asarray(images.draw_sheet(sheet))
+    letters = np.full((60, drawn.shape[1]), 255, np.uint8)
+    letters = Image.fromarray(letters)
+    ImageDraw.Draw(letters).text((2, 30), "собака", fill=0, font=images.find_font("собака", 128 // 6), anchor="lm")
+    middle = 2 + 130 + 64
+    np.testing.assert_array_equal(drawn[middle - 30 : middle + 30, :, 0], np.asarray(letters))
 
 
 def test_maps_with_endings_in_capitals(tmp_path, capfd):

@@ -10,9 +10,9 @@ from typing import ClassVar
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm.auto import tqdm
 
 from taming_jax.conditions.condition import Condition, number_rows
+from taming_jax.console import bar
 from taming_jax.errors import ArgumentError, UserError, nearest, show
 from taming_jax.first_stage import FirstStage
 
@@ -42,9 +42,7 @@ class Caption(Condition):
     def learn(config: ConfigDict, source) -> None:
         """Fills in the vocabulary: the most frequent words of the data, at most `max_vocabulary`."""
         counts, texts, quiet = collections.Counter(), source.texts("caption"), jax.process_index() > 0
-        for text in tqdm(
-            texts, "reading captions", len(source), unit="caption", mininterval=1, leave=False, disable=quiet
-        ):
+        for text in bar(texts, "reading captions", len(source), unit="caption", leave=False, disable=quiet):
             counts.update(WORDS.findall(text.lower()))
         if not counts:
             raise UserError("cond.name='caption': the captions of the data hold no word")

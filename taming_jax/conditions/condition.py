@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from taming_jax.first_stage import FirstStage
+from taming_jax.images import legible
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,8 @@ class Condition:
 
     def captions(self, rows: dict[str, np.ndarray]) -> tuple[str, ...]:
         """The names as a sheet shows them."""
-        return self.names(rows)
+        names = self.names(rows)
+        return legible(names, rows["label"]) if names else ()
 
     def pictures(self, rows: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray | None:
         """The conditions as pictures, [N,H,W,3], uint8 or float in [-1, 1]; None if they cannot be drawn."""

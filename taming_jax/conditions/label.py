@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 from taming_jax.conditions.condition import Condition
 from taming_jax.errors import LISTED, ArgumentError, nearest, printable, show
 from taming_jax.first_stage import FirstStage
-from taming_jax.images import legible
 from taming_jax.values import to_whole
 
 MOST_CLASSES = 16  # painted when a user names none
@@ -45,9 +44,6 @@ class Label(Condition):
 
     def names(self, rows: dict[str, np.ndarray]) -> tuple[str, ...]:
         return tuple(self.class_names[label] for label in rows["label"]) if self.class_names else ()
-
-    def captions(self, rows: dict[str, np.ndarray]) -> tuple[str, ...]:
-        return legible(self.names(rows), rows["label"]) if self.class_names else ()
 
 
 def parse_classes(asked: str | Sequence[str | int] | None, names: tuple[str, ...]) -> list[int]:

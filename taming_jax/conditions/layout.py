@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from taming_jax.conditions.condition import Condition, number_rows
 from taming_jax.conditions.label import find_class
 from taming_jax.data.files import LONGEST, read_file
 from taming_jax.errors import ArgumentError, UserError, not_among, printable, show
 from taming_jax.first_stage import FirstStage
-from taming_jax.images import legible
+from taming_jax.images import find_font, legible
 from taming_jax.values import path
 
 KINDS = {"bbox": 3, "center": 2}  # ids for each object: its category, and the corners of its box or its centre
@@ -257,13 +257,14 @@ def draw(scene: dict, class_names: tuple[str, ...], size: tuple[int, int]) -> np
     """Boxes with names on white: uint8 [H,W,3] of a size (height, width)."""
     h, w = size
     picture = Image.new("RGB", (w, h), "white")
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size=max(8, min(h, w) // 12))
+    pen = ImageDraw.Draw(picture)
     for i, (box, category) in enumerate(zip(scene["boxes"], scene["categories"], strict=True)):
         left, top, width, height = box * (w, h, w, h)
         color = COLORS[i % len(COLORS)]
         right, bottom = max(left, left + width - 1), max(top, top + height - 1)  # a box may be thinner than a pixel
         pen.rectangle((left, top, right, bottom), outline=color, width=max(1, min(h, w) // 64))
         (name,) = legible((class_names[category] if class_names else str(category),), (category,))
+        font = find_font(name, max(8, min(h, w) // 12))
         inside = max(0, min(left + 2, w - font.getlength(name)))
         pen.text((inside, top + 1), name, fill=color, font=font)
     return np.asarray(picture)

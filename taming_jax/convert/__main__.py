@@ -33,6 +33,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    cli.group("The run directory, and what becomes of it")
     flags.DEFINE_string("workdir", None, "Run directory: written with --ckpt, read otherwise.")
     flags.DEFINE_string("ckpt", None, "Checkpoint of the original's or latent-diffusion's code.")
     flags.DEFINE_string("config", None, "The YAML file that came with it.")

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
+from taming_jax.console import bar
 from taming_jax.data.files import LONGEST, read_file
 from taming_jax.data.walk import PARTS, walk
 from taming_jax.errors import UserError, not_among, printable, shorten, show
@@ -311,7 +311,7 @@ def read_csv(path: Path, progress: bool = False) -> Iterator[tuple[int, list[str
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             lines = iter(partial(file.readline, LONGEST), "")  # a file of zeros is one line
-            lines = tqdm(lines, path.name, unit="line", unit_scale=True, mininterval=1, disable=not progress)
+            lines = bar(lines, path.name, unit="line", unit_scale=True, disable=not progress)
             for number, line in enumerate(csv.reader(lines), 1):
                 yield number, line
     except (csv.Error, ValueError, OSError) as e:

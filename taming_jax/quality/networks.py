@@ -17,10 +17,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm.auto import tqdm
 
 from taming_jax import images
-from taming_jax.console import say
+from taming_jax.console import bar, say
 from taming_jax.convert import files
 from taming_jax.errors import ArgumentError, UserError, not_among, with_extra
 from taming_jax.models import perceptual
@@ -169,10 +168,10 @@ def fetch_inception() -> Path:
     try:
         with urllib.request.urlopen(INCEPTION, timeout=30) as answer:
             total, parts = int(answer.headers.get("Content-Length", 0)), []
-            with tqdm(total=total, unit="B", unit_scale=True) as bar:
+            with bar(desc="inception", total=total, unit="B", unit_scale=True) as shown:
                 while part := answer.read(2**20):
                     parts.append(part)
-                    bar.update(len(part))
+                    shown.update(len(part))
         content = b"".join(parts)
         if not hashlib.sha256(content).hexdigest().startswith(INCEPTION_HASH):
             raise OSError(f"{len(content)} bytes came, of another hash")

@@ -2,12 +2,14 @@
 
 import importlib.util
 import io
+import os
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from taming_jax.errors import UserError, with_extra
+from taming_jax.images import enlargement
 from taming_jax.sampling.window import column_groups, window_start
 
 PAPER, FRAME = 235, (230, 40, 60)
@@ -29,8 +31,8 @@ class Animation(NamedTuple):
 def draw_frames(animation: Animation, longest: int = 512) -> list[np.ndarray]:
     """At most `FRAMES` pictures, uint8 [H',W',3]: cells not yet painted are blank, the windows at work are framed.
 
-    The pixels are those of the finished image, shown once their code is painted. Images whose longest side is at most
-    half of `longest` are enlarged by an integer factor; images larger than `longest` are made smaller.
+    The pixels are those of the finished image, shown once their code is painted. Small images are enlarged as on
+    sheets; images larger than `longest` are made smaller.
     """
     image, when, window, stride = animation
     lefts = {
@@ -40,7 +42,7 @@ def draw_frames(animation: Animation, longest: int = 512) -> list[np.ndarray]:
     }
     (height, width, _), h = image.shape, len(when)
     block = height // h
-    scale = longest // max(height, width) or longest / max(height, width)
+    scale = min(enlargement(height, width), longest / max(height, width))
     size = round(width * scale) // 2 * 2, round(height * scale) // 2 * 2  # video codecs want even sides
     steps, frames = np.unique(when[when >= 0]), []
     for step in steps[np.unique(np.linspace(0, len(steps) - 1, FRAMES).round().astype(int))] if len(steps) else []:
@@ -69,6 +71,8 @@ def to_gif(frames: list[np.ndarray]) -> bytes:
 
 def write_mp4(frames: list[np.ndarray], path: str) -> None:
     """Writes an H.264 video that browsers play. Call `check_mp4` first, which finds the package."""
+    # The package would fork to shield ffmpeg from Ctrl-C, of which jax warns; a video that is cut off is not kept.
+    os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
     import imageio_ffmpeg
 
     height, width, _ = frames[0].shape

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 import numpy as np
-from tqdm.auto import tqdm
+
+from taming_jax.console import bar
 
 
 def accept(
@@ -23,7 +24,7 @@ def accept(
     if not 0 < acceptance_rate <= 1:
         raise ValueError(f"acceptance_rate={acceptance_rate:g}: it must be in (0, 1]")
     scores = []
-    for start in tqdm(range(0, len(images), batch_size), "scoring", unit="batch", mininterval=1):
+    for start in bar(range(0, len(images), batch_size), "scoring", unit="batch"):
         part = slice(start, start + batch_size)
         given = np.asarray(score(images[part], labels[part]), np.float64)
         if given.shape != labels[part].shape:

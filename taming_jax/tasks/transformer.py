@@ -165,6 +165,8 @@ def make_pictures(config: ConfigDict, stage: SecondStage) -> Callable[..., dict[
         first, many = repeat(cond.rows(size) if cond.FINITE else batch)
         painted = painting.paint(nets, many, Plan(size, sampling, config.seed))
         painted, rows = painted.reshape(-1, COLUMNS, *painted.shape[1:]), jax.device_get(first)
+        real = rows["mask"] > 0 if "mask" in rows else slice(None)  # others fill up the batch
+        painted, rows = painted[real], {name: value[real] for name, value in rows.items()}
         shown = {"samples": make_sheet(cond, rows, painted, originals=rows["image"] if cond.NEEDS_DATA else None)}
         if any(config.canvas):
             plan = Plan(tuple(config.canvas), sampling, config.seed)

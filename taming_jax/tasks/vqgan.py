@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from taming_jax import losses, metrics, optim, sharding
@@ -21,6 +22,7 @@ from taming_jax.models.perceptual import load_weights, lpips
 from taming_jax.models.quantize import QUANTIZERS, Learned, Quantizer, make_quantizer
 from taming_jax.parts import without
 
+COLUMNS = 8  # of the reconstructions that training draws, at most
 FAR_WEIGHT, FAR_LOGITS, FEW_CODES = 1e3, 30, 2  # beyond these, a run is in trouble
 
 
@@ -214,15 +216,15 @@ def make_task(config: ConfigDict) -> states.Task:
         )
 
     @jax.jit
-    def reconstruct(state: states.TrainState, batch: dict) -> Sheet:
+    def reconstruct(state: states.TrainState, batch: dict) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """-> images, reconstructions and mask, on every device."""
         images = stage.to_input(batch)
         recon, _ = model.apply({"params": sharding.gather(states.averaged(state, "gen"))}, images)
-        images, recon = stage.to_picture(images), stage.to_picture(recon)
-        sheet = over(images, recon, columns=min(8, len(images)))
-        return sharding.replicate(sheet)
+        return sharding.replicate((stage.to_picture(images), stage.to_picture(recon), batch["mask"]))
 
     def pictures(state: states.TrainState, batch: dict) -> dict[str, Sheet]:
-        return {"reconstructions": reconstruct(state, batch)}
+        images, recon, mask = jax.device_get(reconstruct(state, batch))
+        return {"reconstructions": over(images[mask > 0], recon[mask > 0], COLUMNS)}
 
     return states.Task(
         init,
@@ -305,8 +307,12 @@ def ramp(step: jax.Array, start: int, ramp_steps: int) -> jax.Array:
     return jnp.clip((step - start + 1) / max(1, ramp_steps), 0, 1)
 
 
-def over(images: jax.Array, recon: jax.Array, columns: int) -> Sheet:
-    """Originals over reconstructions, in bands of `columns`. [B,H,W,3] x 2 -> a sheet."""
-    n = len(images) // columns * columns
-    bands = jnp.stack([x[:n].reshape(-1, columns, *x.shape[1:]) for x in (images, recon)], axis=1)
-    return Sheet(bands.reshape(-1, columns, *images.shape[1:]))
+def over(images: np.ndarray, recon: np.ndarray, columns: int) -> Sheet:
+    """Originals over reconstructions, in bands of at most `columns`, of which the last may end in white.
+
+    [B,H,W,3] float in [-1, 1] x 2 -> a sheet.
+    """
+    columns = max(1, min(columns, len(images)))
+    fill = [(0, -len(images) % columns), *[(0, 0)] * 3]
+    pairs = [np.pad(x, fill, constant_values=1).reshape(-1, columns, *x.shape[1:]) for x in (images, recon)]
+    return Sheet(np.stack(pairs, 1).reshape(-1, columns, *images.shape[1:]))
