@@ -167,7 +167,9 @@ def main() -> None:
 if __name__ == "__main__":
     cli.group("The run, and where images go")
     flags.DEFINE_string("workdir", None, "Run directory of a transformer.")
-    flags.DEFINE_string("first_stage", None, "Run directory of its first stage, if that was moved, or one with its codes.")
+    flags.DEFINE_string(
+        "first_stage", None, "Run directory of its first stage, if that was moved, or one with its codes."
+    )
     flags.DEFINE_string("out", None, "Folder for the images, made if needed.")
     flags.DEFINE_bool("npz", False, "Write all images and their labels as samples.npz too (arr_0, arr_1).")
     flags.DEFINE_enum("animate", None, ["gif", "mp4"], "Write how the first image of each condition is painted.")
