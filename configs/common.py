@@ -66,7 +66,7 @@ def get_transformer(first_stage: str, cond: str) -> ConfigDict:
     c.gpt = get_gpt(num_layers=24, num_heads=16, embed_dim=1024, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
     c.gpt.update(vocab_size=1024, block_size=512)
     c.canvas = (0, 0)  # height and width in pixels of a larger image, painted and animated at each evaluation; 0: none
-    c.sample = ConfigDict(dict(temperature=1.0, top_k=100, top_p=1.0, guidance=1.0))
+    c.sample = get_sample(temperature=1.0, top_k=100, top_p=1.0)
     c.optim = get_optim(
         learning_rate=4.5e-6 * 16,
         schedule="constant",
@@ -84,11 +84,18 @@ def get_gpt(**sizes) -> ConfigDict:
 
     context: 'window' is the paper's, all codes before in a window that slides over larger images; 'wavefront' writes
     along fronts, each row `lag` columns behind the one above, and a code sees `reach` rows and columns around it
-    (taming_jax/schedule.py).
+    (taming_jax/schedule.py). architecture: 'gpt' is the paper's; 'llamagen' has a width of the SwiGLU `mlp_dim` (None: the
+    usual one) and may have fewer `num_kv_heads`.
     """
     context = dict(kind="window", lag=3, reach=(4, 4))
-    fields = dict(n_unmasked=0, remat="none", vocab_size=placeholder(int), block_size=placeholder(int), context=context)
+    fields = dict(n_unmasked=0, remat="none", context=context, architecture="gpt")
+    fields |= {name: placeholder(int) for name in ("vocab_size", "block_size", "mlp_dim", "num_kv_heads")}
     return ConfigDict(fields | sizes)
+
+
+def get_sample(**fields) -> ConfigDict:
+    """How samples are drawn; the fields of `taming_jax.sampling.draw.Sampling`."""
+    return ConfigDict(dict(guidance=1.0, guidance_power=0.0, guidance_codes=0) | fields)
 
 
 def get_optim(**fields) -> ConfigDict:

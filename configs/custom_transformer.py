@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     c.ema_decay = 0.999
     c.gpt = common.get_gpt(num_layers=24, num_heads=16, embed_dim=1024, embd_pdrop=0.1, attn_pdrop=0.1, resid_pdrop=0.1)
     c.canvas = (0, 0)  # height and width in pixels of a larger image, painted and animated at each evaluation; 0: none
-    c.sample = ConfigDict(dict(temperature=1.0, top_k=100, top_p=1.0, guidance=1.0))
+    c.sample = common.get_sample(temperature=1.0, top_k=100, top_p=1.0)
     c.optim = common.get_optim(
         learning_rate=4.5e-6 * 8,
         schedule="cosine",

@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     c.model = ConfigDict(
         dict(ch=128, ch_mult=(1, 1, 2, 2, 4), num_res_blocks=2, attn_resolutions=(16,), z_channels=256, out_ch=3)
     )
+    c.model.network = "vqgan"  # or maskgit, see taming_jax/models/maskgit.py
     c.model.remat = False  # True: less memory, more arithmetic
     c.quantizer = ConfigDict(dict(name="vq", codebook_size=1024, embed_dim=256, commitment_weight=0.25, legacy=False))
     c.restart_codes_after = 100  # steps without use

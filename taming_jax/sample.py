@@ -86,8 +86,12 @@ def read_record(record: Path) -> dict:
     if not isinstance(told, dict) or not isinstance(told.get("classes"), str | None):
         raise UserError(f"{record} is none of samples; name another --out")
     classes = told.get("classes") and ",".join(word.strip() for word in told["classes"].split(","))
-    # Samples from before `tile` was recorded were made with its present default.
-    return {"tile": TILE} | told | ({"classes": classes} if "classes" in told else {})
+    # Samples from before these were recorded were made with their present defaults.
+    return (
+        {"tile": TILE, "guidance_power": 0.0, "guidance_codes": 0}
+        | told
+        | ({"classes": classes} if "classes" in told else {})
+    )
 
 
 def animate(generator: Generator, png: Path, plan: Plan, file: Path) -> None:
@@ -202,9 +206,11 @@ if __name__ == "__main__":
     flags.DEFINE_integer("batch_size", None, "Images painted at once; default: 16, fewer large ones.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "The same seed gives the same images.")
     flags.DEFINE_float(
-        "temperature", None, "Above 1 is wilder, below 1 is tamer; default: the run's config, as for the next three."
+        "temperature", None, "Above 1 is wilder, below 1 is tamer; default: the run's config, as for the next five."
     )
     flags.DEFINE_integer("top_k", None, "Draw from the k likeliest codes.")
     flags.DEFINE_float("top_p", None, "Draw from the likeliest codes that hold this share of the probability.")
     flags.DEFINE_float("guidance", None, "Above 1, the condition weighs more (if trained with cond.drop).")
+    flags.DEFINE_float("guidance_power", None, "Above 0, guidance rises to that along a power-cosine, as in RAR.")
+    flags.DEFINE_integer("guidance_codes", None, "How many first codes are guided; 0 for all.")
     cli.run(main)

@@ -1,13 +1,14 @@
 """Parameters from the original's tensors and back: axes, networks, and the file that holds them."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from taming_jax.convert.files import Tensors, read
+from taming_jax.convert.files import STATE_DICTS, Tensors, read
 from taming_jax.convert.names import Rules, discriminator_rules, lpips_names, torch_name
 from taming_jax.errors import ArgumentError, UserError
 
@@ -154,9 +155,9 @@ def lpips_to_torch(weights: dict, prefix: str) -> Tensors:
     return tensors
 
 
-def read_tensors(path: Path) -> tuple[Tensors, int]:
+def read_tensors(path: Path, prefer: Sequence[str] = STATE_DICTS) -> tuple[Tensors, int]:
     """All tensors of a checkpoint, named as a module on its own names them, and its step; errors are `files.read`'s."""
-    stored, step = read(path)
+    stored, step = read(path, prefer)
     tensors = {re.sub(WRAPPERS, "", name): value for name, value in stored.items()}
     if len(tensors) < len(stored):
         raise ArgumentError(f"ckpt={path} holds tensors twice, with and without a wrapper's name such as 'module.'")

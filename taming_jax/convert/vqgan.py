@@ -141,7 +141,7 @@ def vq_from_torch(
     return config, TrainState(np.zeros((), np.int32), params, {}, extra, {})
 
 
-def vq_to_torch(workdir: Path, step: int, config: ConfigDict, prefix: str) -> Tensors:
+def vq_to_torch(workdir: Path, step: int, config: ConfigDict, prefix: str = "") -> Tensors:
     """A first stage under the original's names; with LPIPS where it has a discriminator, whose loss holds both."""
     shapes = jax.eval_shape(make_task(config).init, jax.random.key(0))
     gen = checkpoint.load_net(workdir, step, "gen", shapes.params["gen"])
