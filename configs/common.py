@@ -84,11 +84,12 @@ def get_gpt(**sizes) -> ConfigDict:
 
     context: 'window' is the paper's, all codes before in a window that slides over larger images; 'wavefront' writes
     along fronts, each row `lag` columns behind the one above, and a code sees `reach` rows and columns around it
-    (taming_jax/schedule.py). architecture: 'gpt' is the paper's; 'llamagen' has a width of the SwiGLU `mlp_dim` (None: the
-    usual one) and may have fewer `num_kv_heads`.
+    (taming_jax/schedule.py). architecture: 'gpt' is the paper's; 'llamagen' and 'rar' have a width of the MLP's middle,
+    `mlp_dim` (None: the usual one); 'llamagen' may have fewer `num_kv_heads`, and 'rar' trains with each example in an
+    order of its own until step random_order[0], with fewer and fewer such until random_order[1].
     """
     context = dict(kind="window", lag=3, reach=(4, 4))
-    fields = dict(n_unmasked=0, remat="none", context=context, architecture="gpt")
+    fields = dict(n_unmasked=0, remat="none", context=context, architecture="gpt", random_order=(0, 0))
     fields |= {name: placeholder(int) for name in ("vocab_size", "block_size", "mlp_dim", "num_kv_heads")}
     return ConfigDict(fields | sizes)
 

@@ -54,6 +54,7 @@ LATER_OF = {
         "gpt.architecture": "gpt",
         "gpt.mlp_dim": None,
         "gpt.num_kv_heads": None,
+        "gpt.random_order": (0, 0),
         "gpt.context": {"kind": "window", "lag": 3, "reach": (4, 4)},
         "cond.drop": 0.0,
         "cond.aligned": False,

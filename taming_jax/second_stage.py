@@ -19,6 +19,7 @@ from taming_jax.errors import UserError
 from taming_jax.first_stage import FirstStage, make_first_stage
 from taming_jax.models.gpt import GPT, Cache, align, unstack
 from taming_jax.models.llamagen import LlamaGPT, default_mlp_dim
+from taming_jax.models.rar import RAR
 from taming_jax.models.wave import WaveGPT
 from taming_jax.sampling.draw import Sampling, away_from_null, guide
 from taming_jax.sampling.painter import Painter, make_painter, painting_order
@@ -296,15 +297,23 @@ def make_second_stage(config: ConfigDict) -> SecondStage:
     first = make_first_stage(config.first_stage.config, config.first_stage.used, config.first_stage.unknown)
     cond, fields = make_condition(config), config.gpt.to_dict()
     context, architecture = fields.pop("context"), fields.pop("architecture")
-    own = {name: fields.pop(name) for name in ("mlp_dim", "num_kv_heads")}
+    own = {name: fields.pop(name) for name in ("mlp_dim", "num_kv_heads", "random_order")}
     fields |= dict(dtype=jnp.dtype(config.dtype), gather=functools.partial(sharding.gather, path="gpt/blocks_0"))
     if context["kind"] == "wavefront":
         return make_wave_stage(config, dataclasses.replace(first, size=config.data.size), cond, fields, context)
     if architecture != "gpt":
-        sizes = dict(vocab_size=first.num_ids, cond_size=cond.vocab_size + 1, side=first.side)
-        sizes["block_size"] = cond.length + first.side**2 - 1
-        own["mlp_dim"] = own["mlp_dim"] or default_mlp_dim(config.gpt.embed_dim)
-        gpt = LlamaGPT(**{**fields, **own, **sizes}, prefix=cond.length)
+        fields |= dict(vocab_size=first.num_ids, cond_size=cond.vocab_size + 1, side=first.side)
+        if architecture == "llamagen":
+            fields["mlp_dim"] = own["mlp_dim"] or default_mlp_dim(config.gpt.embed_dim)
+            fields |= dict(block_size=cond.length + first.side**2 - 1, num_kv_heads=own["num_kv_heads"])
+            gpt = LlamaGPT(**fields, prefix=cond.length)
+        else:
+            if cond.length != 1:
+                raise UserError(
+                    f"gpt.architecture='rar' reads a condition of one id; {config.cond.name!r} has {cond.length}"
+                )
+            fields |= dict(block_size=first.side**2 + 1, mlp_dim=own["mlp_dim"] or 4 * config.gpt.embed_dim)
+            gpt = RAR(**fields)
         return SecondStage(first, cond, gpt, config.order, config.cond.drop, config.cond.aligned)
     for name, least in (
         ("vocab_size", max(first.num_ids, cond.vocab_size + (config.cond.drop > 0))),

@@ -22,7 +22,8 @@ RULES = (
     (r"gpt/.*/(query|key|value|mlp_in|mlp_gate)/kernel$", ("fsdp", "tensor")),
     (r"gpt/.*/(proj|mlp_out)/kernel$", ("tensor", "fsdp")),
     (r"gpt/.*head/kernel$", ("fsdp", "tensor")),
-    (r"gpt/.*(token|position|left|above|cond)_embedding$", (None, "fsdp")),
+    (r"gpt/.*modulation/kernel$", ("fsdp", None)),
+    (r"gpt/.*(token|position|target|step|left|above|cond)_embedding$", (None, "fsdp")),
     (r"(gen|disc|lpips|cond)/.*kernel$", (None, None, None, "fsdp")),
 )
 

@@ -24,7 +24,7 @@ from taming_jax.convert import successors
 from taming_jax.convert.names import generator_rules
 from taming_jax.convert.tensors import account, from_torch, to_torch
 from taming_jax.first_stage import make_first_stage
-from taming_jax.models import llamagen, maskgit, quantize
+from taming_jax.models import llamagen, maskgit, quantize, rar
 from taming_jax.models.gpt import GPT, stack, unstack
 from taming_jax.sampling.draw import Sampling, filter_logits, guide
 from taming_jax.sampling.sequence import sample_full
@@ -290,7 +290,13 @@ def load_gpt(g: Golden, kind: str, make) -> tuple[GPT, dict]:
     tensors = dict(g.weights)
     assert successors.kind_of(tensors) == kind
     successors.split_qkv(tensors, successors.JOINED[kind])
-    net = make(successors.transformer_config(kind, tensors, g.config["n_head"]).gpt)
+    found = (
+        successors.llamagen_fields(tensors, g.config["n_head"])
+        if kind == "llamagen"
+        else successors.rar_fields(tensors)
+    )
+    assert found["sizes"]["classes"] == g.config["num_classes"]
+    net = make(found["gpt"])
     shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, net.block_size), jnp.int32))["params"]
     params = stack(from_torch(tensors, jax.eval_shape(unstack, shapes), successors.RULES[kind], ""))
     assert not tensors
@@ -341,7 +347,7 @@ def make_llamagen(g: Golden):
     sizes |= dict(norm_eps=c["norm_eps"], rope_base=c["rope_base"], n_unmasked=0)
     sizes |= dict(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
     fields = ("num_layers", "num_heads", "embed_dim", "mlp_dim", "num_kv_heads")
-    return lambda gpt: llamagen.LlamaGPT(**sizes, **{name: gpt[name] for name in fields})
+    return lambda gpt: llamagen.LlamaGPT(**sizes, **{name: gpt.get(name) for name in fields})
 
 
 @pytest.mark.parametrize("name", files("llamagen_gpt"))
@@ -404,3 +410,70 @@ def test_llamagen(name):
         guided = case["cfg_interval"] + 2 if case["cfg_interval"] >= 0 else 0
         sampling = Sampling(guidance=case["cfg_scale"], guidance_codes=guided)
         read_again(g, net, params, labels, f"out/greedy/{case['name']}", null, sampling)
+
+
+@pytest.mark.parametrize("name", files("rar"))
+def test_rar(name):
+    g = Golden(name)
+    c, count = g.config, g.config["seq_len"]
+    sizes = dict(vocab_size=c["vocab"], cond_size=c["num_classes"] + 1, side=round(count**0.5), block_size=count + 2)
+    sizes |= dict(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0, n_unmasked=0)
+    fields = ("num_layers", "num_heads", "embed_dim", "mlp_dim")
+    net, params = load_gpt(g, "rar", lambda gpt: rar.RAR(**sizes, **{name: gpt[name] for name in fields}))
+    assert (net.num_heads, net.mlp_dim) == (c["n_head"], c["intermediate"])
+    idx, labels, orders, null = g["in/idx"], g["in/labels"], g["in/orders"], c["num_classes"]
+    numbers = np.arange(idx.size).reshape(idx.shape)
+    g.equal(np.take_along_axis(numbers, orders, 1), "out/shuffle")
+    g.equal(np.take_along_axis(numbers, np.argsort(orders, 1), 1), "out/unshuffle")
+
+    @jax.jit
+    def learn(params, labels, orders):
+        targets = jnp.take_along_axis(idx, orders, 1)
+
+        def loss(params):
+            ids = jnp.concatenate([labels[:, None], targets], 1)
+            logits = net.apply({"params": params}, ids, orders=orders)
+            return losses.cross_entropy(logits[:, :-1], targets).mean(), logits
+
+        return targets, jax.value_and_grad(loss, has_aux=True)(params)
+
+    raster = np.broadcast_to(np.arange(count), idx.shape)
+    dropped = np.where(g["in/drop_u"] < 0.1, null, labels)
+    cases = {"raster": (labels, raster), "permuted": (labels, orders), "permuted_dropped": (dropped, orders)}
+    for case, given in cases.items():
+        targets, ((loss, logits), grads) = learn(params, *given)
+        g.equal(targets, f"out/{case}/labels")
+        g.close(loss, f"out/{case}/loss")
+        g.close(logits, f"out/{case}/logits")
+        g.close((np.argmax(logits[:, :-1], -1) == targets).mean(), f"out/{case}/correct_tokens")
+        g.close_gradients(to_names("rar", grads), case)
+    ids = jnp.concatenate([labels[:, None], idx], 1)
+    np.testing.assert_array_equal(net.apply({"params": params}, ids), net.apply({"params": params}, ids, orders=raster))
+
+    x = np.linspace(-1, 1, len(idx) * (count + 2) * net.embed_dim, dtype=np.float32)
+    x = np.roll(x.reshape(len(idx), count + 2, net.embed_dim), 3, 1) ** 3
+    cond, apart = 2 * x[:, ::-1], net.clone(unrolled=True)
+
+    @jax.jit
+    def parts(params, x, cond):
+        bound = apart.bind({"params": unstack(params)})
+        fields = (net.num_heads, 0.0, 0.0, jnp.float32, True, None, net.norm_eps)
+        weights = {"params": unstack(params)["blocks_0"]["attn"]}
+        attention = rar.NormedAttention(*fields).apply(weights, x, None, True)[0]
+        scale, shift = jnp.split(bound.final_modulation(jax.nn.silu(cond)), 2, -1)
+        return attention, bound.blocks[0](x, cond, None, True)[0], bound.ln_f(x) * (1 + scale) + shift
+
+    for key, value in zip(("block0/attn", "block0/out", "final_layer"), parts(params, x, cond), strict=True):
+        g.close(value, f"out/{key}")
+
+    for scale, power in c["guidance"]:
+        sampling = Sampling(guidance=scale or 1.0, guidance_power=power)
+        read_again(g, net, params, labels, f"out/gen/g{scale}_p{power}", null, sampling)
+        if (key := f"out/gen/g{scale}_p{power}/head_logits") in g:
+            ids = g[f"out/gen/g{scale}_p{power}/ids"][:, :-1]
+            both = np.concatenate([np.insert(ids, 0, labels, 1), np.insert(ids, 0, null, 1)])
+            g.close(net.apply({"params": params}, both), key)
+    for m in g.below(r"out/cfg_schedule/n(\d+)_g([\d.]+)_p([\d.]+)"):
+        sampling = Sampling(guidance=float(m[2]), guidance_power=float(m[3]))
+        g.close(sampling.guidance_at(jnp.arange(int(m[1])), int(m[1])), m[0])
+    g.close([rar.random_share(step, *c["anneal"]) for step in g["in/anneal_steps"]], "out/random_ratio")

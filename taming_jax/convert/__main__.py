@@ -6,9 +6,10 @@
     python -m taming_jax.convert --workdir=runs/vqgan_imagenet_f16_16384 --to-diffusers=folder
 
 Takes VQGANs, Gumbel and EMA quantizers, segmentation models and transformers of CompVis' taming-transformers, and the
-VQ autoencoders of its latent-diffusion, with their YAML files; and without such files, LlamaGen's tokenizers and
-class-conditional transformers and MaskGIT's VQGAN. A transformer's first stages become run directories inside its own. Reads
-tensors and nothing else. Writing for PyTorch and diffusers needs the extra `convert`.
+VQ autoencoders of its latent-diffusion, with their YAML files. Takes without such files, whose sizes the tensors tell:
+LlamaGen's tokenizers and class-conditional transformers, RAR's transformers, and MaskGIT's VQGAN. A transformer's first
+stages become run directories inside its own. Reads tensors and nothing else. Writing for PyTorch and diffusers needs
+the extra `convert`.
 """
 
 from absl import flags

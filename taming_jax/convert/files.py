@@ -72,8 +72,8 @@ PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_paramete
 def read(path: Path, prefer: Sequence[str] = STATE_DICTS) -> tuple[Tensors, int]:
     """A checkpoint's state dict, as views of its file, and its step (0 where it does not say).
 
-    path: a file, an index of shards, or a folder with one index. prefer: of several state dicts, the first named. Raises ArgumentError for what holds no state dict, is
-    damaged, or claims more than it holds.
+    path: a file, an index of shards, or a folder with one index. prefer: of several state dicts, the one that is named
+    first. Raises ArgumentError for what holds no state dict, is damaged, or claims more than it holds.
     """
     try:
         if path.is_dir():

@@ -48,6 +48,20 @@ LLAMAGEN: Rules = (
     (r"^ln_f/", r"norm/"),
     (r"^head/", r"output/"),
 )
+RAR: Rules = (
+    (r"^token_embedding$", r"embeddings/weight"),
+    (r"^cls_embedding$", r"cls_token"),
+    (r"^position_embedding$", r"pos_embed"),
+    (r"^target_embedding$", r"target_aware_pos_embed"),
+    (r"^step_embedding$", r"timesteps_embeddings"),
+    (r"^blocks_(\d+)/", r"blocks/\1/"),
+    (r"/ln([12])/", r"/norm\1/"),
+    (r"/mlp_in/", r"/mlp/fc1/"),
+    (r"/mlp_out/", r"/mlp/fc2/"),
+    (r"/modulation/", r"/adaLN_modulation/1/"),
+    (r"^final_modulation/", r"adaln_before_head/adaLN_modulation/1/"),
+    (r"^head/", r"lm_head/"),
+)
 QUANTIZERS = ("vq", "ema", "gumbel")  # ours that the original has
 ORDERS = {
     "Identity": "row_major",

@@ -6,7 +6,10 @@ what no tensor tells (rates of training, guidance) is the published recipe's.
 """
 
 import dataclasses
+import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -16,13 +19,15 @@ from ml_collections import ConfigDict
 from taming_jax import checkpoint, config_files
 from taming_jax.completion import check_stored, net_shapes
 from taming_jax.console import say
-from taming_jax.convert.names import LLAMAGEN, generator_rules
+from taming_jax.convert.files import STATE_DICTS
+from taming_jax.convert.names import LLAMAGEN, RAR, generator_rules
 from taming_jax.convert.tensors import Tensors, account, from_torch, read_tensors, to_torch, without_prefix
 from taming_jax.convert.transformer import completed
 from taming_jax.errors import ArgumentError, UserError
 from taming_jax.first_stage import make_first_stage
 from taming_jax.models.gpt import stack, unstack
 from taming_jax.models.quantize import make_quantizer
+from taming_jax.models.rar import SPARE_PLACES
 from taming_jax.state import TrainState
 
 # A tensor that all files of a kind have, and no file of the kinds below it.
@@ -30,14 +35,17 @@ KINDS = {
     "llamagen_vq": "encoder.conv_blocks.0.res.0.conv1.weight",
     "maskgit_vq": "encoder.mid.0.conv1.weight",
     "llamagen": "cls_embedding.embedding_table.weight",
+    "rar": "target_aware_pos_embed",
 }
 TOKENIZERS = ("llamagen_vq", "maskgit_vq")
-RULES = {"llamagen": LLAMAGEN}
-JOINED = {"llamagen": "wqkv"}  # what holds queries, keys and values, one after the other
+RULES = {"llamagen": LLAMAGEN, "rar": RAR}
+JOINED = {"llamagen": "wqkv", "rar": "qkv"}  # what holds queries, keys and values, one after the other
 USAGE, USAGE_SIZE = "quantize.codebook_used", 65536  # of LlamaGen: codes of the last batches, a statistic
-# Of LlamaGen, by the width: heads of another size than 64, and the guidance of the commands beside the published FIDs.
+# By the width. Of LlamaGen: heads of another size than 64, and the guidance of the commands beside the published FIDs;
+# of RAR: its temperature, guidance and its power.
 HEADS = {3200: 32}
 GUIDANCE = {768: 2.0, 1024: 2.0, 1280: 1.75, 1536: 1.75, 3200: 1.65}
+RAR_SAMPLING = {768: (1.0, 16.0, 2.75), 1024: (1.02, 15.5, 2.5), 1280: (1.02, 6.9, 1.5), 1408: (1.02, 8.0, 1.2)}
 
 Runs = dict[Path, tuple[ConfigDict, TrainState]]
 
@@ -59,9 +67,9 @@ def kind_of(tensors: Tensors) -> str | None:
     return next((kind for kind, name in KINDS.items() if name in tensors), None)
 
 
-def read_kind(ckpt: Path, prefer: tuple[str, ...] | None = None) -> tuple[str | None, Tensors]:
+def read_kind(ckpt: Path, prefer: tuple[str, ...] = STATE_DICTS) -> tuple[str | None, Tensors]:
     """A file's kind and its tensors. prefer: see `files.read`."""
-    tensors, _ = read_tensors(ckpt) if prefer is None else read_tensors(ckpt, prefer)
+    tensors, _ = read_tensors(ckpt, prefer)
     for name in KINDS.values():
         tensors = without_prefix(tensors, name)
     return kind_of(tensors), tensors
@@ -77,7 +85,7 @@ def from_file(ckpt: Path, workdir: Path, asked: Asked) -> Runs:
             f"ckpt={ckpt} holds none of {known}, but {names}, ...; checkpoints of taming-transformers and"
             " latent-diffusion need their YAML file, --config"
         )
-    try:
+    with about_file(ckpt):
         if kind in TOKENIZERS:
             for name in ("first_stage", "num_heads"):
                 if getattr(asked, name) is not None:
@@ -86,10 +94,6 @@ def from_file(ckpt: Path, workdir: Path, asked: Asked) -> Runs:
         else:
             runs = transformer_from_torch(kind, tensors, ckpt, workdir, asked)
         account(tensors)
-    except ArgumentError:
-        raise
-    except UserError as e:
-        raise UserError(f"{ckpt}: {e}") from e
     return runs
 
 
@@ -154,23 +158,35 @@ def first_stage_from_torch(kind: str, tensors: Tensors, size: int) -> tuple[Conf
     return config, TrainState(np.zeros((), np.int32), {"gen": gen}, {}, {"gen": stats}, {})
 
 
-def read_tokenizer(kind: str, size: int, asked: Asked) -> tuple[ConfigDict, TrainState]:
+def patch_of(kind: str, tensors: Tensors) -> int:
+    """Pixels on a side of the patch that a tokenizer's code stands for."""
+    level = "encoder.conv_blocks.{}.res.0" if kind == "llamagen_vq" else "encoder.down.{}.block.0"
+    return 2 ** max(0, count(tensors, f"{level}.conv1.weight") - 1)
+
+
+def read_tokenizer(kind: str, asked: Asked) -> tuple[str, Tensors]:
     """The tokenizer of a transformer; of a training's file, those weights whose codes the transformer has seen."""
     if asked.first_stage is None:
         usual = "vq_ds16_c2i.pt" if kind == "llamagen" else "maskgit-vqgan-imagenet-f16-256.bin"
         raise ArgumentError(f"first_stage is missing: the transformer's file does not hold its tokenizer, {usual}")
     try:
-        found, tensors = read_kind(asked.first_stage, ("model",))
+        found, tensors = read_kind(asked.first_stage, ("model", *STATE_DICTS))
     except ArgumentError as e:
         raise ArgumentError(f"first_stage{str(e).removeprefix('ckpt')}") from e
     if found not in TOKENIZERS:
         raise ArgumentError(f"first_stage={asked.first_stage} holds neither LlamaGen's tokenizer nor MaskGIT's VQGAN")
+    return found, tensors
+
+
+@contextmanager
+def about_file(path: Path) -> Iterator[None]:
+    """Within, a UserError names the file that it is about; an ArgumentError names its argument already."""
     try:
-        first = first_stage_from_torch(found, tensors, size)
-        account(tensors)
+        yield
+    except ArgumentError:
+        raise
     except UserError as e:
-        raise UserError(f"{asked.first_stage}: {e}") from e
-    return first
+        raise UserError(f"{path}: {e}") from e
 
 
 def split_qkv(tensors: Tensors, name: str) -> None:
@@ -205,52 +221,85 @@ def training_size(ckpt: Path, asked: Asked) -> int:
     return asked.size or int(named[1])
 
 
-def transformer_config(kind: str, tensors: Tensors, num_heads: int | None) -> ConfigDict:
-    """The config of a transformer, without its first stage; sizes from tensors that are split, see `split_qkv`."""
-    config, common = config_files.load("custom_transformer"), config_files.module("common")
+def llamagen_fields(tensors: Tensors, num_heads: int | None) -> dict[str, dict]:
+    """What a config has of LlamaGen's transformers, by group; of tensors that are split, see `split_qkv`."""
     classes, width = shape_of(tensors, KINDS["llamagen"], 2)
     codes, _ = shape_of(tensors, "output.weight", 2)
     heads = num_heads or HEADS.get(width, width // 64)
     if heads < 1 or width % heads:
         raise ArgumentError(f"num_heads is missing, or wrong: a divisor of {width}, which the file does not tell")
-    head_dim, kv = width // heads, len(tensors.get("layers.0.attention.key.weight", ()))
-    if kv == 0 or kv % head_dim or width % kv:
-        raise UserError(f"'layers.0.attention.{JOINED[kind]}.weight' does not fit {heads} heads of {head_dim}")
-    config.gpt.update(
+    head_dim, kv = width // heads, shape_of(tensors, "layers.0.attention.key.weight", 2)[0]
+    if kv == 0 or kv % head_dim:
+        raise UserError(f"'layers.0.attention.wqkv.weight' does not fit {heads} heads of {head_dim}")
+    gpt = dict(
         architecture="llamagen",
         num_layers=count(tensors, "layers.{}.attention_norm.weight"),
         num_heads=heads,
         embed_dim=width,
         mlp_dim=shape_of(tensors, "layers.0.feed_forward.w1.weight", 2)[0],
         **(dict(num_kv_heads=kv // head_dim) if kv < width else {}),
-        embd_pdrop=0.1,
-        attn_pdrop=0.0,
-        resid_pdrop=0.1,
+        **dict(embd_pdrop=0.1, attn_pdrop=0.0, resid_pdrop=0.1),
     )
-    with config.unlocked():
-        config.cond = common.get_cond("class")
-        config.cond.drop = 0.1
-        guidance = GUIDANCE.get(width, 1.5)
-        config.sample = common.get_sample(temperature=1.0, top_k=codes, top_p=1.0, guidance=guidance)
-    config.optim.update(learning_rate=1e-4, schedule="constant", warmup_steps=0, weight_decay=0.05, clip_norm=1.0)
-    config.ema_decay = 0.0
-    return config
+    sample = dict(temperature=1.0, top_k=codes, top_p=1.0, guidance=GUIDANCE.get(width, 1.5))
+    optim = dict(learning_rate=1e-4, b1=0.9, b2=0.95, weight_decay=0.05)
+    return dict(gpt=gpt, sample=sample, optim=optim, sizes=dict(codes=codes, classes=classes - 1, side=None))
+
+
+def rar_fields(tensors: Tensors) -> dict[str, dict]:
+    """What a config has of RAR's transformers, by group."""
+    _, places, width = shape_of(tensors, KINDS["rar"], 3)
+    codes, _ = shape_of(tensors, "lm_head.weight", 2)
+    head_dim, side = shape_of(tensors, "blocks.0.attn.q_norm.weight", 1)[0], math.isqrt(max(0, places - SPARE_PLACES))
+    if side < 1 or side**2 != places - SPARE_PLACES:
+        raise UserError(f"tensor {KINDS['rar']!r} has {places} rows, which are not {SPARE_PLACES} and a square grid's")
+    if head_dim < 1 or width % head_dim:
+        raise UserError(f"tensor 'blocks.0.attn.q_norm.weight' has {head_dim} numbers, no divisor of {width}")
+    gpt = dict(
+        architecture="rar",
+        num_layers=count(tensors, "blocks.{}.norm1.weight"),
+        num_heads=width // head_dim,
+        embed_dim=width,
+        mlp_dim=shape_of(tensors, "blocks.0.mlp.fc1.weight", 2)[0],
+        **dict(embd_pdrop=0.0, attn_pdrop=0.1, resid_pdrop=0.1),
+    )
+    temperature, guidance, power = RAR_SAMPLING.get(width, (1.0, 4.0, 0.0))
+    sample = dict(temperature=temperature, top_k=codes, top_p=1.0, guidance=guidance, guidance_power=power)
+    optim = dict(learning_rate=1e-5, b1=0.9, b2=0.96, weight_decay=0.03)  # the rate at the end of its schedule
+    classes = shape_of(tensors, "embeddings.weight", 2)[0] - codes - 2  # without a mask and the id for no class
+    return dict(gpt=gpt, sample=sample, optim=optim, sizes=dict(codes=codes, classes=classes, side=side))
 
 
 def transformer_from_torch(kind: str, tensors: Tensors, ckpt: Path, workdir: Path, asked: Asked) -> Runs:
     """A transformer and its tokenizer, from tensors that are taken out of `tensors`."""
     tensors.pop("freqs_cis", None)  # LlamaGen's rotary table, which follows from the sizes
     split_qkv(tensors, JOINED[kind])
-    size = training_size(ckpt, asked)
-    config = transformer_config(kind, tensors, asked.num_heads)
-    first, state = read_tokenizer(kind, size, asked)
-    runs: Runs = {workdir / "first_stage": (first, state)}
-    if first.quantizer.codebook_size != config.sample.top_k:
-        raise UserError(
-            f"it has {config.sample.top_k} codes, and first_stage={asked.first_stage} {first.quantizer.codebook_size}"
-        )
+    if kind == "rar":
+        if asked.num_heads is not None:
+            raise ArgumentError(f"num_heads: ckpt={ckpt} tells it by itself")
+        fields = rar_fields(tensors)
+    else:
+        fields = llamagen_fields(tensors, asked.num_heads)
+    codes, classes, side = fields.pop("sizes").values()
+    if classes < 1:
+        raise UserError("it has no classes")
+    found, parts = read_tokenizer(kind, asked)
+    size = training_size(ckpt, asked) if side is None else side * patch_of(found, parts)
+    if asked.size not in (None, size):
+        raise ArgumentError(f"size={asked.size}: ckpt={ckpt} is for images of {size} pixels, by its tensors")
+    with about_file(asked.first_stage):
+        first, state = first_stage_from_torch(found, parts, size)
+        account(parts)
+    if first.quantizer.codebook_size != codes:
+        raise UserError(f"it has {codes} codes, and first_stage={asked.first_stage} {first.quantizer.codebook_size}")
+    config, common = config_files.load("custom_transformer"), config_files.module("common")
+    with config.unlocked():
+        config.cond = common.get_cond("class")
+        config.sample = common.get_sample(**fields["sample"])
     config.first_stage.update(workdir=str(workdir / "first_stage"), step=0)
-    classes = shape_of(tensors, KINDS["llamagen"], 2)[0] - 1  # the last row is for no class
+    config.cond.drop, config.ema_decay = 0.1, 0.0
+    config.gpt.update(fields["gpt"])
+    config.optim.update(fields["optim"], schedule="constant", warmup_steps=0, clip_norm=1.0)
+    runs: Runs = {workdir / "first_stage": (first, state)}
     config = completed(config, runs, tuple(map(str, range(classes))))
     shapes = jax.eval_shape(unstack, net_shapes(config))
     gpt = stack(from_torch(tensors, shapes, RULES[kind], ""))
@@ -261,7 +310,7 @@ def transformer_from_torch(kind: str, tensors: Tensors, ckpt: Path, workdir: Pat
 def kind_of_run(config: ConfigDict) -> str | None:
     """The kind of file that a run of this config is written as, of KINDS; None for the original's."""
     if config.task == "transformer":
-        return {"gpt": None, "llamagen": "llamagen"}[config.gpt.architecture]
+        return {"gpt": None, "llamagen": "llamagen", "rar": "rar"}[config.gpt.architecture]
     if config.model.network == "maskgit":
         return "maskgit_vq"
     return "llamagen_vq" if config.quantizer.name == "normalized" else None
@@ -277,7 +326,7 @@ def to_file(kind: str, workdir: Path, step: int, config: ConfigDict) -> dict:
     if config.task == "transformer":
         tensors = join_qkv(to_torch(unstack(params), RULES[kind], ""), JOINED[kind])
         say(f"its tokenizer is another file: --workdir={workdir / 'first_stage'}")
-        return {"model": tensors}
+        return tensors if kind == "rar" else {"model": tensors}
     tensors = to_torch(params, generator_rules(config), "")
     if kind == "maskgit_vq":
         return tensors

@@ -21,6 +21,10 @@ DERIVED = (
 )
 
 
+# Tables that have an axis for the batch in PyTorch.
+WITH_BATCH = ("position_embedding", "target_embedding", "step_embedding", "cls_embedding")
+
+
 def to_layout(path: str, value: np.ndarray) -> np.ndarray:
     """Our axes -> PyTorch's: HWIO to OIHW, [in,out] to [out,in]."""
     value = np.asarray(value)
@@ -28,7 +32,7 @@ def to_layout(path: str, value: np.ndarray) -> np.ndarray:
         return value.T[:, :, None, None]
     if path.endswith("kernel"):
         return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-    return value[None] if path.endswith("position_embedding") else value
+    return value[None] if path.endswith(WITH_BATCH) else value
 
 
 def from_layout(path: str, value: np.ndarray) -> np.ndarray:
@@ -37,7 +41,7 @@ def from_layout(path: str, value: np.ndarray) -> np.ndarray:
         return value[:, :, 0, 0].T
     if path.endswith("kernel"):
         return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
-    return value[0] if path.endswith("position_embedding") else value
+    return value[0] if path.endswith(WITH_BATCH) else value
 
 
 def take(tensors: Tensors, name: str, shape: tuple[int, ...]) -> np.ndarray:

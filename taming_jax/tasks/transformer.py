@@ -15,6 +15,7 @@ from taming_jax import state as states
 from taming_jax.conditions import find_condition
 from taming_jax.errors import UserError
 from taming_jax.images import Sheet
+from taming_jax.models.rar import draw_orders, random_share
 from taming_jax.painting import Painting, Plan, make_sheet
 from taming_jax.sampling.animation import Animation
 from taming_jax.sampling.draw import make_sampling
@@ -55,10 +56,12 @@ def check(config: ConfigDict) -> None:
 def check_architecture(config: ConfigDict) -> None:
     """Raises UserError where fields do not go with `gpt.architecture`."""
     gpt, name = config.gpt, config.gpt.architecture
-    own = {"gpt": (), "llamagen": ("mlp_dim", "num_kv_heads")}[name]
+    own = {"gpt": (), "llamagen": ("mlp_dim", "num_kv_heads"), "rar": ("mlp_dim",)}[name]
     for field in ("mlp_dim", "num_kv_heads"):
         if field not in own and gpt[field] is not None:
             raise UserError(f"gpt.{field}={gpt[field]}: architecture {name!r} does not have it; set it to None")
+    if any(gpt.random_order) and name != "rar":
+        raise UserError(f"gpt.random_order={tuple(gpt.random_order)}: only architecture 'rar' has it; set it to (0, 0)")
     if name == "gpt":
         return
     usual = {"gpt.n_unmasked": 0, "gpt.context.kind": "window", "order": "row_major", "cond.aligned": False}
@@ -110,10 +113,15 @@ def make_task(config: ConfigDict) -> states.Task:
             dropout_key, remap_key, corrupt_key, drop_key = jax.random.split(key, 4)
             c, targets = read(state, batch, remap_key)
             c = drop(c, stage.drop, stage.null, drop_key) if stage.drop else c
+            ordered = {}
+            if any(config.gpt.random_order):
+                share = random_share(state.step, *config.gpt.random_order)
+                ordered["orders"] = draw_orders(jax.random.fold_in(key, 4), share, targets.shape)
+                targets = jnp.take_along_axis(targets, ordered["orders"], 1)
             ids = corrupt(targets, config.pkeep, gpt.vocab_size, corrupt_key) if config.pkeep < 1 else targets
 
             def loss_fn(params):
-                logits = stage.logits(params, c, ids, train=True, rngs={"dropout": dropout_key})
+                logits = stage.logits(params, c, ids, train=True, rngs={"dropout": dropout_key}, **ordered)
                 return losses.cross_entropy(logits, targets).mean()
 
             loss, grads = jax.value_and_grad(loss_fn)(state.params["gpt"])
