@@ -316,29 +316,31 @@ def to_names(kind: str, params: dict) -> dict[str, np.ndarray]:
     return successors.join_qkv(to_torch(unstack(params), successors.RULES[kind], ""), successors.JOINED[kind])
 
 
-def read_again(g: Golden, net: GPT, params: dict, labels: np.ndarray, key: str, null: int, sampling: Sampling) -> None:
-    """Greedy ids, one after the other with the cache; and the logits that they are drawn from, all at once."""
-    ids, net = g[f"{key}/ids"], net.clone(unrolled=True)
-    n, total, prefix = ids.shape[1], net.side**2, jnp.asarray(labels)[:, None]
+def make_reader(g: Golden, net: GPT, params: dict, null: int):
+    """-> a function that compares a case: greedy ids, one after the other with the cache, and the logits behind them."""
+    net, params = net.clone(unrolled=True), unstack(params)
 
     def decode(params, ids, position, cache, at=None):
         return net.apply({"params": params}, ids, position, cache, at=at, method="decode")
 
-    run, init_cache, given = decode, net.init_cache, unstack(params)
-    if sampling.guidance != 1:
-        run, init_cache = guide(decode, init_cache, 1, null, total)
-        given = (given, sampling)
-
-    @jax.jit
-    def greedy(given, prefix, ids):
+    @functools.partial(jax.jit, static_argnames="guided")
+    def greedy(params, prefix, ids, sampling, guided):
+        run, init_cache, given = decode, net.init_cache, params
+        if guided:
+            run, init_cache = guide(decode, init_cache, 1, null, net.side**2)
+            given = (params, sampling)
         logits, _ = run(given, jnp.concatenate([prefix, ids[:, :-1]], 1), 0, init_cache(len(ids)))
+        n = ids.shape[1]
         keys, cells = jax.random.split(jax.random.key(0), len(ids)), jnp.arange(n)
         args = (jnp.zeros_like(ids), jnp.zeros(n, bool), cells, keys, Sampling(top_k=1))
         return logits, sample_full(functools.partial(run, given), init_cache(len(ids)), prefix, *args)
 
-    logits, drawn = greedy(given, prefix, ids)
-    g.equal(drawn, f"{key}/ids")
-    g.close(logits, f"{key}/logits")
+    def read_again(labels: np.ndarray, key: str, sampling: Sampling) -> None:
+        logits, drawn = greedy(params, labels[:, None], g[f"{key}/ids"], sampling, guided=sampling.guidance != 1)
+        g.equal(drawn, f"{key}/ids")
+        g.close(logits, f"{key}/logits")
+
+    return read_again
 
 
 def make_llamagen(g: Golden):
@@ -406,10 +408,11 @@ def test_llamagen(name):
             now, cache = step({"params": unstack(params)}, part, jnp.asarray(position), cache)
             found.append(now)
         g.close(np.concatenate(found, 1), "out/cached/logits")
+    read_again = make_reader(g, net, params, null)
     for case in g.config["greedy"]:
         guided = case["cfg_interval"] + 2 if case["cfg_interval"] >= 0 else 0
         sampling = Sampling(guidance=case["cfg_scale"], guidance_codes=guided)
-        read_again(g, net, params, labels, f"out/greedy/{case['name']}", null, sampling)
+        read_again(labels, f"out/greedy/{case['name']}", sampling)
 
 
 @pytest.mark.parametrize("name", files("rar"))
@@ -447,8 +450,8 @@ def test_rar(name):
         g.close(logits, f"out/{case}/logits")
         g.close((np.argmax(logits[:, :-1], -1) == targets).mean(), f"out/{case}/correct_tokens")
         g.close_gradients(to_names("rar", grads), case)
-    ids = jnp.concatenate([labels[:, None], idx], 1)
-    np.testing.assert_array_equal(net.apply({"params": params}, ids), net.apply({"params": params}, ids, orders=raster))
+    whole = jax.jit(net.apply)({"params": params}, jnp.concatenate([labels[:, None], idx], 1))
+    g.close(whole, "out/raster/logits")  # without orders, too
 
     x = np.linspace(-1, 1, len(idx) * (count + 2) * net.embed_dim, dtype=np.float32)
     x = np.roll(x.reshape(len(idx), count + 2, net.embed_dim), 3, 1) ** 3
@@ -466,13 +469,14 @@ def test_rar(name):
     for key, value in zip(("block0/attn", "block0/out", "final_layer"), parts(params, x, cond), strict=True):
         g.close(value, f"out/{key}")
 
+    read_again = make_reader(g, net, params, null)
     for scale, power in c["guidance"]:
         sampling = Sampling(guidance=scale or 1.0, guidance_power=power)
-        read_again(g, net, params, labels, f"out/gen/g{scale}_p{power}", null, sampling)
+        read_again(labels, f"out/gen/g{scale}_p{power}", sampling)
         if (key := f"out/gen/g{scale}_p{power}/head_logits") in g:
             ids = g[f"out/gen/g{scale}_p{power}/ids"][:, :-1]
             both = np.concatenate([np.insert(ids, 0, labels, 1), np.insert(ids, 0, null, 1)])
-            g.close(net.apply({"params": params}, both), key)
+            g.close(jax.jit(net.apply)({"params": params}, both), key)
     for m in g.below(r"out/cfg_schedule/n(\d+)_g([\d.]+)_p([\d.]+)"):
         sampling = Sampling(guidance=float(m[2]), guidance_power=float(m[3]))
         g.close(sampling.guidance_at(jnp.arange(int(m[1])), int(m[1])), m[0])
