@@ -302,18 +302,18 @@ def make_second_stage(config: ConfigDict) -> SecondStage:
     if context["kind"] == "wavefront":
         return make_wave_stage(config, dataclasses.replace(first, size=config.data.size), cond, fields, context)
     if architecture != "gpt":
-        fields |= dict(vocab_size=first.num_ids, cond_size=cond.vocab_size + 1, side=first.side)
+        fields |= dict(vocab_size=first.num_ids, cond_size=cond.vocab_size + 1)
         if architecture == "llamagen":
             fields["mlp_dim"] = own["mlp_dim"] or default_mlp_dim(config.gpt.embed_dim)
             fields |= dict(block_size=cond.length + first.side**2 - 1, num_kv_heads=own["num_kv_heads"])
-            gpt = LlamaGPT(**fields, prefix=cond.length)
+            gpt = LlamaGPT(**fields, prefix=cond.length, side=first.side)
         else:
             if cond.length != 1:
                 raise UserError(
                     f"gpt.architecture='rar' reads a condition of one id; {config.cond.name!r} has {cond.length}"
                 )
             fields |= dict(block_size=first.side**2 + 1, mlp_dim=own["mlp_dim"] or 4 * config.gpt.embed_dim)
-            gpt = RAR(**fields)
+            gpt = RAR(**fields, num_codes=first.side**2)
         return SecondStage(first, cond, gpt, config.order, config.cond.drop, config.cond.aligned)
     for name, least in (
         ("vocab_size", max(first.num_ids, cond.vocab_size + (config.cond.drop > 0))),

@@ -52,12 +52,12 @@ def tokenizer_file(kind: str, path: Path) -> Path:
 
 def transformer_file(kind: str, path: Path) -> Path:
     """A transformer of two layers on such codes, as it is published."""
-    fields = dict(vocab_size=CODES, cond_size=CLASSES + 1, num_layers=2, side=8, n_unmasked=0, mlp_dim=96)
+    fields = dict(vocab_size=CODES, cond_size=CLASSES + 1, num_layers=2, n_unmasked=0, mlp_dim=96)
     fields |= dict(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0, unrolled=True)
     if kind == "llamagen":
-        net = llamagen.LlamaGPT(**fields, num_heads=2, embed_dim=128, prefix=1, block_size=64)
+        net = llamagen.LlamaGPT(**fields, num_heads=2, embed_dim=128, prefix=1, side=8, block_size=64)
     else:
-        net = rar.RAR(**fields, num_heads=2, embed_dim=32, block_size=65)
+        net = rar.RAR(**fields, num_heads=2, embed_dim=32, num_codes=64, block_size=65)
     shapes = jax.eval_shape(net.init, jax.random.key(0), np.zeros((1, 64), np.int32))["params"]
     tensors = to_torch(draw(shapes, 1), successors.RULES[kind], "")
     return write_safetensors(path, successors.join_qkv(tensors, successors.JOINED[kind]))
@@ -210,7 +210,7 @@ def transformer_shapes(kind: str, tensors: dict) -> dict:
         assert gpt["embed_dim"] // gpt["num_heads"] == (100 if gpt["embed_dim"] == 3200 else 64)
         net = llamagen.LlamaGPT(**common, prefix=1, side=24, block_size=576)
     else:
-        net = rar.RAR(**common, side=sizes["side"], block_size=sizes["side"] ** 2 + 1)
+        net = rar.RAR(**common, num_codes=sizes["length"], block_size=sizes["length"] + 1)
     return jax.eval_shape(net.init, jax.random.key(0), np.zeros((1, 16), np.int32))["params"]
 
 

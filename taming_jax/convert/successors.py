@@ -242,16 +242,14 @@ def llamagen_fields(tensors: Tensors, num_heads: int | None) -> dict[str, dict]:
     )
     sample = dict(temperature=1.0, top_k=codes, top_p=1.0, guidance=GUIDANCE.get(width, 1.5))
     optim = dict(learning_rate=1e-4, b1=0.9, b2=0.95, weight_decay=0.05)
-    return dict(gpt=gpt, sample=sample, optim=optim, sizes=dict(codes=codes, classes=classes - 1, side=None))
+    return dict(gpt=gpt, sample=sample, optim=optim, sizes=dict(codes=codes, classes=classes - 1, length=None))
 
 
 def rar_fields(tensors: Tensors) -> dict[str, dict]:
     """What a config has of RAR's transformers, by group."""
     _, places, width = shape_of(tensors, KINDS["rar"], 3)
     codes, _ = shape_of(tensors, "lm_head.weight", 2)
-    head_dim, side = shape_of(tensors, "blocks.0.attn.q_norm.weight", 1)[0], math.isqrt(max(0, places - SPARE_PLACES))
-    if side < 1 or side**2 != places - SPARE_PLACES:
-        raise UserError(f"tensor {KINDS['rar']!r} has {places} rows, which are not {SPARE_PLACES} and a square grid's")
+    head_dim = shape_of(tensors, "blocks.0.attn.q_norm.weight", 1)[0]
     if head_dim < 1 or width % head_dim:
         raise UserError(f"tensor 'blocks.0.attn.q_norm.weight' has {head_dim} numbers, no divisor of {width}")
     gpt = dict(
@@ -266,7 +264,9 @@ def rar_fields(tensors: Tensors) -> dict[str, dict]:
     sample = dict(temperature=temperature, top_k=codes, top_p=1.0, guidance=guidance, guidance_power=power)
     optim = dict(learning_rate=1e-5, b1=0.9, b2=0.96, weight_decay=0.03)  # the rate at the end of its schedule
     classes = shape_of(tensors, "embeddings.weight", 2)[0] - codes - 2  # without a mask and the id for no class
-    return dict(gpt=gpt, sample=sample, optim=optim, sizes=dict(codes=codes, classes=classes, side=side))
+    return dict(
+        gpt=gpt, sample=sample, optim=optim, sizes=dict(codes=codes, classes=classes, length=places - SPARE_PLACES)
+    )
 
 
 def transformer_from_torch(kind: str, tensors: Tensors, ckpt: Path, workdir: Path, asked: Asked) -> Runs:
@@ -279,11 +279,16 @@ def transformer_from_torch(kind: str, tensors: Tensors, ckpt: Path, workdir: Pat
         fields = rar_fields(tensors)
     else:
         fields = llamagen_fields(tensors, asked.num_heads)
-    codes, classes, side = fields.pop("sizes").values()
+    codes, classes, length = fields.pop("sizes").values()
     if classes < 1:
         raise UserError("it has no classes")
     found, parts = read_tokenizer(kind, asked)
-    size = training_size(ckpt, asked) if side is None else side * patch_of(found, parts)
+    if length is None:
+        size = training_size(ckpt, asked)
+    else:
+        size = math.isqrt(max(0, length)) * patch_of(found, parts)
+        if math.isqrt(max(1, length)) ** 2 != length:
+            raise UserError(f"tensor {KINDS[kind]!r} is for {length} codes, which are no square grid")
     if asked.size not in (None, size):
         raise ArgumentError(f"size={asked.size}: ckpt={ckpt} is for images of {size} pixels, by its tensors")
     with about_file(asked.first_stage):

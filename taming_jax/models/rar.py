@@ -68,26 +68,26 @@ class Block(nn.Module):
 
 
 class RAR(GPT, kw_only=True):
-    """A transformer over one id of a condition and a grid of side x side codes.
+    """A transformer over one id of a condition and num_codes codes.
 
-    Calls as `GPT`'s, with ids of the condition and of codes that count from 0 each; block_size: side^2 + 1 ids. In one
+    Calls as `GPT`'s, with ids of the condition and of codes that count from 0 each; block_size: num_codes + 1. In one
     table of embeddings lie the codes, a mask that nothing reads, and the condition's ids, cond_size of them with the
     one for none. A learned token precedes all, whose logits are dropped. Each position has embeddings of its own place
     and of the place that it predicts; those of the step and of the condition modulate the layers.
     """
 
     cond_size: int
-    side: int
+    num_codes: int
     mlp_dim: int
     norm_eps: float = 1e-6
 
     def setup(self) -> None:
-        places, d = self.side**2 + SPARE_PLACES, self.embed_dim
+        places, d = self.num_codes + SPARE_PLACES, self.embed_dim
         self.token_embedding = self.param("token_embedding", normal_init, (self.vocab_size + 1 + self.cond_size, d))
         self.cls_embedding = self.param("cls_embedding", normal_init, (1, d))
         self.position_embedding = self.param("position_embedding", normal_init, (places, d))
         self.target_embedding = self.param("target_embedding", normal_init, (places, d))
-        self.step_embedding = self.param("step_embedding", normal_init, (self.side**2 + SPARE_STEPS, d))
+        self.step_embedding = self.param("step_embedding", normal_init, (self.num_codes + SPARE_STEPS, d))
         self.embd_drop = nn.Dropout(self.embd_pdrop)
         fields = (self.num_heads, self.mlp_dim, self.attn_pdrop, self.resid_pdrop, self.norm_eps, self.dtype)
         self.blocks = make_layers(self, Block, fields, shared=3)
@@ -122,7 +122,7 @@ class RAR(GPT, kw_only=True):
         position: the first id's. cond [B]: the condition's ids. begins: whether the learned token comes first. Rows 0
         and 1 of the tables of places are for it and for the condition.
         """
-        count = self.side**2
+        count = self.num_codes
         cells = jnp.arange(count)[None] if orders is None else orders
         cells = jnp.pad(cells, ((0, 0), (0, 1)))  # nothing follows the last code
         rows = position + jnp.arange(ids.shape[1])
