@@ -79,7 +79,7 @@ def get_transformer(first_stage: str, cond: str) -> ConfigDict:
     c.gpt = get_gpt(num_layers=24, num_heads=16, embed_dim=1024, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
     c.gpt.update(vocab_size=1024, block_size=512)
     c.canvas = (0, 0)  # height and width in pixels of a larger image, painted and animated at each evaluation; 0: none
-    c.sample = ConfigDict(dict(temperature=1.0, top_k=100, top_p=1.0, guidance=1.0))
+    c.sample = get_sample(temperature=1.0, top_k=100, top_p=1.0)
     c.optim = get_optim(
         learning_rate=4.5e-6 * 16,
         schedule="constant",
@@ -97,13 +97,19 @@ def get_gpt(**sizes) -> ConfigDict:
 
     context: 'window' is the paper's, all codes before in a window that slides over larger images; 'wavefront' writes
     along fronts, each row `lag` columns behind the one above, and a code sees `reach` rows and columns around it
-    (taming_jax/schedule.py).
+    (taming_jax/schedule.py). architecture: 'gpt' is the paper's; 'llamagen' and 'rar' have a width of the MLP's middle,
+    `mlp_dim` (None: the usual one); 'llamagen' may have fewer `num_kv_heads`, and 'rar' trains with each example in an
+    order of its own until step random_order[0], with fewer and fewer such until random_order[1].
     """
     fields = dict(
+        architecture="gpt",  # the paper's; or llamagen, rar
         n_unmasked=0,  # first positions that see each other, before and behind; 0: none
         remat="none",  # less memory for more arithmetic: none, dots (all but products with weights) or full
         vocab_size=placeholder(int),  # None: as many ids as condition and codes have
         block_size=placeholder(int),  # None: as many positions as condition and codes take
+        mlp_dim=placeholder(int),  # of llamagen and rar: width of the MLP's middle; None: the usual one
+        num_kv_heads=placeholder(int),  # of llamagen: heads of keys and values; None: as many as of queries
+        random_order=(0, 0),  # of rar: steps until which each example has its own order of codes, and until which some
         context=dict(
             kind="window",  # the paper's, over which a window slides; or wavefront, see docs/sampling.md
             lag=3,  # of a wavefront: columns that a row is behind the one above
@@ -111,6 +117,18 @@ def get_gpt(**sizes) -> ConfigDict:
         ),
     )
     return ConfigDict(fields | sizes)
+
+
+def get_sample(**fields) -> ConfigDict:
+    """How samples are drawn; the fields of `taming_jax.sampling.draw.Sampling`."""
+    return ConfigDict(
+        dict(
+            guidance=1.0,  # above 1, the condition weighs more; needs cond.drop
+            guidance_power=0.0,  # above 0, guidance rises to that along a power-cosine, as in RAR
+            guidance_codes=0,  # how many first codes are guided, as in LlamaGen; 0: all
+        )
+        | fields
+    )
 
 
 def get_optim(**fields) -> ConfigDict:

@@ -33,13 +33,10 @@ def get_config() -> ConfigDict:
         resid_pdrop=0.1,  # dropout of what a layer adds
     )
     c.canvas = (0, 0)  # height and width in pixels of a larger image, painted and animated at each evaluation; 0: none
-    c.sample = ConfigDict(
-        dict(
-            temperature=1.0,  # above 1 is wilder, below 1 is tamer
-            top_k=100,  # draw from the k likeliest codes
-            top_p=1.0,  # draw from the likeliest codes that hold this share of the probability
-            guidance=1.0,  # above 1, the condition weighs more; needs cond.drop
-        )
+    c.sample = common.get_sample(
+        temperature=1.0,  # above 1 is wilder, below 1 is tamer
+        top_k=100,  # draw from the k likeliest codes
+        top_p=1.0,  # draw from the likeliest codes that hold this share of the probability
     )
     c.optim = common.get_optim(
         learning_rate=4.5e-6 * 8,  # the original has 4.5e-6 for each image of the batch

@@ -43,7 +43,7 @@ def get_config(slice_name: str = "") -> ConfigDict:
     c.gpt = common.get_gpt(num_layers=48, num_heads=24, embed_dim=1536, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
     c.gpt.remat = "dots"
     c.canvas = (0, 0)
-    c.sample = ConfigDict(dict(temperature=1.0, top_k=250, top_p=1.0, guidance=1.0))
+    c.sample = common.get_sample(temperature=1.0, top_k=250, top_p=1.0)
     c.optim = common.get_optim(
         learning_rate=3e-4,
         schedule="cosine",

@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     c.ema_decay = 0.99
     c.gpt = common.get_gpt(num_layers=4, num_heads=8, embed_dim=256, embd_pdrop=0.1, attn_pdrop=0.1, resid_pdrop=0.1)
     c.canvas = (0, 0)  # height and width in pixels of a larger image, painted and animated at each evaluation; 0: none
-    c.sample = ConfigDict(dict(temperature=0.8, top_k=1024, top_p=0.9, guidance=1.0))
+    c.sample = common.get_sample(temperature=0.8, top_k=1024, top_p=0.9)
     c.optim = common.get_optim(
         learning_rate=1e-3,
         schedule="cosine",

@@ -281,6 +281,8 @@ def define_sampling() -> None:
     flags.DEFINE_integer("top_k", None, "Draw from the k likeliest codes.")
     flags.DEFINE_float("top_p", None, "Draw from the likeliest codes that hold this share of the probability.")
     flags.DEFINE_float("guidance", None, "Above 1, the condition weighs more (if trained with cond.drop).")
+    flags.DEFINE_float("guidance_power", None, "Above 0, guidance rises to that along a power-cosine, as in RAR.")
+    flags.DEFINE_integer("guidance_codes", None, "How many first codes are guided; 0 for all.")
 
 
 def define_stages() -> None:

@@ -51,11 +51,15 @@ LATER = {
     "data.splits": {"train": "train", "validation": "validation"},
 }
 LATER_OF = {
-    "vqgan": {"model.remat": False, "loss.pixel_weight": 1.0, "disc.delta": 1e-4},
+    "vqgan": {"model.network": "vqgan", "model.remat": False, "loss.pixel_weight": 1.0, "disc.delta": 1e-4},
     "transformer": {
         "codes": "",
         "canvas": (0, 0),
         "gpt.remat": "none",
+        "gpt.architecture": "gpt",
+        "gpt.mlp_dim": None,
+        "gpt.num_kv_heads": None,
+        "gpt.random_order": (0, 0),
         "gpt.context": {"kind": "window", "lag": 3, "reach": (4, 4)},
         "cond.drop": 0.0,
         "cond.aligned": False,
@@ -65,6 +69,8 @@ LATER_OF = {
         "cond.max_vocabulary": 8192,
         "cond.vocabulary": (),
         "sample.guidance": 1.0,
+        "sample.guidance_power": 0.0,
+        "sample.guidance_codes": 0,
         # Which weights a first stage has, and where this run's own copy of them comes from; empty without a copy.
         "first_stage.digest": "",
         "first_stage.origin": "",

@@ -107,6 +107,8 @@ class Generator:
         top_k: int | None = None,
         top_p: float | None = None,
         guidance: float | None = None,
+        guidance_power: float | None = None,
+        guidance_codes: int | None = None,
         **asked: Any,
     ) -> np.ndarray:
         """Paints `num_samples` images of each condition in turn: uint8 [conditions * num_samples,H,W,3].
@@ -115,7 +117,7 @@ class Generator:
         condition=[images], layout=[scenes]; without one, all classes, or `num_conditions` held-out images (from the
         folder `data_path`, if it is given). size: (height, width) in pixels, as in training or larger. image, keep: an
         image and the part of it that stays, see `request.read_kept`. keep_pixels=False decodes that part anew.
-        temperature, top_k, top_p, guidance: see `Sampling`; None takes the run's. method, stride: see
+        temperature to guidance_codes: see `Sampling`; None takes the run's. method, stride: see
         `sampling.painter`. speculate: codes guessed at once, for images as large as in training: other draws of the
         same distribution, see `sampling.speculative`. tile: codes on a side that are decoded at once. batch_size:
         images painted at once. Raises ArgumentError for arguments that do not fit the run.
@@ -125,6 +127,7 @@ class Generator:
         plan = self.plan(
             size=size, seed=seed, image=image, keep=keep, keep_pixels=keep_pixels, method=method, stride=stride,
             tile=tile, speculate=speculate, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance,
+            guidance_power=guidance_power, guidance_codes=guidance_codes,
         )  # fmt: skip
         rows = request.make_rows(self.stage, self.config, plan.size, asked, data_path, num_conditions, plan.kept)
         rows = {name: np.repeat(value, num_samples, 0) for name, value in rows.items()}

@@ -99,7 +99,7 @@ class Painting:
             batch = {self.stage.first.input: plan.kept.image[None]}
             codes, known = self.encode(nets["gen"], batch, key), plan.kept.codes
         c, codes, keys = self.begin(nets, rows, key, codes, grid=grid)
-        params = (nets["gpt"], plan.sampling.guidance) if guided else nets["gpt"]
+        params = (nets["gpt"], plan.sampling) if guided else nets["gpt"]
         for painted, done in painter(params, c, codes, known, keys, plan.sampling):
             painted.block_until_ready()
             tell(done)

@@ -8,7 +8,7 @@ FRESH = {"vqgan": (*PARTS["vqgan"], "disc"), "transformer": PARTS["transformer"]
 # The part of a net's modules; those that are not listed belong to the part under ''.
 OF_MODULES = {
     "gen": {"encoder": "encoder", "quant_conv": "encoder", "quantize": "codebook", "": "decoder"},
-    "gpt": {"blocks": "layers", "ln_f": "head", "head": "head", "": "embeddings"},
+    "gpt": {"blocks": "layers", "final_modulation": "head", "ln_f": "head", "head": "head", "": "embeddings"},
     "disc": {"": "disc"},
 }
 CODES = ("encoder", "codebook")  # what determines the codes of an image

@@ -87,8 +87,12 @@ def read_record(record: Path) -> dict:
     if not isinstance(told, dict) or not isinstance(told.get("classes"), str | None):
         raise UserError(f"{record} is none of samples; name another --out")
     classes = told.get("classes") and ",".join(word.strip() for word in told["classes"].split(","))
-    # Samples from before `tile` was recorded were made with its present default.
-    return {"tile": TILE} | told | ({"classes": classes} if "classes" in told else {})
+    # Samples from before these were recorded were made with their present defaults.
+    return (
+        {"tile": TILE, "guidance_power": 0.0, "guidance_codes": 0}
+        | told
+        | ({"classes": classes} if "classes" in told else {})
+    )
 
 
 def animate(generator: Generator, png: Path, plan: Plan, file: Path) -> None:

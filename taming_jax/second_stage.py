@@ -18,6 +18,8 @@ from taming_jax.conditions import Condition, make_condition
 from taming_jax.errors import UserError
 from taming_jax.first_stage import FirstStage, make_first_stage
 from taming_jax.models.gpt import GPT, Cache, align, unstack
+from taming_jax.models.llamagen import LlamaGPT, default_mlp_dim
+from taming_jax.models.rar import RAR
 from taming_jax.models.wave import WaveGPT
 from taming_jax.sampling.draw import Sampling, away_from_null, guide
 from taming_jax.sampling.painter import Painter, make_painter, painting_order
@@ -31,8 +33,8 @@ from taming_jax.schedule import Schedule
 class SecondStage:
     """The fixed parts of a second stage; `make_second_stage` builds it from a complete config.
 
-    gpt: the condition's ids and the codes share one vocabulary, as in the original. order_name: see `permute.ORDERS`.
-    drop: the share of training examples without their condition. aligned: see `gpt.align`.
+    gpt: in a `GPT` itself, the condition's ids and the codes share one vocabulary, as in the original. order_name: see
+    `permute.ORDERS`. drop: the share of training examples without their condition. aligned: see `gpt.align`.
     """
 
     first: FirstStage
@@ -134,7 +136,9 @@ class SecondStage:
         """`decode` and `init_cache`, as `sampling.painter` takes them."""
         gpt = self.gpt.clone(unrolled=True)
         decode, init_cache = functools.partial(next_code, gpt, self.first.num_ids), gpt.init_cache
-        return guide(decode, init_cache, self.cond.length, self.null) if guided else (decode, init_cache)
+        if not guided:
+            return decode, init_cache
+        return guide(decode, init_cache, self.cond.length, self.null, self.first.side**2)
 
     def decode_params(self, params: dict) -> dict:
         """The transformer's parameters for `make_decode`: cast, and gathered along 'fsdp', once for all codes."""
@@ -238,7 +242,7 @@ class WaveStage(SecondStage):
     def make_steps(self, guided: bool) -> tuple[Callable, Callable]:
         """`begin` and `step`, as `sampling.schedule` takes them.
 
-        guided: parameters are (parameters, scale), and each image has a copy without its condition (Ho & Salimans).
+        guided: parameters are (parameters, sampling), and each image has a copy without its condition (Ho & Salimans).
         """
         gpt = self.gpt.clone(unrolled=True)
 
@@ -250,9 +254,11 @@ class WaveStage(SecondStage):
         def step(params, codes, wave, front):
             if not guided:
                 return gpt.apply({"params": params}, codes, wave, front, method="step")
-            params, scale = params
+            params, sampling = params
             logits, wave = gpt.apply({"params": params}, jnp.repeat(codes, 2, 0), wave, front, method="step")
-            return away_from_null(logits, scale), wave
+            h, w = codes.shape[1:]
+            number = jnp.clip(front.i * w + front.j, 0, h * w - 1)  # slots outside of the grid have none
+            return away_from_null(logits, sampling.guidance_at(number, h * w)[:, None]), wave
 
         return begin, step
 
@@ -290,9 +296,25 @@ def make_second_stage(config: ConfigDict) -> SecondStage:
     """Builds it from a complete config; raises UserError where the transformer is too small for condition and codes."""
     first = make_first_stage(config.first_stage.config, config.first_stage.used, config.first_stage.unknown)
     cond, fields = make_condition(config), config.gpt.to_dict()
-    context = fields.pop("context")
+    context, architecture = fields.pop("context"), fields.pop("architecture")
+    own = {name: fields.pop(name) for name in ("mlp_dim", "num_kv_heads", "random_order")}
+    fields |= dict(dtype=jnp.dtype(config.dtype), gather=functools.partial(sharding.gather, path="gpt/blocks_0"))
     if context["kind"] == "wavefront":
         return make_wave_stage(config, dataclasses.replace(first, size=config.data.size), cond, fields, context)
+    if architecture != "gpt":
+        fields |= dict(vocab_size=first.num_ids, cond_size=cond.vocab_size + 1)
+        if architecture == "llamagen":
+            fields["mlp_dim"] = own["mlp_dim"] or default_mlp_dim(config.gpt.embed_dim)
+            fields |= dict(block_size=cond.length + first.side**2 - 1, num_kv_heads=own["num_kv_heads"])
+            gpt = LlamaGPT(**fields, prefix=cond.length, side=first.side)
+        else:
+            if cond.length != 1:
+                raise UserError(
+                    f"gpt.architecture='rar' reads a condition of one id; {config.cond.name!r} has {cond.length}"
+                )
+            fields |= dict(block_size=first.side**2 + 1, mlp_dim=own["mlp_dim"] or 4 * config.gpt.embed_dim)
+            gpt = RAR(**fields, num_codes=first.side**2)
+        return SecondStage(first, cond, gpt, config.order, config.cond.drop, config.cond.aligned)
     for name, least in (
         ("vocab_size", max(first.num_ids, cond.vocab_size + (config.cond.drop > 0))),
         ("block_size", cond.length + first.side**2 - 1),
@@ -305,7 +327,7 @@ def make_second_stage(config: ConfigDict) -> SecondStage:
         raise UserError(f"gpt.n_unmasked={config.gpt.n_unmasked}: the condition has {cond.length} ids")
     if config.cond.aligned and cond.places(first.side) is None:
         raise UserError(f"cond.aligned: a condition on {config.cond.name!r} has no place in the picture")
-    gpt = GPT(dtype=jnp.dtype(config.dtype), gather=functools.partial(sharding.gather, path="gpt/blocks_0"), **fields)
+    gpt = GPT(**fields)
     return SecondStage(first, cond, gpt, config.order, config.cond.drop, config.cond.aligned)
 
 
@@ -328,8 +350,6 @@ def make_wave_stage(config: ConfigDict, first: FirstStage, cond: Condition, fiel
         cond.vocab_size + 1,
         0 if cond.grid is not None else cond.length,
         cells,
-        dtype=jnp.dtype(config.dtype),
-        gather=functools.partial(sharding.gather, path="gpt/blocks_0"),
         **fields,
     )
     return WaveStage(first, cond, gpt, config.order, config.cond.drop, False)

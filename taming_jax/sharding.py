@@ -19,10 +19,11 @@ BATCH = PartitionSpec(("data", "fsdp"))
 # that does not divide its dimension is left out, and leaves without a pattern are replicated. The axes are those of the
 # last dimensions: a parameter stacked for a scan has one more dimension in front.
 RULES = (
-    (r"gpt/.*/(query|key|value|mlp_in)/kernel$", ("fsdp", "tensor")),
+    (r"gpt/.*/(query|key|value|mlp_in|mlp_gate)/kernel$", ("fsdp", "tensor")),
     (r"gpt/.*/(proj|mlp_out)/kernel$", ("tensor", "fsdp")),
     (r"gpt/.*head/kernel$", ("fsdp", "tensor")),
-    (r"gpt/.*(token|position|left|above|cond)_embedding$", (None, "fsdp")),
+    (r"gpt/.*modulation/kernel$", ("fsdp", None)),
+    (r"gpt/.*(token|position|target|step|left|above|cond)_embedding$", (None, "fsdp")),
     (r"(gen|disc|lpips|cond)/.*kernel$", (None, None, None, "fsdp")),
 )
 

@@ -120,7 +120,7 @@ def brief(number: float) -> str:
         optional={
             **{
                 name: st.one_of(NUMBERS, WILD)
-                for name in ("seed", "stride", "tile", "temperature", "top_k", "top_p", "guidance")
+                for name in ("seed", "stride", "tile", "temperature", "top_k", "top_p", "guidance", "guidance_power")
             },
             **{name: WILD for name in ("image", "keep", "method")},
             "size": SIZES,

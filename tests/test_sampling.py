@@ -118,12 +118,14 @@ def test_guidance_weighs_the_condition():
         logits = params * jax.nn.one_hot(seen % 5, 5)
         return (logits if at is None else jnp.take_along_axis(logits, at[:, None, None], 1)), seen[:, -1]
 
-    guided, init_cache = draw.guide(decode, lambda b: jnp.zeros(b, jnp.int32), length=2, null=9)
+    guided, init_cache = draw.guide(decode, lambda b: jnp.zeros(b, jnp.int32), length=2, null=9, total=3)
     ids, dropped = jnp.array([[1, 2, 3], [4, 0, 2]]), jnp.array([[9, 9, 3], [9, 9, 2]])
     at = jnp.array([2, 2])
     plain, without = (decode(2.0, x, 0, jnp.zeros(2, jnp.int32), at)[0] for x in (ids, dropped))
     for scale in (1.0, 3.0):
-        logits, cache = guided((2.0, scale), ids, 0, init_cache(2), at)
+        logits, cache = guided((2.0, Sampling(guidance=scale)), ids, 0, init_cache(2), at)
         np.testing.assert_allclose(logits, without + scale * (plain - without), atol=1e-6)
-    following, _ = guided((2.0, 1.0), jnp.array([[1], [1]]), 3, cache)  # ids behind the condition are the same for both
+    following, _ = guided(
+        (2.0, Sampling()), jnp.array([[1], [1]]), 3, cache
+    )  # ids behind the condition are the same for both
     np.testing.assert_allclose(following[:, 0], 2 * jax.nn.one_hot((ids.sum(1) + 1) % 5, 5))

@@ -1,4 +1,4 @@
-"""Whole checkpoints of the original's into run directories, and run directories into such checkpoints."""
+"""Whole checkpoints into run directories, and run directories into such checkpoints."""
 
 import os
 import shutil
@@ -9,8 +9,9 @@ import numpy as np
 
 from taming_jax import checkpoint, completion, images, places
 from taming_jax.console import say
+from taming_jax.convert import successors
 from taming_jax.convert.settings import Section, read_settings
-from taming_jax.convert.tensors import Tensors, account, read_tensors, without_prefix
+from taming_jax.convert.tensors import account, read_tensors, without_prefix
 from taming_jax.convert.transformer import transformer_from_torch, transformer_to_torch
 from taming_jax.convert.vqgan import KINDS as FIRST_STAGES
 from taming_jax.convert.vqgan import vq_from_torch, vq_to_torch
@@ -19,22 +20,35 @@ from taming_jax.errors import ArgumentError, UserError, with_extra
 TRANSFORMER = "Net2NetTransformer"
 
 
-def from_checkpoint(ckpt: Path, config_file: Path, workdir: Path) -> None:
-    """Writes the run directories of a checkpoint; raises UserError where a tensor is missing, surplus or misshapen."""
+def from_checkpoint(ckpt: Path, config_file: Path | None, workdir: Path, asked: successors.Asked | None = None) -> None:
+    """Writes the run directories of a checkpoint; raises UserError where a tensor is missing, surplus or misshapen.
+
+    config_file: the original's YAML; None for a published successor, to which `asked` may add something.
+    """
+    settings = None if config_file is None else read_model(config_file)
+    check_place(workdir)
+    with places.claimed(workdir):
+        check_place(workdir)
+        if settings is None:
+            runs, step = successors.from_file(ckpt, workdir, asked or successors.Asked()), 0
+        else:
+            runs, step = read_original(ckpt, config_file, settings, workdir)
+        write_runs(runs, step, workdir)
+
+
+def read_model(config_file: Path) -> Section:
+    """The original's YAML; raises ArgumentError where it describes no model."""
     settings = read_settings(config_file)
     model = settings.find("model", None)[0]
     if not isinstance(model, dict) or not {"target", "params"} <= set(model):
         raise ArgumentError(
             f"config={config_file} holds no 'model' with 'target' and 'params', as the original's files do"
         )
-    check_place(workdir)
-    with places.claimed(workdir):
-        check_place(workdir)
-        write_runs(ckpt, config_file, settings, workdir)
+    return settings
 
 
-def write_runs(ckpt: Path, config_file: Path, settings: Section, workdir: Path) -> None:
-    """`from_checkpoint` with its settings read, in a folder that is claimed."""
+def read_original(ckpt: Path, config_file: Path, settings: Section, workdir: Path) -> tuple[successors.Runs, int]:
+    """The runs of one of the original's checkpoints, and its step."""
     tensors, step = read_tensors(ckpt)
     try:
         model = settings.section("model")
@@ -47,6 +61,11 @@ def write_runs(ckpt: Path, config_file: Path, settings: Section, workdir: Path) 
         account(tensors)
     except UserError as e:
         raise UserError(f"{ckpt} with {config_file}: {e}") from e
+    return runs, step
+
+
+def write_runs(runs: successors.Runs, step: int, workdir: Path) -> None:
+    """Writes run directories, in a folder that is claimed; `step` is that of `workdir`."""
     needed = sum(leaf.nbytes for _, state in runs.values() for leaf in jax.tree.leaves(state))
     check_place(workdir, needed)
     for path, (config, state) in runs.items():
@@ -76,7 +95,7 @@ def check_place(workdir: Path, needed: int = 0) -> None:
 
 
 def to_checkpoint(workdir: Path, out: Path) -> None:
-    """Writes a run as a checkpoint that the original's model loads with `strict=True`."""
+    """Writes a run as a checkpoint that the model of its own code loads with `strict=True`."""
     try:
         import torch
     except ImportError as e:
@@ -84,22 +103,24 @@ def to_checkpoint(workdir: Path, out: Path) -> None:
     if out.exists():
         raise ArgumentError(f"to-torch={out} exists already; name another file")
 
-    def read(step: int) -> Tensors:
+    def read(step: int) -> dict:
         config, _ = completion.load_config(workdir, step)
-        if config.task == "transformer":
-            return transformer_to_torch(workdir, step, config)
-        return vq_to_torch(workdir, step, config, "")
+        if (kind := successors.kind_of_run(config)) is not None:
+            return successors.to_file(kind, workdir, step, config)
+        to_torch = transformer_to_torch if config.task == "transformer" else vq_to_torch
+        return {"state_dict": to_torch(workdir, step, config), "global_step": step}
 
-    tensors, step, _ = checkpoint.newest(workdir, read, checkpoint.required_steps(workdir))
-    state_dict = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
+    content, step, _ = checkpoint.newest(workdir, read, checkpoint.required_steps(workdir))
+    stored = jax.tree.map(lambda x: torch.from_numpy(np.array(x)) if isinstance(x, np.ndarray) else x, content)
     out.parent.mkdir(parents=True, exist_ok=True)
 
     def write(part: Path) -> None:
         with part.open("wb") as file:  # torch alone would not pass on what the system says
-            torch.save({"state_dict": state_dict, "global_step": step}, file)
+            torch.save(stored, file)
 
     try:
         images.write_whole(out, write)
     except (OSError, RuntimeError) as e:
         raise ArgumentError(f"to-torch={out} cannot be written: {checkpoint.cause_of(e)}") from e
-    say(f"{len(state_dict)} tensors of step {step}: {out}")
+    count = sum(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(content))
+    say(f"{count} tensors of step {step}: {out}")

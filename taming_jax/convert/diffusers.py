@@ -46,10 +46,10 @@ def to_diffusers(workdir: Path, out: Path) -> None:
         raise UserError(f"writing for diffusers needs safetensors: {with_extra('convert')}") from e
     check_empty(out)
     config, step, params = completion.load_run(workdir)
-    if config.task != "vqgan" or config.quantizer.name not in ("vq", "ema"):
+    if config.task != "vqgan" or config.quantizer.name not in ("vq", "ema") or config.model.network != "vqgan":
         raise UserError(
             f"{workdir}: diffusers has a VQModel with a nearest-code quantizer, and neither transformers nor Gumbel"
-            " or other quantizers"
+            " or other quantizers, nor MaskGIT's VQGAN"
         )
     tensors = to_torch(params, diffusers_rules(len(config.model.ch_mult)), "")
     for name, value in tensors.items():

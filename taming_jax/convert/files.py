@@ -69,11 +69,11 @@ STATE_DICTS = ("state_dict", "ema", "model_ema", "ema_state_dict", "model_state_
 PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 
 
-def read(path: Path) -> tuple[Tensors, int]:
+def read(path: Path, prefer: Sequence[str] = STATE_DICTS) -> tuple[Tensors, int]:
     """A checkpoint's state dict, as views of its file, and its step (0 where it does not say).
 
-    path: a file, an index of shards, or a folder with one index. Raises ArgumentError for what holds no state dict, is
-    damaged, or claims more than it holds.
+    path: a file, an index of shards, or a folder with one index. prefer: of several state dicts, the one that is named
+    first. Raises ArgumentError for what holds no state dict, is damaged, or claims more than it holds.
     """
     try:
         if path.is_dir():
@@ -82,7 +82,7 @@ def read(path: Path) -> tuple[Tensors, int]:
             raise UserError("does not exist: there is no such file")
         if not path.is_file():
             raise UserError("is no regular file")
-        return read_shards(path) if path.name.endswith(".index.json") else read_file(path)
+        return read_shards(path) if path.name.endswith(".index.json") else read_file(path, prefer)
     except ArgumentError:
         raise
     except UserError as e:
@@ -99,7 +99,7 @@ def read(path: Path) -> tuple[Tensors, int]:
         ) from e
 
 
-def read_file(path: Path) -> tuple[Tensors, int]:
+def read_file(path: Path, prefer: Sequence[str]) -> tuple[Tensors, int]:
     """One file, by its first bytes."""
     with path.open("rb") as file:
         start = file.read(512)
@@ -108,9 +108,9 @@ def read_file(path: Path) -> tuple[Tensors, int]:
     if start[8:9] == b"{":
         tensors, step = read_safetensors(path), 0
     elif start.startswith(b"PK"):
-        tensors, step = to_tensors(path, *describe_zip(path))
+        tensors, step = to_tensors(path, *describe_zip(path), prefer)
     elif start.startswith(b"\x80"):
-        tensors, step = to_tensors(path, *describe_legacy(path))
+        tensors, step = to_tensors(path, *describe_legacy(path), prefer)
     else:
         for magic, message in OTHERS.items():
             if start.lstrip().startswith(magic):
@@ -175,10 +175,10 @@ def describe_legacy(path: Path) -> tuple[Any, Places]:
     return root, places
 
 
-def to_tensors(path: Path, root: Any, places: Places) -> tuple[Tensors, int]:
+def to_tensors(path: Path, root: Any, places: Places, prefer: Sequence[str]) -> tuple[Tensors, int]:
     """The state dict and the step of what a file's pickle describes."""
     data, tensors = np.memmap(path, np.uint8, "r"), {}
-    for name, node in state_dict(root):
+    for name, node in state_dict(root, prefer):
         if node is None or (isinstance(name, str) and name.endswith("_extra_state")):  # of layers that have none
             continue
         tensors[checked_name(name)] = to_tensor(name, node, data, places)
@@ -190,7 +190,7 @@ def to_tensors(path: Path, root: Any, places: Places) -> tuple[Tensors, int]:
     return tensors, step
 
 
-def state_dict(root: Any) -> list[tuple[Any, Any]]:
+def state_dict(root: Any, prefer: Sequence[str]) -> list[tuple[Any, Any]]:
     """The names and values of a checkpoint's state dict, wherever trainers put it: up to three dictionaries deep."""
     if not isinstance(root, Object):
         raise UserError("holds no state dict of tensors")
@@ -211,7 +211,7 @@ def state_dict(root: Any) -> list[tuple[Any, Any]]:
         raise UserError(f"holds no state dict of tensors{what}; save a model's state_dict()")
     most = max(count for count, _ in found.values())
     whole = {key: items for key, (count, items) in found.items() if 2 * count >= most}  # not only an optimizer's
-    return whole[next((name for name in STATE_DICTS if name in whole), next(iter(whole)))]
+    return whole[next((name for name in prefer if name in whole), next(iter(whole)))]
 
 
 def is_dictionary(node: Any) -> bool:

@@ -19,12 +19,48 @@ GENERATOR: Rules = (
     (r"^quantize/embedding$", r"quantize/embedding/weight"),
 )
 GUMBEL: Rules = (*GENERATOR, (r"^quantize/embedding/weight$", r"quantize/embed/weight"))
+MASKGIT: Rules = (
+    (r"^(encoder|decoder)/(down|up)_(\d+)_block_(\d+)", r"\1/\2/\3/block/\4"),
+    (r"^decoder/up_(\d+)_conv", r"decoder/up/\1/upsample_conv"),
+    (r"^(encoder|decoder)/mid_block_(\d+)", r"\1/mid/\2"),
+    (r"^quant_conv/", r"encoder/conv_out/"),
+    (r"^conv_out/", r"decoder/conv_out/"),
+    (r"^quantize/embedding$", r"quantize/embedding/weight"),
+)
 TRANSFORMER: Rules = (
     (r"^token_embedding$", r"tok_emb/weight"),
     (r"^position_embedding$", r"pos_emb"),
     (r"^blocks_(\d+)/", r"blocks/\1/"),
     (r"/mlp_in/", r"/mlp/0/"),
     (r"/mlp_out/", r"/mlp/2/"),
+)
+LLAMAGEN: Rules = (
+    (r"^token_embedding$", r"tok_embeddings/weight"),
+    (r"^cond_embedding$", r"cls_embedding/embedding_table/weight"),
+    (r"^blocks_(\d+)/", r"layers/\1/"),
+    (r"/attn/", r"/attention/"),
+    (r"/proj/", r"/wo/"),
+    (r"/ln1/", r"/attention_norm/"),
+    (r"/ln2/", r"/ffn_norm/"),
+    (r"/mlp_gate/", r"/feed_forward/w1/"),
+    (r"/mlp_in/", r"/feed_forward/w3/"),
+    (r"/mlp_out/", r"/feed_forward/w2/"),
+    (r"^ln_f/", r"norm/"),
+    (r"^head/", r"output/"),
+)
+RAR: Rules = (
+    (r"^token_embedding$", r"embeddings/weight"),
+    (r"^cls_embedding$", r"cls_token"),
+    (r"^position_embedding$", r"pos_embed"),
+    (r"^target_embedding$", r"target_aware_pos_embed"),
+    (r"^step_embedding$", r"timesteps_embeddings"),
+    (r"^blocks_(\d+)/", r"blocks/\1/"),
+    (r"/ln([12])/", r"/norm\1/"),
+    (r"/mlp_in/", r"/mlp/fc1/"),
+    (r"/mlp_out/", r"/mlp/fc2/"),
+    (r"/modulation/", r"/adaLN_modulation/1/"),
+    (r"^final_modulation/", r"adaln_before_head/adaLN_modulation/1/"),
+    (r"^head/", r"lm_head/"),
 )
 QUANTIZERS = ("vq", "ema", "gumbel")  # ours that the original has
 ORDERS = {
@@ -40,10 +76,37 @@ LAYOUTS = {"objects_bbox": "bbox", "objects_center_points": "center"}
 
 
 def generator_rules(config: ConfigDict) -> Rules:
-    """For the generator of a first stage's config; raises UserError for a quantizer that the original does not have."""
+    """For the generator of a first stage's config, by the code that has such generators.
+
+    Raises UserError for a quantizer that it does not have.
+    """
+    if config.model.network == "maskgit":
+        if config.quantizer.name != "vq":
+            raise UserError(f"MaskGIT's VQGAN has no quantizer {config.quantizer.name!r}, only 'vq'")
+        return MASKGIT
+    if config.quantizer.name == "normalized":
+        return llamagen_rules(len(config.model.ch_mult))
     if config.quantizer.name not in QUANTIZERS:
         raise UserError(f"the original has no quantizer {config.quantizer.name!r}, only {', '.join(QUANTIZERS)}")
     return GUMBEL if config.quantizer.name == "gumbel" else GENERATOR
+
+
+def llamagen_rules(levels: int) -> Rules:
+    """For the generator of LlamaGen's tokenizers, whose decoder counts its levels in the order of running."""
+    ups = tuple((rf"^decoder/up_{i}_", f"decoder/conv_blocks/{levels - 1 - i}/") for i in range(levels))
+    return (
+        *ups,
+        (r"^encoder/down_(\d+)_", r"encoder/conv_blocks/\1/"),
+        (r"(conv_blocks/\d+/)block_(\d+)", r"\1res/\2"),
+        (r"(conv_blocks/\d+/)attn_(\d+)", r"\1attn/\2"),
+        (r"^(encoder/conv_blocks/\d+)/conv/", r"\1/downsample/conv/"),
+        (r"^(decoder/conv_blocks/\d+)/conv/", r"\1/upsample/conv/"),
+        (r"/mid_block_1/", r"/mid/0/"),
+        (r"/mid_attn_1/", r"/mid/1/"),
+        (r"/mid_block_2/", r"/mid/2/"),
+        (r"^conv_out/", r"decoder/conv_out/"),
+        (r"^quantize/embedding$", r"quantize/embedding/weight"),
+    )
 
 
 def discriminator_rules(n_layers: int) -> Rules:

@@ -1,13 +1,14 @@
 """Parameters from the original's tensors and back: axes, networks, and the file that holds them."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from taming_jax.convert.files import Tensors, read
+from taming_jax.convert.files import STATE_DICTS, Tensors, read
 from taming_jax.convert.names import Rules, discriminator_rules, lpips_names, torch_name
 from taming_jax.errors import ArgumentError, UserError
 
@@ -20,6 +21,10 @@ DERIVED = (
 )
 
 
+# Tables that have an axis for the batch in PyTorch.
+WITH_BATCH = ("position_embedding", "target_embedding", "step_embedding", "cls_embedding")
+
+
 def to_layout(path: str, value: np.ndarray) -> np.ndarray:
     """Our axes -> PyTorch's: HWIO to OIHW, [in,out] to [out,in]."""
     value = np.asarray(value)
@@ -27,7 +32,7 @@ def to_layout(path: str, value: np.ndarray) -> np.ndarray:
         return value.T[:, :, None, None]
     if path.endswith("kernel"):
         return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-    return value[None] if path.endswith("position_embedding") else value
+    return value[None] if path.endswith(WITH_BATCH) else value
 
 
 def from_layout(path: str, value: np.ndarray) -> np.ndarray:
@@ -36,7 +41,7 @@ def from_layout(path: str, value: np.ndarray) -> np.ndarray:
         return value[:, :, 0, 0].T
     if path.endswith("kernel"):
         return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
-    return value[0] if path.endswith("position_embedding") else value
+    return value[0] if path.endswith(WITH_BATCH) else value
 
 
 def take(tensors: Tensors, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -154,9 +159,9 @@ def lpips_to_torch(weights: dict, prefix: str) -> Tensors:
     return tensors
 
 
-def read_tensors(path: Path) -> tuple[Tensors, int]:
+def read_tensors(path: Path, prefer: Sequence[str] = STATE_DICTS) -> tuple[Tensors, int]:
     """All tensors of a checkpoint, named as a module on its own names them, and its step; errors are `files.read`'s."""
-    stored, step = read(path)
+    stored, step = read(path, prefer)
     tensors = {re.sub(WRAPPERS, "", name): value for name, value in stored.items()}
     if len(tensors) < len(stored):
         raise ArgumentError(f"ckpt={path} holds tensors twice, with and without a wrapper's name such as 'module.'")

@@ -55,13 +55,7 @@ def transformer_from_torch(
             if used.ndim != 1 or used.dtype.kind not in "iu" or not np.all((used >= 0) & (used < size)):
                 raise UserError(f"tensor 'first_stage_model.quantize.used' is no list of codes below {size}")
             config.first_stage.used = tuple(map(int, used))
-    config = complete(config, None, lambda path, step: (runs[path][0], step))
-    config.data.class_names = class_names
-    for name in stages_of(config):
-        _, state = runs[Path(config[name].workdir)]
-        weights = state.extra["gen"].get("ema", state.params["gen"])
-        with config.unlocked():
-            config[name].update(origin=config[name].workdir, digest=checkpoint.digest(weights))
+    config = completed(config, runs, class_names)
     stage = make_second_stage(config)
     side = stage.first.side
     stored = tensors.get("permuter.forward_shuffle_idx", np.arange(side * side))
@@ -71,6 +65,18 @@ def transformer_from_torch(
     gpt = stack(from_torch(tensors, like, TRANSFORMER, "transformer."))
     runs[workdir] = (config, TrainState(np.zeros((), np.int32), {"gpt": gpt}, {}, {"gpt": {}}, {}))
     return runs
+
+
+def completed(config: ConfigDict, runs: dict, class_names: tuple[str, ...]) -> ConfigDict:
+    """A transformer's config, completed from its first stages, which are among `runs`."""
+    config = complete(config, None, lambda path, step: (runs[path][0], step))
+    config.data.class_names = class_names
+    for name in stages_of(config):
+        _, state = runs[Path(config[name].workdir)]
+        weights = state.extra["gen"].get("ema", state.params["gen"])
+        with config.unlocked():
+            config[name].update(origin=config[name].workdir, digest=checkpoint.digest(weights))
+    return config
 
 
 def condition(

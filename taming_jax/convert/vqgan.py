@@ -54,15 +54,13 @@ def vq_config(model: Section | dict, image_key: str = "image") -> ConfigDict:
     c = config_files.load("imagenet_vq")
     c.data = config_files.module("common").get_data("folder", size=dd.integer("resolution", most=4096))
     c.batch_size = 8
-    c.model = ConfigDict(
-        dict(
-            ch=dd.integer("ch", most=MAX_WIDTH),
-            ch_mult=dd.integers("ch_mult", 1, 10, most=256),
-            num_res_blocks=dd.integer("num_res_blocks", most=64),
-            attn_resolutions=dd.integers("attn_resolutions", 0, 100),
-            z_channels=dd.integer("z_channels", most=MAX_WIDTH),
-            out_ch=dd.integer("out_ch", most=MAX_WIDTH),
-        )
+    c.model.update(
+        ch=dd.integer("ch", most=MAX_WIDTH),
+        ch_mult=dd.integers("ch_mult", 1, 10, most=256),
+        num_res_blocks=dd.integer("num_res_blocks", most=64),
+        attn_resolutions=dd.integers("attn_resolutions", 0, 100),
+        z_channels=dd.integer("z_channels", most=MAX_WIDTH),
+        out_ch=dd.integer("out_ch", most=MAX_WIDTH),
     )
     sizes = dict(codebook_size=params.integer("n_embed"), embed_dim=params.integer("embed_dim", most=MAX_WIDTH))
     if kind == "GumbelVQ":
@@ -141,7 +139,7 @@ def vq_from_torch(
     return config, TrainState(np.zeros((), np.int32), params, {}, extra, {})
 
 
-def vq_to_torch(workdir: Path, step: int, config: ConfigDict, prefix: str) -> Tensors:
+def vq_to_torch(workdir: Path, step: int, config: ConfigDict, prefix: str = "") -> Tensors:
     """A first stage under the original's names; with LPIPS where it has a discriminator, whose loss holds both."""
     shapes = jax.eval_shape(make_task(config).init, jax.random.key(0))
     gen = checkpoint.load_net(workdir, step, "gen", shapes.params["gen"])

@@ -20,13 +20,21 @@ torch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def conv(
-    features: int, kernel_size: int = 3, *, name: str, dtype: jnp.dtype, strides: int = 1, padding="SAME"
+    features: int,
+    kernel_size: int = 3,
+    *,
+    name: str,
+    dtype: jnp.dtype,
+    strides: int = 1,
+    padding="SAME",
+    use_bias: bool = True,
 ) -> nn.Conv:
     return nn.Conv(
         features,
         (kernel_size, kernel_size),
         strides=strides,
         padding=padding,
+        use_bias=use_bias,
         kernel_init=torch_init,
         dtype=dtype,
         name=name,

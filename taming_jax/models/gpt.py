@@ -16,14 +16,20 @@ normal_init = nn.initializers.normal(0.02)
 Cache = tuple[tuple[jax.Array, jax.Array], ...]  # per layer: keys and values, [B,heads,T,D/heads]
 
 
-def resize(cache: Cache, length: int) -> Cache:
-    """The cache for sequences of `length`: T grows by empty places, or those beyond are cut off."""
+def resize(cache: Any, whole: Any, less: int) -> Any:
+    """A cache with as many places as a whole one has, but for `less`: new ones are empty, those beyond are cut off.
 
-    def fit(x: jax.Array) -> jax.Array:
-        new = max(0, length - x.shape[-2])
-        return jnp.pad(x[..., :length, :], [*[(0, 0)] * (x.ndim - 2), (0, new), (0, 0)])
+    whole: a cache or its shapes, whose places lie along the last axis but one. The caches of a batch of windows have an
+    axis in front.
+    """
 
-    return jax.tree.map(fit, cache)
+    def fit(x: jax.Array, like: jax.Array) -> jax.Array:
+        if like.ndim < 2:  # no part of it is for places
+            return x
+        length = like.shape[-2] - less
+        return jnp.pad(x[..., :length, :], [*[(0, 0)] * (x.ndim - 2), (0, max(0, length - x.shape[-2])), (0, 0)])
+
+    return jax.tree.map(fit, cache, whole)
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -96,22 +102,33 @@ def attend_all(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None)
 class Attention(nn.Module):
     """Multi-head self-attention. [B,T,D] -> [B,T,D]; `at` [B] asks for one position each, -> [B,1,D].
 
-    mask: who sees whom; None for each position those up to itself.
+    mask: who sees whom; None for each position those up to itself. num_kv_heads: fewer keys and values, each for
+    several heads in a row; None for as many.
     """
 
     num_heads: int
     attn_pdrop: float
     resid_pdrop: float
     dtype: jnp.dtype
+    use_bias: bool = True
+    num_kv_heads: int | None = None
+
+    def tune(self, q: jax.Array, k: jax.Array, position: jax.Array | int, at: jax.Array | None) -> tuple:
+        """Queries and keys [B,T,heads,D/heads] before they meet. position: the first key's; at: as in the call."""
+        return q, k
 
     @nn.compact
     def __call__(self, x, mask, deterministic, cache=None, position=None, at=None):
         b, _, d = x.shape
         asks, mask = (x, mask) if at is None else (rows_at(x, at), jnp.swapaxes(mask[0][:, at], 0, 1)[:, :, None])
+        heads, kv_heads, head_dim = self.num_heads, self.num_kv_heads or self.num_heads, d // self.num_heads
         q, k, v = (
-            dense(d, self.dtype, name)(y).reshape(b, -1, self.num_heads, d // self.num_heads)
-            for name, y in (("query", asks), ("key", x), ("value", x))
+            dense(n * head_dim, self.dtype, name, self.use_bias)(y).reshape(b, -1, n, head_dim)
+            for name, y, n in (("query", asks, heads), ("key", x, kv_heads), ("value", x, kv_heads))
         )
+        q, k = self.tune(q, k, 0 if position is None else position, at)
+        if kv_heads < heads:
+            k, v = (jnp.repeat(y, heads // kv_heads, 2) for y in (k, v))
         if cache is not None:
             k, v = cache = tuple(
                 jax.lax.dynamic_update_slice_in_dim(old, jnp.swapaxes(new, 1, 2), position, 2)
@@ -131,7 +148,7 @@ class Attention(nn.Module):
             )
         else:
             y = attend_all(q, k, v, mask)
-        y = dense(d, self.dtype, "proj")(y.reshape(b, -1, d))
+        y = dense(d, self.dtype, "proj", self.use_bias)(y.reshape(b, -1, d))
         return nn.Dropout(self.resid_pdrop)(y, deterministic=deterministic), cache
 
 
@@ -243,16 +260,18 @@ class GPT(nn.Module):
 
         Position t sees ids up to t. `train` draws 'dropout'.
         """
-        x = self.embed(ids, embeddings)
+        x = self.embed(ids, 0, embeddings)
         t = x.shape[1]
-        x = self.embd_drop((x + self.position_embedding[:t]).astype(self.dtype), deterministic=not train)
+        x = self.embd_drop(x.astype(self.dtype), deterministic=not train)
         mask = self.visible(jnp.arange(t), t) if self.n_unmasked else None
         x = run_layers(self.blocks, x, mask, not train)
         return self.head(self.ln_f(x[:, start:])).astype(jnp.float32)
 
-    def embed(self, ids: jax.Array, embeddings: jax.Array | None) -> jax.Array:
+    def embed(self, ids: jax.Array, position: jax.Array | int, embeddings: jax.Array | None) -> jax.Array:
+        """What goes into the layers; `position` [] is the first one's. [B,T] -> [B,P+T,D]."""
         x = self.token_embedding[ids]
-        return x if embeddings is None else jnp.concatenate([embeddings, x], 1)
+        x = x if embeddings is None else jnp.concatenate([embeddings, x], 1)
+        return x + jax.lax.dynamic_slice_in_dim(self.position_embedding, position, x.shape[1])
 
     def visible(self, positions: jax.Array, length: int) -> jax.Array:
         """Which of `length` keys each position [T] sees: [1,1,T,length] bool."""
@@ -278,9 +297,8 @@ class GPT(nn.Module):
         head do no more. With `n_unmasked`, the first call must bring at least so many. For `unrolled` alone: a scan
         would copy each layer's weights and cache for each code.
         """
-        x = self.embed(ids, embeddings)
+        x = self.embed(ids, position, embeddings)
         t = x.shape[1]
-        x += jax.lax.dynamic_slice_in_dim(self.position_embedding, position, t)
         x, mask = x.astype(self.dtype), self.visible(position + jnp.arange(t), cache[0][0].shape[2])
         filled = []
         for block, kv in zip(self.blocks, cache, strict=True):

@@ -29,6 +29,11 @@ def nearest_codes(z: jax.Array, embedding: jax.Array) -> jax.Array:
     return jnp.argmin(jnp.sum(jnp.square(embedding), -1) - 2 * products, -1).astype(jnp.int32)
 
 
+def unit(x: jax.Array) -> jax.Array:
+    """Scaled to a norm of 1; 0 stays 0. [...,D] -> [...,D]."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), -1, keepdims=True), 1e-24))
+
+
 class Learned(NamedTuple):
     """What a quantizer has learned: its parameters, their running average (None without one), and its statistics."""
 
@@ -107,6 +112,11 @@ class NearestCodeQuantizer(CodebookQuantizer):
     restarts: ClassVar[bool] = True
 
     @nn.nowrap
+    def compared(self, x: jax.Array) -> jax.Array:
+        """Latents or codes [...,D] as they are compared with each other."""
+        return x
+
+    @nn.nowrap
     def after_step(
         self,
         learned: Learned,
@@ -128,7 +138,8 @@ class NearestCodeQuantizer(CodebookQuantizer):
     ) -> Learned:
         """Dead codes moved, in the codebook and in its averages; see `restart_dead_codes`."""
         latents, ids, embedding = codes["latents"], codes["ids"], learned.params["embedding"]
-        errors = gather(jnp.square(latents - embedding[ids]).sum(-1))  # or each device would pass its sums to the next
+        errors = jnp.square(latents - self.compared(embedding)[ids]).sum(-1)
+        errors = gather(errors)  # or each device would pass its sums to the next
         counts = jnp.zeros(self.codebook_size).at[ids.ravel()].add(1.0)
         dead, goal, idle = restart_dead_codes(learned.stats["idle"], counts, latents, errors, restart_after, key)
 
@@ -170,6 +181,51 @@ class VectorQuantizer(NearestCodeQuantizer):
         ids = nearest_codes(z, self.embedding)
         z_q = self.embedding[ids]
         loss = losses.codebook_loss(z, z_q, self.commitment_weight, self.legacy)
+        return z + jax.lax.stop_gradient(z_q - z), {"ids": ids, "loss": loss, "latents": z}
+
+
+class NormalizedVectorQuantizer(NearestCodeQuantizer):
+    """Nearest code on the unit sphere: L2-normalized latents and codes of few dimensions (Yu et al. 2022, ViT-VQGAN).
+
+    What LlamaGen's tokenizers have (Sun et al. 2024): the gradient reaches the latents through the normalization, and
+    the codes that are given and looked up have unit norm. commitment_weight: beta of Esser et al. 2021, eq. 4.
+    entropy_weight: of `losses.entropy_loss` at the temperature beside it, 0 and 0.01 in LlamaGen. The loss of
+    evaluation is there, too; LlamaGen has none then.
+    """
+
+    RULES: ClassVar[dict[str, Rule]] = CODEBOOK_RULES | {
+        "commitment_weight": real(0),
+        "entropy_weight": real(0),
+        "entropy_temperature": real(above=0),
+    }
+
+    commitment_weight: float
+    entropy_weight: float
+    entropy_temperature: float
+
+    def setup(self) -> None:
+        self.embedding = self.param(
+            "embedding",
+            lambda key, shape: unit(jax.random.uniform(key, shape, minval=-1, maxval=1)),
+            (self.codebook_size, self.embed_dim),
+        )
+
+    @nn.nowrap
+    def compared(self, x: jax.Array) -> jax.Array:
+        return unit(x)
+
+    def lookup(self, ids: jax.Array) -> jax.Array:
+        return unit(self.embedding)[ids]
+
+    def __call__(
+        self, z: jax.Array, step: jax.Array | int = 0, train: bool = False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        z, embedding = unit(z.astype(jnp.float32)), unit(self.embedding)
+        ids = nearest_codes(z, embedding)
+        z_q = embedding[ids]
+        loss = losses.codebook_loss(z, z_q, self.commitment_weight, legacy=False)
+        if self.entropy_weight:
+            loss += self.entropy_weight * losses.entropy_loss(z, embedding, self.entropy_temperature)
         return z + jax.lax.stop_gradient(z_q - z), {"ids": ids, "loss": loss, "latents": z}
 
 
@@ -364,6 +420,7 @@ class FiniteScalarQuantizer(Quantizer):
 
 QUANTIZERS = {
     "vq": VectorQuantizer,
+    "normalized": NormalizedVectorQuantizer,
     "ema": EMAVectorQuantizer,
     "gumbel": GumbelQuantizer,
     "fsq": FiniteScalarQuantizer,

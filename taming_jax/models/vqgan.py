@@ -6,15 +6,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from taming_jax.models import autoencoder
+from taming_jax.models import autoencoder, maskgit
 from taming_jax.models.quantize import make_quantizer
 
 
 class VQModel(nn.Module):
     """VQGAN generator (Esser et al. 2021, section 3.1). Images are [B,H,W,C] in [-1, 1], codes [B,h,w] int32.
 
-    out_ch: C. quantizer: `name` and the fields of that module in `models/quantize.py`. remat: see `autoencoder.blocks`.
-    `step` and `train` are for quantizers with schedules and noise.
+    out_ch: C. quantizer: `name` and the fields of that module in `models/quantize.py`. network: 'vqgan', or 'maskgit'
+    for the one in `models/maskgit.py`, which has no attention and reads codes as they are. remat: see
+    `autoencoder.blocks`. `step` and `train` are for quantizers with schedules and noise.
     """
 
     ch: int
@@ -25,6 +26,7 @@ class VQModel(nn.Module):
     z_channels: int
     out_ch: int
     quantizer: dict
+    network: str = "vqgan"
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
 
@@ -33,16 +35,19 @@ class VQModel(nn.Module):
             ch=self.ch,
             ch_mult=self.ch_mult,
             num_res_blocks=self.num_res_blocks,
-            attn_resolutions=self.attn_resolutions,
-            resolution=self.resolution,
             remat=self.remat,
             dtype=self.dtype,
         )
-        self.encoder = autoencoder.Encoder(z_channels=self.z_channels, **trunk)
         self.quantize = make_quantizer(self.quantizer)
         self.quant_conv = autoencoder.conv(self.quantize.embed_dim, 1, name=None, dtype=self.dtype)
-        self.post_quant_conv = autoencoder.conv(self.z_channels, 1, name=None, dtype=self.dtype)
-        self.decoder = autoencoder.DecoderTrunk(**trunk)
+        if self.network == "maskgit":
+            self.encoder, self.decoder = maskgit.Encoder(**trunk), maskgit.DecoderTrunk(**trunk)
+            self.post_quant_conv = lambda z_q: z_q
+        else:
+            trunk |= dict(attn_resolutions=self.attn_resolutions, resolution=self.resolution)
+            self.encoder = autoencoder.Encoder(z_channels=self.z_channels, **trunk)
+            self.decoder = autoencoder.DecoderTrunk(**trunk)
+            self.post_quant_conv = autoencoder.conv(self.z_channels, 1, name=None, dtype=self.dtype)
         self.conv_out = autoencoder.conv(self.out_ch, name=None, dtype=self.dtype)
 
     def encode(
@@ -53,7 +58,8 @@ class VQModel(nn.Module):
 
     def head(self, hidden: jax.Array) -> jax.Array:
         """The last convolution, where the adaptive weight looks. [B,H,W,ch] -> [B,H,W,C] float32."""
-        return self.conv_out(hidden).astype(jnp.float32)
+        images = self.conv_out(hidden).astype(jnp.float32)
+        return 2 * images - 1 if self.network == "maskgit" else images
 
     def features(
         self, images: jax.Array, step: jax.Array | int = 0, train: bool = False

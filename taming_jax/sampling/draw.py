@@ -16,13 +16,27 @@ class Sampling(NamedTuple):
 
     temperature: above 0; above 1 is wilder. top_k: draw from the k likeliest codes, 1 or more. top_p: draw from the
     likeliest codes that hold this share of the probability, in (0, 1]. guidance: above 1, the condition weighs more
-    (see `guide`).
+    (see `guide`). guidance_power: above 0, guidance rises to that along a power-cosine, as in RAR; 0 is constant.
+    guidance_codes: how many first codes are guided, 0 for all; LlamaGen's `cfg_interval` is 2 less.
     """
 
     temperature: float = 1.0
     top_k: int = 2**31 - 1
     top_p: float = 1.0
     guidance: float = 1.0
+    guidance_power: float = 0.0
+    guidance_codes: int = 0
+
+    def guidance_at(self, number: jax.Array, total: int) -> jax.Array:
+        """The guidance of the code `number` of 0 to total - 1, -> like `number`, float32.
+
+        RAR's schedule (Yu et al. 2024, arXiv 2411.00776, after Gao et al. 2023) is 1 at the first code, and never quite
+        reaches `guidance`.
+        """
+        angle = jnp.pi * (number / total) ** jnp.where(self.guidance_power == 0, 1.0, self.guidance_power)
+        rising = 1 + (self.guidance - 1) * (1 - jnp.cos(angle)) / 2
+        scale = jnp.where(self.guidance_power == 0, self.guidance, rising)
+        return jnp.where((self.guidance_codes > 0) & (number >= self.guidance_codes), 1.0, scale)
 
 
 RULES: dict[str, Rule] = {
@@ -30,7 +44,10 @@ RULES: dict[str, Rule] = {
     "top_k": whole(1, INT64),  # over the codebook's size it keeps all codes
     "top_p": real(above=0, most=1),
     "guidance": real(),
+    "guidance_power": real(0),
+    "guidance_codes": whole(),
 }
+COUNTS = ("top_k", "guidance_codes")  # fields that are whole numbers
 
 
 def make_sampling(fields: ConfigDict | dict, drop: float, kind: type[UserError] = UserError) -> Sampling:
@@ -39,7 +56,7 @@ def make_sampling(fields: ConfigDict | dict, drop: float, kind: type[UserError] 
     for name, value in fields.items():
         RULES[name](name, value, kind)
     # Of plain Python's types, or equal numbers would be other programs.
-    numbers = {name: (int if name == "top_k" else float)(value) for name, value in fields.items()}
+    numbers = {name: (int if name in COUNTS else float)(value) for name, value in fields.items()}
     sampling = Sampling(**numbers)
     sampling = sampling._replace(top_k=min(sampling.top_k, INT32))
     if sampling.guidance != 1 and not drop:
@@ -95,16 +112,21 @@ def away_from_null(logits: jax.Array, scale: jax.Array) -> jax.Array:
     return logits[:, 1] + scale * (logits[:, 0] - logits[:, 1])
 
 
-def guide(decode: Callable, init_cache: Callable, length: int, null: int) -> tuple[Callable, Callable]:
+def guide(decode: Callable, init_cache: Callable, length: int, null: int, total: int) -> tuple[Callable, Callable]:
     """Classifier-free guidance (Ho & Salimans 2022): `decode` and `init_cache` that run twice the batch inside.
 
     Each sequence is paired with a copy whose first `length` ids, the condition, are `null`. The parameters become
-    (parameters, scale): a scale of 1 changes nothing; above 1, the condition weighs more.
+    (parameters, sampling): a guidance of 1 changes nothing; above 1, the condition weighs more. total: codes of a
+    sequence, over which it may change; in a sliding window, those of the window.
     """
 
     def guided(params, ids, position, cache, at=None):
-        params, scale = params
+        params, sampling = params
         b, t = ids.shape
+        number = (
+            position + (jnp.arange(t) if at is None else at[:, None]) - (length - 1)
+        )  # of the code that is asked for
+        scale = sampling.guidance_at(jnp.maximum(number, 0), total)[..., None]
         dropped = jnp.where(position + jnp.arange(t) < length, null, ids)
         both = jnp.stack([ids, dropped], 1).reshape(2 * b, t)  # neighbours, so that both stay on their device
         logits, cache = decode(params, both, position, cache, None if at is None else jnp.repeat(at, 2))

@@ -9,7 +9,7 @@ import numpy as np
 
 from taming_jax.models.gpt import resize
 from taming_jax.sampling.wavefront import paint_wavefront
-from taming_jax.sampling.window import Grid, Sampler, column_groups, paint_row, prefix_at, window_start
+from taming_jax.sampling.window import Grid, Sampler, column_groups, paint_row, window_start
 
 KEPT_BYTES = 2**32  # of keys and values kept from row to row, for all images of a batch; above, each row makes its own
 METHODS = ("cached", "wavefront")
@@ -69,15 +69,15 @@ def make_painter(
                 yield grid.codes, int((order < stop).sum())
         else:
             tops, caches = window_start(np.arange(h), window, h), None
-            cache = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(lambda: init_cache(b))))
-            length = jax.eval_shape(lambda: prefix_at(cond, 0, 0, window, h)).shape[1]
+            whole = jax.eval_shape(lambda: init_cache(b))
+            cache = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(whole))
             fits = cache * len(column_groups(w, window, stride)) <= KEPT_BYTES
             for i in range(h):
                 keep = fits and i + 1 < h and bool(tops[i + 1] == tops[i])
                 # The window's rows down to this one are at most half of it and one, unless it rests at the bottom.
                 seen = window // 2 + 1 if i - tops[i] <= window // 2 else window
                 seen = min(seen * window, window**2 - 1)
-                caches = resize(caches, length + seen)
+                caches = caches and [resize(cache, whole, window**2 - 1 - seen) for cache in caches]
                 grid, caches = rows[keep](params, keys, sampling, cond, grid, i, caches, seen=seen, keep=keep)
                 yield grid.codes, (i + 1) * w
 

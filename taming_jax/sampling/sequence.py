@@ -45,12 +45,13 @@ def sample_full(
     s, n = prefix.shape[1], codes.shape[1]
     xs = (s - 1 + jnp.arange(n), codes.T, known, places)
     step = max(LEAST, -(-n // LENGTHS))
-    logits, cache = decode(prefix, 0, resize(cache, s))
+    whole = cache
+    logits, cache = decode(prefix, 0, resize(cache, whole, n - 1))
     ids = choose(logits, jax.tree.map(lambda x: x[0], xs[1:]))
     parts = [ids[None]]
     for start in range(1, n, step):
         stop = min(start + step, n)
-        carry = ids, resize(cache, s + stop - 1)
+        carry = ids, resize(cache, whole, n - stop)
         (ids, cache), drawn = jax.lax.scan(body, carry, jax.tree.map(lambda x, a=start, b=stop: x[a:b], xs))
         parts.append(drawn)
     return jnp.concatenate(parts).T

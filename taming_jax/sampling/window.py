@@ -77,7 +77,7 @@ def paint_row(
 
     A window that stands still keeps its keys and values: between its columns, and from row to row where it rests at the
     top or the bottom. caches: those that the row above kept, or None. With None, each window first reads its condition
-    and its own first `seen` codes, which must include all painted ones. Caches are no longer than condition and `seen`.
+    and its own first `seen` codes, which must include all painted ones. Caches have no places for codes beyond.
     """
     b, h, w = grid.codes.shape
     n = sampler.window
@@ -90,7 +90,8 @@ def paint_row(
         before = (i - top) * n + start - left  # codes of this window that are painted
         if cache is None:
             tokens, position, at = jnp.concatenate([prefix, patch[:, :seen]], 1), 0, s + before - 1
-            cache = resize(sampler.init_cache(b), s + seen)
+            whole = sampler.init_cache(b)
+            cache = resize(whole, whole, n * n - 1 - seen)
         else:
             tokens, position, at = jax.lax.dynamic_slice_in_dim(patch, before - n, n, 1), s + before - n, n - 1
         logits, cache = sampler.decode(tokens, position, cache, jnp.broadcast_to(at, b))

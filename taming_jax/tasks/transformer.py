@@ -1,5 +1,6 @@
 """Stage two: the transformer over the first stage's codes, after a condition."""
 
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from taming_jax import state as states
 from taming_jax.conditions import find_condition
 from taming_jax.errors import UserError
 from taming_jax.images import Sheet
+from taming_jax.models.rar import draw_orders, random_share
 from taming_jax.painting import Painting, Plan, make_sheet
 from taming_jax.parts import without
 from taming_jax.sampling.animation import Animation
@@ -34,6 +36,7 @@ def check(config: ConfigDict) -> None:
         )
     if config.gpt.embed_dim % config.gpt.num_heads:
         raise UserError(f"gpt.embed_dim={config.gpt.embed_dim} is not divided by gpt.num_heads={config.gpt.num_heads}")
+    check_architecture(config)
     if config.cond.aligned and config.gpt.embed_dim % 4:
         raise UserError(f"gpt.embed_dim={config.gpt.embed_dim}: cond.aligned needs a multiple of 4")
     if config.gpt.context.kind == "wavefront":
@@ -49,6 +52,29 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"cond.drop={config.cond.drop:g}: it must be 0 where there is no condition")
     if any(config.canvas) and kind.NEEDS_DATA:
         raise UserError(f"canvas: a transformer conditioned on {config.cond.name!r} has none in training")
+
+
+def check_architecture(config: ConfigDict) -> None:
+    """Raises UserError where fields do not go with `gpt.architecture`."""
+    gpt, name = config.gpt, config.gpt.architecture
+    own = {"gpt": (), "llamagen": ("mlp_dim", "num_kv_heads"), "rar": ("mlp_dim",)}[name]
+    for field in ("mlp_dim", "num_kv_heads"):
+        if field not in own and gpt[field] is not None:
+            raise UserError(f"gpt.{field}={gpt[field]}: architecture {name!r} does not have it; set it to None")
+    if any(gpt.random_order) and name != "rar":
+        raise UserError(f"gpt.random_order={tuple(gpt.random_order)}: only architecture 'rar' has it; set it to (0, 0)")
+    if name == "gpt":
+        return
+    usual = {"gpt.n_unmasked": 0, "gpt.context.kind": "window", "order": "row_major", "cond.aligned": False}
+    usual |= {"gpt.vocab_size": None, "gpt.block_size": None}
+    for field, value in usual.items():
+        found = functools.reduce(lambda group, part: group[part], field.split("."), config)
+        if found != value:
+            raise UserError(f"{field}={found}: with gpt.architecture={name!r} it must be {value}")
+    if name == "llamagen" and gpt.embed_dim // gpt.num_heads % 4:
+        raise UserError(f"gpt.embed_dim={gpt.embed_dim}: the heads of 'llamagen' need a multiple of 4 each")
+    if gpt.num_kv_heads is not None and gpt.num_heads % gpt.num_kv_heads:
+        raise UserError(f"gpt.num_kv_heads={gpt.num_kv_heads} does not divide gpt.num_heads={gpt.num_heads}")
 
 
 def corrupt(ids: jax.Array, pkeep: float, vocab_size: int, key: jax.Array) -> jax.Array:
@@ -89,11 +115,16 @@ def make_task(config: ConfigDict) -> states.Task:
             dropout_key, remap_key, corrupt_key, drop_key = jax.random.split(key, 4)
             c, targets = read(state, batch, remap_key)
             c = drop(c, stage.drop, stage.null, drop_key) if stage.drop else c
+            ordered = {}
+            if any(config.gpt.random_order):
+                share = random_share(state.step, *config.gpt.random_order)
+                ordered["orders"] = draw_orders(jax.random.fold_in(key, 4), share, targets.shape)
+                targets = jnp.take_along_axis(targets, ordered["orders"], 1)
             ids = corrupt(targets, config.pkeep, gpt.vocab_size, corrupt_key) if config.pkeep < 1 else targets
 
             def loss_fn(learned):
                 params = {**state.params["gpt"], **learned}
-                logits = stage.logits(params, c, ids, train=True, rngs={"dropout": dropout_key})
+                logits = stage.logits(params, c, ids, train=True, rngs={"dropout": dropout_key}, **ordered)
                 return losses.cross_entropy(logits, targets).mean()
 
             loss, grads = jax.value_and_grad(loss_fn)(without("gpt", state.params["gpt"], config.freeze))

@@ -45,6 +45,12 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"data.downscale={config.data.downscale}: for input='low', a divisor of {config.data.size}")
     if config.model.ch % GROUPS:
         raise UserError(f"model.ch={config.model.ch}: GroupNorm has {GROUPS} groups, so take a multiple of {GROUPS}")
+    if config.model.network == "maskgit":
+        if config.model.attn_resolutions or config.input == "segmentation":
+            raise UserError("model.network='maskgit': it is for images and has no attention: model.attn_resolutions=()")
+        codes = make_quantizer(config.quantizer).embed_dim
+        if config.model.z_channels != codes:
+            raise UserError(f"model.z_channels={config.model.z_channels}: network 'maskgit' reads codes of {codes}")
     channels = FEATURES[config.input].channels or config.model.out_ch
     if config.model.out_ch != channels:
         raise UserError(f"model.out_ch={config.model.out_ch}: input={config.input!r} has {channels} channels")
