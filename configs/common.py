@@ -119,6 +119,20 @@ def get_gpt(**sizes) -> ConfigDict:
     return ConfigDict(fields | sizes)
 
 
+def get_ema(codebook_size: int) -> ConfigDict:
+    """A codebook of running means (van den Oord et al. 2017, appendix A.1), the original's EMAVQ."""
+    return ConfigDict(
+        dict(
+            name="ema",
+            codebook_size=codebook_size,
+            embed_dim=16,
+            commitment_weight=0.25,
+            decay=0.99,  # of the means that codes are
+            eps=1e-5,  # smooths the sizes of clusters towards uniform
+        )
+    )
+
+
 def get_sample(**fields) -> ConfigDict:
     """How samples are drawn; the fields of `taming_jax.sampling.draw.Sampling`."""
     return ConfigDict(

@@ -8,11 +8,12 @@ means of the latents.
 
 from ml_collections import ConfigDict
 
-from configs import openmoji_ema_vq
+from configs import common, openmoji_vq
 
 
 def get_config() -> ConfigDict:
-    c = openmoji_ema_vq.get_config()
+    c = openmoji_vq.get_config()
+    c.quantizer = common.get_ema(1024)
     c.data.resize_factor = 2.0
     c.data.random_crop = True
     c.loss.perceptual_start = 2600

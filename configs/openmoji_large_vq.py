@@ -7,15 +7,15 @@ A crop is a stroke's edge or one colour: 512 codes are enough.
 
 from ml_collections import ConfigDict
 
-from configs import openmoji_ema_vq
+from configs import common, openmoji_vq
 
 
 def get_config() -> ConfigDict:
-    c = openmoji_ema_vq.get_config()
+    c = openmoji_vq.get_config()
+    c.quantizer = common.get_ema(512)
     c.data.name = "openmoji/px512"
     c.data.resize_factor = 16.0
     c.data.random_crop = True
-    c.quantizer.codebook_size = 512
     c.steps = 1800
     c.eval_every = 1800
     c.loss.perceptual_start = 1500

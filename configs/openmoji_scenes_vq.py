@@ -5,11 +5,12 @@ python -m taming_jax.train --config=configs/openmoji_scenes_vq.py --workdir=runs
 
 from ml_collections import ConfigDict
 
-from configs import openmoji_ema_vq
+from configs import common, openmoji_vq
 
 
 def get_config() -> ConfigDict:
-    c = openmoji_ema_vq.get_config()
+    c = openmoji_vq.get_config()
+    c.quantizer = common.get_ema(1024)
     c.data.update(name="openmoji/scenes", size=64)
     c.batch_size = 4
     # As `openmoji_crops_vq`.

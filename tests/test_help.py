@@ -37,7 +37,7 @@ def get_config():
     )
     return c
 """
-CONFIGS = sorted({p.stem for p in (ROOT / "configs").glob("*.py")} - {"common", "stored"})
+CONFIGS = sorted({p.stem for p in (ROOT / "configs").glob("*.py")} - {"common", "finetune", "stored"})
 
 
 @pytest.fixture
