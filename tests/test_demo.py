@@ -1,13 +1,12 @@
 """The page on which one paints: what it offers, and that its command and its Python repeat what it has painted."""
 
-import io
+import dataclasses
 import json
 import shlex
 import shutil
 import socket
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +72,7 @@ def test_a_run_offers_what_it_can_use(kind):
     stages = {"first_stage": tiny_vq(Path("/nowhere/pictures"))}
     if kind == "maps":
         seen = changed(tiny_vq(Path("/nowhere/pictures")), input="segmentation", model__out_ch=4, data__label_shift=1)
-        stages["cond"] = changed(seen, loss__perceptual_weight=0.0)
+        stages["cond"] = changed(seen, loss__perceptual_weight=0.0, loss__pixel="bce")
     config = changed(complete_ahead(config, stages), data__class_names=SHAPES)
     if vocabulary:
         config.cond.vocabulary = vocabulary
@@ -95,8 +94,11 @@ def test_values_become_what_differs_from_the_usual():
     part = dict(image="a.png", keep="top", keep_pixels=False)
     asked = arguments(CHOICES, usual | part)
     assert asked["size"] == "16x16" and asked["keep_pixels"] is False  # or the picture's own size would be painted
-    held_out = CHOICES._replace if hasattr(CHOICES, "_replace") else None
-    assert held_out is None
+    held_out = dataclasses.replace(CHOICES, condition="caption", held_out=True)
+    assert arguments(held_out, dict(num_samples=1, seed=2, caption=" \n"))["num_conditions"] == 1
+    assert arguments(held_out, dict(num_samples=1, seed=2, caption="a\n b ")) == dict(
+        caption=["a", "b"], num_samples=1, seed=2
+    )
     with pytest.raises(ArgumentError, match="seed is empty"):
         arguments(CHOICES, usual | dict(seed=None))
 
@@ -118,7 +120,7 @@ def test_text_repeats_what_was_asked_for():
 
 
 def test_a_class_is_named_so_that_the_flag_finds_it():
-    assert class_word(1, SHAPES) == "cross" and class_word(2, ()) == "2"
+    assert class_word(1, SHAPES) == "cross" and class_word(0, ()) == "0"
     assert class_word(0, ("a, b", "c")) == "a, b"
     assert class_word(1, ("a", " a")) == "1"  # a flag loses blanks
     assert class_word(1, ("a", "a")) == "1"
@@ -174,13 +176,13 @@ def test_what_is_brushed_becomes_a_mask(tmp_path):
 
 
 def test_a_drawing_in_the_colours_of_labels_is_a_map(tmp_path):
-    maps = Choices(**{**vars(CHOICES), "condition": "condition", "kind": "segmentation", "labels": 4, "label_shift": 1})
+    maps = dataclasses.replace(CHOICES, condition="condition", kind="segmentation", labels=4, label_shift=1)
     two = tuple(int(c) for c in colours(4)[2])
     drawn = editor(None, ((0, 0, 10, 16), (*two, 255)), ((10, 0, 12, 16), (*two, 40)))  # and a stroke's faint edge
     file = as_files(dict(drawing=drawn), maps, tmp_path)["condition"]
     with Image.open(file) as made:
         assert made.mode == "L" and [made.getpixel((x, 5)) for x in (9, 11, 15)] == [1, 255, 255]  # no label: 255
-    lines = Choices(**{**vars(CHOICES), "condition": "condition", "kind": "line"})
+    lines = dataclasses.replace(CHOICES, condition="condition", kind="line")
     with Image.open(as_files(dict(drawing=drawn), lines, tmp_path)["condition"]) as made:
         assert made.mode == "L" and made.getpixel((15, 5)) == 255
     assert "condition" not in as_files(dict(drawing=editor(None)), lines, tmp_path)
@@ -192,13 +194,10 @@ def test_runs_are_found(transformer_run, vq_run, tmp_path):
     (tmp_path / "a").symlink_to(vq_run)
     (tmp_path / "damaged/checkpoints").mkdir(parents=True)
     assert list(find_runs(tmp_path)) == ["b"]
-    for folder, message in ((tmp_path / "damaged", None), (tmp_path / "a/b", "does not exist")):
-        if message:
-            with pytest.raises(UserError, match=message):
-                find_runs(folder)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no run of a transformer"):
-        find_runs(tmp_path / "empty")
+    for folder, message in (("empty", "holds no run of a transformer"), ("nothing", "does not exist")):
+        with pytest.raises(UserError, match=message):
+            find_runs(tmp_path / folder)
 
 
 def test_what_the_page_paints_is_what_its_command_and_its_python_paint(generator, transformer_run, tmp_path):
@@ -243,5 +242,87 @@ def test_a_port_in_use_and_a_missing_package_are_one_line(transformer_run):
         port = taken.getsockname()[1]
         with pytest.raises(ArgumentError, match=f"port={port} of 127.0.0.1 is in use"):
             check_port("127.0.0.1", port)
-    with pytest.raises(ArgumentError, match="host=nowhere.invalid: it is no address"):
+    with pytest.raises(ArgumentError, match=r"host=nowhere\.invalid: it is no address"):
         check_port("nowhere.invalid", 7860)
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+
+
+@pytest.fixture
+def page(generator, transformer_run, tmp_path):
+    """The page of a run and of a broken one, in a browser."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no chromium is installed")
+    from taming_jax.demo.page import build, launch
+
+    def load(workdir: Path):
+        if workdir.name == "broken":
+            raise UserError("the first stage of <broken> is not there")
+        return generator
+
+    (tmp_path / "given").mkdir()
+    runs = {"shapes": transformer_run, "broken": tmp_path / "broken"}
+    blocks = build(runs, load, tmp_path / "painted", tmp_path / "given", most_codes=4096)
+    port = free_port()
+    launch(blocks, "127.0.0.1", port, max_upload=1, prevent_thread_lock=True)
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        tab = browser.new_page(viewport=dict(width=1280, height=1000))
+        tab.set_default_timeout(300_000)
+        foreign = []
+        tab.on("request", lambda r: foreign.append(r.url) if r.url.startswith("http") else None)
+        tab.goto(f"http://127.0.0.1:{port}")
+        yield tab
+        browser.close()
+    blocks.close()
+    assert {url.split("/")[2] for url in foreign} == {f"127.0.0.1:{port}"}
+
+
+@pytest.mark.slow
+def test_one_paints_in_a_browser(page, tmp_path):
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=300_000)
+    status, press = page.locator("#status"), lambda name: page.get_by_role("button", name=name, exact=True).click()
+    expect(status).to_contain_text("Choose, and paint.")
+    press("Paint")
+    expect(status).to_contain_text("Done: 4 images of 8x8 codes")
+    expect(page.locator("#painted img").first).to_be_visible()
+    expect(page.locator("#command")).to_contain_text("--classes=circle --num_samples=4 --seed=0")
+    press("Again")
+    expect(page.locator("#command")).to_contain_text("--seed=1")
+    expect(status).to_contain_text("Done: 4 images of 8x8 codes")
+
+    for side in ("height", "width"):
+        page.locator(f"#{side} input[type=number]").fill("128")
+    page.locator("#seed input").fill("2")
+    press("Paint")
+    expect(status).to_contain_text("4 images of 64x64 codes are 16384 codes; this page paints 4096 at once")
+    page.locator("#num_samples input[type=number]").fill("1")
+    page.locator("#seed input").fill("3")
+    press("Paint")
+    expect(status).to_contain_text("Painting 1 image.")
+    press("Cancel")
+    expect(status).to_contain_text("Cancelled.")
+
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (16, 16), (200, 90, 10)).save(photo)
+    page.get_by_text("A picture of which a part stays").click()
+    page.locator("#picture input[type=file]").first.set_input_files(photo)
+    expect(page.locator("#height input[type=number]")).to_have_value("16")
+    page.locator("#stays").get_by_text("top", exact=True).click()
+    press("Paint")
+    expect(status).to_contain_text("Done: 1 image of 8x8 codes")
+    press("Save")
+    expect(status).to_contain_text("Saved:")
+    (file,) = (tmp_path / "painted").glob("*-seed3-*/class_000/00000.png")
+    with Image.open(file) as painted_half:
+        assert (np.asarray(painted_half)[:8] == (200, 90, 10)).all()
+
+    page.locator("#run input").click()
+    page.get_by_role("option", name="broken").click()
+    expect(status).to_have_text("the first stage of <broken> is not there")

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import os
+import signal
 import socket
 import tempfile
 from pathlib import Path
@@ -33,6 +34,7 @@ def main() -> None:
     from taming_jax.demo import page
 
     out = cli.folder("out") or workdir.parent / "painted"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, without the temporary folder
     with tempfile.TemporaryDirectory(prefix="taming_demo_") as folder:
         blocks = page.build(runs, load, out, Path(folder), given.max_codes)
         page.launch(blocks, given.host, given.port, given.max_upload, prevent_thread_lock=True)

@@ -90,7 +90,7 @@ def lay_out(generator: Generator, workdir: Path, out: Path, given: Path, most_co
                 cancel, save = gr.Button("Cancel", variant="stop"), gr.Button("Save", interactive=False)
             status = gr.HTML(sentence("Choose, and paint.", "told"), elem_id="status")
             pictures = gr.Gallery(
-                label="Painted", elem_id="painted", format="png", columns=4, height=560, object_fit="contain",
+                show_label=False, elem_id="painted", format="png", columns=4, height=560, object_fit="contain",
                 interactive=False, buttons=["download", "fullscreen"],
             )  # fmt: skip
             with gr.Accordion("Repeat it", open=True):
@@ -127,13 +127,13 @@ def lay_out(generator: Generator, workdir: Path, out: Path, given: Path, most_co
                 count = asked["num_samples"] * len(gallery.rows["label"])
                 check_codes(count, plan, stage.first.patch, most_codes)
                 repeat = {line: command(workdir, asked, str(gallery.out)), three: python(workdir, asked)}
-                yield {status: sentence(f"Painting {count} images.", "told"), **repeat}
+                yield {status: sentence(f"Painting {count} image{'s' if count > 1 else ''}.", "told"), **repeat}
                 began, (h, w) = time.monotonic(), plan.grid(stage.first.patch)
                 for whole, done in painted.paint(generator, gallery, plan):
                     told = f"{done:,} of {count * h * w:,} codes, {duration(time.monotonic() - began)}"
                     yield {status: sentence(told, "told"), pictures: list(whole)}
             took = duration(time.monotonic() - began)
-            told = f"Done: {count} images of {h}x{w} codes in {took}."
+            told = f"Done: {count} image{'s' if count > 1 else ''} of {h}x{w} codes in {took}."
             yield {status: sentence(told, "done"), last: (asked, whole), save: gr.Button(interactive=True)}
         except BROKEN as e:
             yield {status: sentence(why(e))}
