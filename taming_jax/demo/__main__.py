@@ -1,5 +1,6 @@
 """The command: see `python -m taming_jax.demo --help`."""
 
+import errno
 import functools
 import importlib.util
 import os
@@ -49,10 +50,10 @@ def check_port(host: str, port: int) -> None:
     try:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
-    except socket.gaierror as e:
-        raise ArgumentError(f"host={host}: it is no address of this machine") from e
     except OSError as e:
-        raise ArgumentError(f"port={port} of {host} is in use, or not allowed: name another ({e.strerror})") from e
+        if e.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise ArgumentError(f"port={port} of {host} is in use, or not allowed: name another") from e
+        raise ArgumentError(f"host={host}: it is no address of this machine") from e
 
 
 if __name__ == "__main__":
