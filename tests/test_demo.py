@@ -305,7 +305,7 @@ def test_one_paints_in_a_browser(page, tmp_path):
     page.locator("#num_samples input[type=number]").fill("1")
     page.locator("#seed input").fill("3")
     press("Paint")
-    expect(status).to_contain_text("Painting 1 image.")
+    expect(status).to_contain_text("Painting 1 image;")
     press("Cancel")
     expect(status).to_contain_text("Cancelled.")
 

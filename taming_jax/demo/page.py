@@ -25,7 +25,6 @@ from taming_jax.generator import Generator
 WAITING = 16  # paintings in the queue
 MOST_SAMPLES, MOST_CONDITIONS = 16, 8
 CANVAS = 512  # pixels on a side of what one draws on
-ONE = "painting"  # what happens one at a time
 CSS = """
 #painted img { image-rendering: pixelated; object-fit: contain; }
 #status p { margin: 0; padding: 0.4em 0.6em; } #status .error { color: #b00020; font-weight: 600; }
@@ -44,7 +43,7 @@ def build(
     with gr.Blocks(title="taming_jax", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         run = gr.Dropdown(names, value=names[0], label="Run", visible=len(names) > 1, elem_id="run")
 
-        @gr.render(inputs=run, concurrency_limit=1, concurrency_id=ONE)
+        @gr.render(inputs=run, concurrency_limit=1)
         def show(name: str) -> None:
             try:
                 generator = load(runs[name])
@@ -94,30 +93,15 @@ def lay_out(generator: Generator, workdir: Path, out: Path, given: Path, most_co
                 interactive=False, buttons=["download", "fullscreen"],
             )  # fmt: skip
             with gr.Accordion("Repeat it", open=True):
-                line = gr.Code(
-                    language="shell",
-                    label="On the command line",
-                    elem_id="command",
-                    interactive=False,
-                    wrap_lines=True,
-                    lines=2,
-                    show_line_numbers=False,
-                )
-                three = gr.Code(
-                    language="python",
-                    label="In Python",
-                    elem_id="python",
-                    interactive=False,
-                    wrap_lines=True,
-                    lines=3,
-                    show_line_numbers=False,
-                )
+                code = functools.partial(gr.Code, interactive=False, wrap_lines=True, show_line_numbers=False)
+                line = code(language="shell", label="On the command line", elem_id="command", lines=2)
+                three = code(language="python", label="In Python", elem_id="python", lines=3)
     last = gr.State(None)  # (what was asked for, its images), once they are whole
     seed = controls["seed"]
 
     def do_paint(got: dict) -> Iterator[dict]:
         values = {name: got[control] for name, control in controls.items()}
-        yield {status: sentence("Waiting, or compiling.", "told"), last: None, save: gr.Button(interactive=False)}
+        yield {status: sentence("Waiting for its turn.", "told"), last: None, save: gr.Button(interactive=False)}
         try:
             with lock:
                 asked = arguments(choices, as_files(values, choices, given))
@@ -127,7 +111,8 @@ def lay_out(generator: Generator, workdir: Path, out: Path, given: Path, most_co
                 count = asked["num_samples"] * len(gallery.rows["label"])
                 check_codes(count, plan, stage.first.patch, most_codes)
                 repeat = {line: command(workdir, asked, str(gallery.out)), three: python(workdir, asked)}
-                yield {status: sentence(f"Painting {count} image{'s' if count > 1 else ''}.", "told"), **repeat}
+                told = f"Painting {count} image{'s' if count > 1 else ''}; the first of a size compiles its programs."
+                yield {status: sentence(told, "told"), **repeat}
                 began, (h, w) = time.monotonic(), plan.grid(stage.first.patch)
                 for whole, done in painted.paint(generator, gallery, plan):
                     told = f"{done:,} of {count * h * w:,} codes, {duration(time.monotonic() - began)}"
@@ -136,25 +121,25 @@ def lay_out(generator: Generator, workdir: Path, out: Path, given: Path, most_co
             told = f"Done: {count} image{'s' if count > 1 else ''} of {h}x{w} codes in {took}."
             yield {status: sentence(told, "done"), last: (asked, whole), save: gr.Button(interactive=True)}
         except BROKEN as e:
-            yield {status: sentence(why(e))}
+            yield {status: sentence(why(e, given))}
 
     def do_save(painting: tuple) -> dict:
         try:
             gallery, asked = painted.save(generator, workdir, *painting, out)
         except BROKEN as e:
-            return {status: sentence(why(e))}
+            return {status: sentence(why(e, given))}
         told = sentence(f"Saved: {gallery.out}", "done")
         return {status: told, line: command(workdir, asked, str(gallery.out)), three: python(workdir, asked)}
 
     shown = [status, pictures, line, three, last, save]
-    how = dict(outputs=shown, concurrency_limit=1, concurrency_id=ONE, api_visibility="private")
+    how = dict(outputs=shown, concurrency_limit=1, concurrency_id="painting", api_visibility="private")
     quick = dict(api_visibility="private", show_progress="hidden")
     first = paint.click(do_paint, set(controls.values()), show_progress_on=[status], **how)
     next_seed = again.click(lambda seed: int(seed or 0) + 1, seed, seed, **quick)
     second = next_seed.then(do_paint, set(controls.values()), show_progress_on=[status], **how)
     told = sentence("Cancelled. What is shown is not whole.", "told")
     cancel.click(lambda: told, None, status, cancels=[first, next_seed, second], queue=False, **quick)
-    save.click(do_save, last, [status, line, three], concurrency_limit=1, concurrency_id=ONE, **quick)
+    save.click(do_save, last, [status, line, three], concurrency_limit=1, **quick)
     if "picture" in controls and "height" in controls:
 
         def fit(picture: dict | None) -> list[int]:
@@ -167,13 +152,13 @@ def lay_out(generator: Generator, workdir: Path, out: Path, given: Path, most_co
 BROKEN = (UserError, OSError, MemoryError, jax.errors.JaxRuntimeError)
 
 
-def why(error: Exception) -> str:
-    """What went wrong, as a sentence without the folders of uploads; raises again what is nobody's mistake."""
+def why(error: Exception, given: Path) -> str:
+    """What went wrong, as a sentence that does not name the folder of uploads; raises what is nobody's mistake."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return cli.OUT_OF_MEMORY
     if isinstance(error, jax.errors.JaxRuntimeError):
         raise error
-    return reason(error)
+    return reason(error).replace(f"{given}/", "")
 
 
 def condition_controls(choices: Choices, cond: Any) -> dict[str, gr.components.Component]:
