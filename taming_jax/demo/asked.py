@@ -157,12 +157,11 @@ def python(workdir: Path, asked: Mapping[str, Any]) -> str:
     )
 
 
-def fitted(choices: Choices, height: int, width: int, most_codes: int, patch: int) -> tuple[int, int]:
-    """The size (height, width) of a run that is nearest to a picture's, in shape and then in pixels."""
-    scale = max(1.0, choices.least / min(height, width))  # smaller pictures are enlarged
-    scale = min(scale, choices.most / max(height, width), math.sqrt(most_codes * patch**2 / (height * width)))
-    sides = (max(choices.least, int(side * scale) // choices.step * choices.step) for side in (height, width))
-    return tuple(sides)
+def fitted(choices: Choices, height: int, width: int) -> tuple[int, int]:
+    """The size (height, width) for a picture: of its shape, its shorter side as in training."""
+    scale = min(choices.size) / min(height, width)
+    sides = (min(max(choices.least, round(side * scale)), choices.most) for side in (height, width))
+    return tuple(side // choices.step * choices.step for side in sides)
 
 
 def add_box(text: str, category: str, corner: tuple[float, float], across: tuple[float, float]) -> str:

@@ -142,9 +142,9 @@ def lay_out(generator: Generator, workdir: Path, out: Path, given: Path, most_co
     save.click(do_save, last, [status, line, three], concurrency_limit=1, **quick)
     if "picture" in controls and "height" in controls:
 
-        def fit(picture: dict | None) -> list[int]:
+        def fit(picture: dict | None) -> list:
             background = (picture or {}).get("background")
-            return list(fitted(choices, background.height, background.width, most_codes, stage.first.patch))
+            return [gr.skip()] * 2 if background is None else list(fitted(choices, *background.size[::-1]))
 
         controls["picture"].upload(fit, controls["picture"], [controls["height"], controls["width"]], **quick)
 
