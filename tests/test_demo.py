@@ -209,7 +209,9 @@ def test_what_the_page_paints_is_what_its_command_and_its_python_paint(generator
     steps = list(painted.paint(generator, gallery, plan))
     images, done = steps[-1]
     assert images.shape == (4, 16, 16, 3) and done == 4 * 64 and [d for _, d in steps] == sorted(d for _, d in steps)
-    assert (images[:, :8] == (200, 90, 10)).all() and not (images == PAPER).all((1, 2, 3)).any()
+    for seen in (steps[0][0], images):
+        assert (seen[:, :8] == (200, 90, 10)).all()
+    assert len(steps) > 1 and (steps[0][0][:, 8:] == PAPER).all() and not (images == PAPER).all((1, 2, 3)).any()
 
     saved, told = save(generator, transformer_run, asked, images, tmp_path / "painted")
     assert saved.out == gallery.out and told["image"] == str(saved.out / "given" / Path(asked["image"]).name)

@@ -15,11 +15,10 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageOps
 
 from configs import openmoji_transformer, openmoji_vq
-from taming_jax import checkpoint, completion, sharding
+from taming_jax import checkpoint
 from taming_jax.generator import Generator
 from taming_jax.sampling.draw import Sampling
 from taming_jax.sampling.sequence import sample_full
-from taming_jax.second_stage import make_second_stage
 
 ROOT = Path(__file__).parents[1]
 
@@ -100,22 +99,6 @@ def tiny_transformer(first_stage: Path) -> ConfigDict:
     c.update(batch_size=8, steps=4, log_every=1, eval_every=4, checkpoint_every=2)
     c.optim.update(warmup_steps=0, schedule="constant")
     return c
-
-
-def untrained(config: ConfigDict, first_stage: ConfigDict, cond: ConfigDict | None = None, **told) -> Generator:
-    """A second stage with its first weights, on first stages with theirs. told: fields that the data would tell."""
-    config = completion.complete_ahead(config, {"first_stage": first_stage} | ({} if cond is None else {"cond": cond}))
-    config = changed(config, **told)
-    stage = make_second_stage(config)
-    params = jax.device_get(jax.jit(stage.init)(jax.random.key(0)))
-    generator = Generator(config, 0, stage, params)
-    shapes = stage.frozen_shapes()
-    leaves, tree = jax.tree.flatten(shapes)
-    rng = np.random.default_rng(0)
-    drawn = [(0.2 * rng.standard_normal(x.shape)).astype(x.dtype) for x in leaves]
-    nets = jax.tree.unflatten(tree, drawn)
-    generator._first_stages = jax.device_put(nets, sharding.infer_shardings(nets, generator.mesh))
-    return generator
 
 
 def mesh_of(**sizes) -> ConfigDict:

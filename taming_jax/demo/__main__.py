@@ -1,4 +1,12 @@
-"""The command: see `python -m taming_jax.demo --help`."""
+"""Opens a page in the browser on which one paints with a run of the second stage.
+
+    python -m taming_jax.demo --workdir=runs/openmoji_transformer
+    python -m taming_jax.demo --workdir=runs --port=8000
+
+The second shows all transformers of a folder, to choose from. The page has the controls that the run can use: classes,
+a picture or a drawing, a caption, the boxes of a scene; a picture of which a part stays. It shows the command and the
+Python that paint the same, and saves what was painted. Needs the extra `demo`.
+"""
 
 import errno
 import functools
