@@ -2,9 +2,9 @@
 
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,6 +22,20 @@ from taming_jax.second_stage import SecondStage, make_second_stage
 from taming_jax.tasks.transformer import load_first_stages
 from taming_jax.tokenizer import BATCH_SIZE, in_batches, read_pictures
 from taming_jax.values import INT64, whole
+
+
+class Growth(NamedTuple):
+    """Images of a batch while they are painted.
+
+    first: the number of the batch's first image. done: codes of all images that are painted by now. whole: whether
+    those of this batch are. images: decodes them, uint8 [b,H,W,3], blank where nothing is painted yet; not after the
+    next part was asked for.
+    """
+
+    first: int
+    done: int
+    whole: bool
+    images: Callable[[], np.ndarray]
 
 
 class Generator:
@@ -175,8 +189,20 @@ class Generator:
     ) -> Iterator[np.ndarray]:
         """Paints an image for each row, batch by batch: uint8 [b,H,W,3], b <= batch_size.
 
-        rows: as in `Painting.paint`, [N,...]. batch_size: None for 16 images as large as in training, or fewer larger
+        rows: as in `Painting.codes`, [N,...]. batch_size: None for 16 images as large as in training, or fewer larger
         ones.
+        """
+        total = len(rows["label"]) * int(np.prod(plan.grid(self.stage.first.patch)))
+        with bar(total=total, desc="painting", unit="code", unit_scale=True, disable=not progress) as shown:
+            for part in self.grow(rows, plan, batch_size):
+                shown.update(part.done - shown.n)
+                if part.whole:
+                    yield part.images()
+
+    def grow(self, rows: dict[str, np.ndarray], plan: Plan, batch_size: int | None = None) -> Iterator[Growth]:
+        """Paints as `paint` does, and tells after each part of a batch's codes what there is.
+
+        Whoever wants no more asks for no more. Each part may be asked for in another thread.
         """
         total, parts = len(rows["label"]), self.mesh.shape["data"]
         check_count(batch_size=batch_size)
@@ -185,17 +211,22 @@ class Generator:
             batch_size = max(1, round(BATCH_SIZE / share / parts)) * parts
         batch_size = min(batch_size, -(-total // parts) * parts)
         sharding.check_batch(batch_size, self.mesh)
-        codes = int(np.prod(plan.grid(self.stage.first.patch)))
-        shown = bar(total=total * codes, desc="painting", unit="code", unit_scale=True, disable=not progress)
-        with shown:
-            for batch, count in sharding.filled_batches(rows, batch_size, self.mesh):
+        size, first = int(np.prod(plan.grid(self.stage.first.patch))), 0
+        for batch, count in sharding.filled_batches(rows, batch_size, self.mesh):
+            painter = self.painting.codes(self.nets, batch, plan)
+            while True:
+                with jax.set_mesh(self.mesh):  # of a thread: not while others have their turn
+                    painted = next(painter, None)
+                if painted is None:
+                    break
+                codes, done = painted
+                images = functools.partial(self._images, codes, plan, None if done == size else done, count)
+                yield Growth(first, first * size + count * done, done == size, images)
+            first += count
 
-                def tell(done: int, before: int = shown.n, count: int = count) -> None:
-                    shown.update(before + count * done - shown.n)
-
-                with jax.set_mesh(self.mesh):
-                    painted = self.painting.paint(self.nets, batch, plan, tell)
-                yield painted[:count]
+    def _images(self, codes: jax.Array, plan: Plan, done: int | None, count: int) -> np.ndarray:
+        with jax.set_mesh(self.mesh):
+            return self.painting.images(self.nets, codes, plan, done)[:count]
 
     def frames(self, image: np.ndarray, plan: Plan) -> list[np.ndarray]:
         """Frames for `sampling.animation` that show how an image uint8 [H,W,3] was painted by a plan."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from scipy import ndimage
 from taming_jax import sharding
 from taming_jax.conditions import Condition
 from taming_jax.images import Sheet, to_uint8
+from taming_jax.sampling.animation import PAPER
 from taming_jax.sampling.draw import Sampling
 from taming_jax.sampling.painter import Painter
 from taming_jax.sampling.tiling import TILE, decode_tiled
@@ -83,14 +84,11 @@ class Painting:
             self.painters[way] = self.stage.make_painter(*way)
         return self.painters[way]
 
-    def paint(
-        self, nets: dict, rows: dict, plan: Plan, tell: Callable[[int], object] = lambda done: None
-    ) -> np.ndarray:
-        """Paints an image for each row: uint8 [B,H,W,3].
+    def codes(self, nets: dict, rows: dict, plan: Plan) -> Iterator[tuple[jax.Array, int]]:
+        """Paints the codes of an image for each row: [B,h,w] int32 so far, and how many of each image are painted.
 
         rows: features that the condition reads, [B,...], and int32 'label' and 'index' [B]. Seed, label, index and
-        condition alone determine an image, whatever else is in the batch. tell: is called again and again with the
-        number of codes of each image that are painted.
+        condition alone determine an image, whatever else is in the batch. Codes are gone once the next are asked for.
         """
         guided, grid = plan.sampling.guidance != 1, plan.grid(self.stage.first.patch)
         painter, key = self.painter(guided, plan.method, plan.stride, plan.speculate), jax.random.key(plan.seed)
@@ -102,9 +100,32 @@ class Painting:
         params = (nets["gpt"], plan.sampling) if guided else nets["gpt"]
         for painted, done in painter(params, c, codes, known, keys, plan.sampling):
             painted.block_until_ready()
-            tell(done)
-        pictures = decode_tiled(functools.partial(self.decode, nets["gen"]), painted, plan.tile)
-        return to_uint8(pictures) if plan.kept is None else restore_kept(pictures, plan.kept, self.stage.first.patch)
+            yield painted, done
+
+    def paint(self, nets: dict, rows: dict, plan: Plan) -> np.ndarray:
+        """`codes`, until all are painted, as `images`: uint8 [B,H,W,3]."""
+        for codes, _ in self.codes(nets, rows, plan):  # noqa: B007, the last
+            pass
+        return self.images(nets, codes, plan)
+
+    def images(self, nets: dict, codes: jax.Array, plan: Plan, done: int | None = None) -> np.ndarray:
+        """Decodes codes [B,h,w] of a plan: uint8 [B,H,W,3].
+
+        done: how many codes of each image are painted, None for all; where none is yet, the image is blank.
+        """
+        patch, kept = self.stage.first.patch, plan.kept
+        pictures = decode_tiled(functools.partial(self.decode, nets["gen"]), codes, plan.tile)
+        pictures = to_uint8(pictures) if kept is None else restore_kept(pictures, kept, patch)
+        if done is None:
+            return pictures
+        when = self.stage.painting_order(plan.grid(patch), plan.method)
+        seen = when <= np.sort(when, None)[done - 1]
+        if kept is not None:
+            seen |= kept.codes
+        seen = seen.repeat(patch, 0).repeat(patch, 1)
+        if kept is not None and kept.pixels is not None:
+            seen |= kept.pixels
+        return np.where(seen[: pictures.shape[1], : pictures.shape[2], None], pictures, np.uint8(PAPER))
 
 
 def restore_kept(painted: np.ndarray, kept: Kept, fade: int) -> np.ndarray:

@@ -9,9 +9,6 @@ Writes every image as a file of its own as soon as it is painted, `samples.png` 
 `samples.json` with what makes them. The same command goes on where it was stopped.
 """
 
-import hashlib
-import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +18,13 @@ from PIL import Image
 from taming_jax import cli, images, places, request
 from taming_jax.conditions import ARGUMENTS
 from taming_jax.console import say
-from taming_jax.errors import ArgumentError, UserError
+from taming_jax.gallery import SHEET, Gallery, check_out, describe
 from taming_jax.generator import Generator
-from taming_jax.painting import Plan, make_sheet
+from taming_jax.painting import Plan
 from taming_jax.sampling import animation
 from taming_jax.sampling.painter import METHODS
 from taming_jax.sampling.tiling import TILE
 
-SHEET = (16, 8)  # rows and columns at most
-ALWAYS = ("classes", "condition", "layout")  # recorded even if the user does not set them
 PLAN = (
     "size",
     "seed",
@@ -41,58 +36,6 @@ PLAN = (
     "tile",
     "speculate",
 )  # flags of `Generator.plan`
-
-
-def describe(generator: Generator, plan: Plan) -> dict:
-    """Everything that determines the images, except label and index."""
-    given = flags.FLAGS
-    asked = "seed num_samples data_path image keep size stride tile num_conditions".split()
-    asked += [name for name in ARGUMENTS if given[name].value is not None or name in ALWAYS]
-    asked += ["speculate"] if given.speculate > 1 else []  # these are other draws
-    asked += ["keep_pixels"] if given.image is not None else []
-    told = {name: given[name].value for name in asked}
-    told["classes"] = told["classes"] and ",".join(told["classes"])
-    lists = [given[name].value or [] for name in ARGUMENTS if name != "classes"]
-    files = digest([given.image, given.keep, *(part for parts in lists for part in parts)])
-    made_by = dict(
-        workdir=str(Path(given.workdir)), step=generator.step, first_stage=generator.config.first_stage.workdir
-    )
-    return made_by | told | plan.sampling._asdict() | {"files": files}
-
-
-def digest(files: Iterable[str | None]) -> str:
-    """A hash of the files' contents; a name that is not a file is hashed itself."""
-    hashed = hashlib.blake2b(digest_size=8)
-    for file in files:
-        found = file is not None and Path(file).is_file()
-        hashed.update(Path(file).read_bytes() if found else str(file).encode())
-    return hashed.hexdigest()
-
-
-def check_out(out: Path, record: Path, made_by: dict) -> None:
-    """Raises ArgumentError where `out` is a run directory, UserError where it holds samples made with other options."""
-    if (out / "checkpoints").exists():
-        raise ArgumentError(f"out={out} is a run directory, whose pictures would be written over; name another")
-    told = read_record(record) if record.exists() else made_by
-    if told != made_by:
-        raise UserError(f"{out} holds samples made with other options (see {record}); name another --out")
-
-
-def read_record(record: Path) -> dict:
-    """What made the samples of a folder, as `describe` says it; raises UserError where it cannot be read."""
-    try:
-        told = json.loads(record.read_text())
-    except (ValueError, RecursionError) as e:
-        raise UserError(f"{record} cannot be read; name another --out") from e
-    if not isinstance(told, dict) or not isinstance(told.get("classes"), str | None):
-        raise UserError(f"{record} is none of samples; name another --out")
-    classes = told.get("classes") and ",".join(word.strip() for word in told["classes"].split(","))
-    # Samples from before these were recorded were made with their present defaults.
-    return (
-        {"tile": TILE, "guidance_power": 0.0, "guidance_codes": 0}
-        | told
-        | ({"classes": classes} if "classes" in told else {})
-    )
 
 
 def animate(generator: Generator, png: Path, plan: Plan, file: Path) -> None:
@@ -115,57 +58,37 @@ def main() -> None:
     plan = generator.plan(**{name: given[name].value for name in PLAN}, **drawing)
     asked = {name: given[name].value for name in ARGUMENTS}
     rows = request.make_rows(stage, config, plan.size, asked, cli.folder("data_path"), given.num_conditions, plan.kept)
-    made_by, record = describe(generator, plan), out / "samples.json"
-    check_out(out, record, made_by)
+    made_by = describe(generator, plan, {name: given[name].value for name in given})
+    gallery = Gallery(out, made_by, stage.cond, rows, given.num_samples)
+    check_out(out, made_by)
 
-    word, names, columns = stage.cond.WORD, stage.cond.names(rows), given.num_samples
-    captions = [{word: name} for name in names] or [{}] * len(rows["label"])
-    files = [out / f"{word}_{label:03}" / f"{i:05}.png" for label in rows["label"] for i in range(columns)]
+    files, columns = gallery.files, gallery.columns
     firsts = [file.with_suffix(f".{given.animate}") for file in files[::columns]] if given.animate else []
     archive = out / "samples.npz"
-    if all(file.exists() for file in (*files, *firsts, *([archive] if given.npz else []), out / "samples.png")):
-        say(f"these samples are already painted: {out / 'samples.png'}")
+    if all(file.exists() for file in (*files, *firsts, *([archive] if given.npz else []), gallery.sheet)):
+        say(f"these samples are already painted: {gallery.sheet}")
         return
     with places.claimed(out):
-        check_out(out, record, made_by)  # another command may have had the folder until now
+        check_out(out, made_by)  # another command may have had the folder until now
         missing = np.flatnonzero([not file.exists() for file in files])
         if len(missing):
             todo = {name: value[missing // columns] for name, value in rows.items()}
             todo["index"] = np.int32(missing % columns)
             batches = generator.paint(todo, plan, given.batch_size)
             for number, image in zip(missing, (image for batch in batches for image in batch), strict=True):
-                files[number].parent.mkdir(parents=True, exist_ok=True)
-                if not record.exists():
-                    images.write_whole(record, lambda part: part.write_text(json.dumps(made_by)))
-                row, index = divmod(int(number), columns)
-                drawn = captions[row] | dict(label=int(rows["label"][row]), index=index)
-                images.save_png(Image.fromarray(image), files[number], **(made_by | drawn))
+                gallery.save(int(number), image)
         for png, file in zip(files[::columns], firsts, strict=bool(firsts)):
             if not file.exists():
                 animate(generator, png, plan, file)
 
-        shown, originals = stage.cond.pictures(rows, plan.size) if stage.cond.SHOWS else None, None
-        if plan.kept is not None:
-            (h, w), count = plan.kept.size, len(rows["label"])
-            originals = np.stack([plan.kept.image[:h, :w]] * count)
-            shown = np.stack([request.picture_of(plan.kept)] * count) if shown is None else shown[:, :h, :w]
-        elif stage.cond.NEEDS_DATA and "image" in rows and not any(asked.values()):
-            originals = rows["image"]
-        for row, picture in enumerate(shown if shown is not None else []):
-            images.save_png(Image.fromarray(images.to_uint8(picture)), files[row * columns].with_name("condition.png"))
-        painted = np.array(files).reshape(-1, columns)[: SHEET[0], : SHEET[1]]
-        painted = np.stack([[np.asarray(Image.open(file)) for file in row] for row in painted])
-        part = {name: value[: SHEET[0]] for name, value in rows.items()}
-        beside = (None if x is None else x[: SHEET[0]] for x in (shown, originals))
-        images.save_png(
-            images.draw_sheet(make_sheet(stage.cond, part, painted, *beside)), out / "samples.png", **made_by
-        )
+        gallery.draw(plan, held_out=not any(asked.values()))
         if given.npz:
             arrays = np.stack([np.asarray(Image.open(file)) for file in files]), np.repeat(rows["label"], columns)
             images.write_npz(archive, *arrays)
-        if numbered := images.legend(names[: SHEET[0]], stage.cond.captions(part)):
+        first = {name: value[: SHEET[0]] for name, value in rows.items()}
+        if numbered := images.legend(*(name(first) for name in (stage.cond.names, stage.cond.captions))):
             say(f"on the sheet, {numbered}")
-        say(f"{len(files)} samples for {len(rows['label'])} conditions: {out / 'samples.png'}")
+        say(f"{len(files)} samples for {len(rows['label'])} conditions: {gallery.sheet}")
 
 
 if __name__ == "__main__":

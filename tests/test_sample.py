@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from taming_jax import completion, permute, request, sample, sharding
+from taming_jax import completion, gallery, permute, request, sharding
 from taming_jax.completion import load_config
 from taming_jax.conditions.label import parse_classes
 from taming_jax.errors import UserError
@@ -148,7 +148,7 @@ def test_sample_command_writes_what_made_it_and_overwrites_nothing(transformer_r
 
 def test_what_is_no_record_of_samples_gets_one_line(tmp_path):
     record, made_by = tmp_path / "samples.json", {"seed": 3, "classes": "a,b", "tile": TILE}
-    sample.check_out(tmp_path, record, made_by)
+    gallery.check_out(tmp_path, made_by)
     for text, message in (
         ('{"seed": 3, "classes": "a, b"}', None),
         ('{"seed": 4, "classes": "a,b"}', "made with other options"),
@@ -163,7 +163,7 @@ def test_what_is_no_record_of_samples_gets_one_line(tmp_path):
     ):
         record.write_text(text, errors="surrogateescape")
         with pytest.raises(UserError, match=message) if message else nullcontext():
-            sample.check_out(tmp_path, record, made_by)
+            gallery.check_out(tmp_path, made_by)
 
 
 @pytest.mark.slow

@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "taming_jax"
-COMMANDS = {"train", "sample", "evaluate", "encode", "show_data", "compile_ahead", "report", "convert.__main__"}
+COMMANDS = {
+    "train",
+    "sample",
+    "evaluate",
+    "encode",
+    "show_data",
+    "compile_ahead",
+    "report",
+    "convert.__main__",
+    "demo.__main__",
+}
 # What a room must not know.
 FORBIDDEN = {
     "data": {"tasks", "conditions", "cli", "checkpoint", "first_stage", "second_stage", "completion", "sharding"},
