@@ -35,6 +35,7 @@ PARAMETERS = {
     "faceshq_transformer": {"gpt": 304_932_864},
     "faceshq_vq": {"gen": 72_141_699, "disc": 2_765_633},
     "ffhq_transformer": {"gpt": 304_670_720},
+    "imagenet_llamagen_vq": {"gen": 71_883_403, "disc": 2_765_633},
     "imagenet_transformer": {"gpt": 1_410_640_896},
     "imagenet_vq": {"gen": 72_141_699, "disc": 2_765_633},
     "lsun_transformer": {"gpt": 304_670_720},

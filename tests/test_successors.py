@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
 
 from taming_jax import checkpoint, completion, config_files
 from taming_jax.convert import successors
@@ -20,7 +21,7 @@ from taming_jax.generator import Generator
 from taming_jax.models import llamagen, rar
 from taming_jax.models.gpt import unstack
 from tests.test_convert import write_safetensors
-from tests.tiny import changed, records, run
+from tests.tiny import records, run
 
 KEYS = Path(__file__).parent / "golden" / "successors"
 CLASSES, CODES, SIZE = 3, 32, 16  # of the tiny files; 8x8 codes
@@ -33,16 +34,13 @@ def draw(shapes: dict, seed: int) -> dict[str, np.ndarray]:
 
 def tokenizer_file(kind: str, path: Path) -> Path:
     """A tokenizer of two levels, as it is published."""
-    c = config_files.load("imagenet_vq")
+    c = config_files.load("imagenet_llamagen_vq")
     c.data.size = SIZE
     c.model.update(ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=8, attn_resolutions=(8,))
-    c.quantizer.update(codebook_size=CODES, embed_dim=8)
     if kind == "maskgit_vq":
         c.model.update(network="maskgit", attn_resolutions=())
-    else:
-        changed(c, quantizer__name="normalized", quantizer__entropy_weight=0.0, quantizer__entropy_temperature=0.01)
-        with c.unlocked():
-            del c.quantizer.legacy
+        c.quantizer = ConfigDict(dict(name="vq", commitment_weight=0.25, legacy=True))
+    c.quantizer.update(codebook_size=CODES, embed_dim=8)
     params = draw(make_first_stage(c).parameter_shapes(), 0)
     tensors = to_torch(params, generator_rules(c), "")
     if kind == "llamagen_vq":

@@ -119,7 +119,7 @@ def first_stage_config(kind: str, tensors: Tensors, size: int) -> ConfigDict:
 
     Losses and rates are LlamaGen's, without its discriminator, which published files do not hold.
     """
-    c = config_files.load("imagenet_vq")
+    c = config_files.load("imagenet_llamagen_vq")
     c.data = config_files.module("common").get_data("folder", size=size)
     level = "encoder.conv_blocks.{}.res.0" if kind == "llamagen_vq" else "encoder.down.{}.block.0"
     blocks = "encoder.conv_blocks.0.res.{}" if kind == "llamagen_vq" else "encoder.down.0.block.{}"
@@ -136,15 +136,13 @@ def first_stage_config(kind: str, tensors: Tensors, size: int) -> ConfigDict:
         z_channels=shape_of(tensors, "decoder.conv_in.weight", 4)[1],
         out_ch=out_ch,
     )
-    sizes = dict(codebook_size=codebook_size, embed_dim=embed_dim, commitment_weight=0.25)
     if kind == "llamagen_vq":
         c.model.attn_resolutions = (size >> (levels - 1),)
-        c.quantizer = ConfigDict(dict(name="normalized", entropy_weight=0.0, entropy_temperature=0.01, **sizes))
     else:
         c.model.update(network="maskgit", attn_resolutions=())
-        c.quantizer = ConfigDict(dict(name="vq", legacy=True, **sizes))
-    c.loss.pixel, c.disc.weight, c.batch_size = "l2", 0.0, 8
-    c.optim.update(learning_rate=1e-4, b1=0.9, b2=0.95, weight_decay=0.05, clip_norm=1.0)
+        c.quantizer = ConfigDict(dict(name="vq", commitment_weight=0.25, legacy=True))
+    c.quantizer.update(codebook_size=codebook_size, embed_dim=embed_dim)
+    c.disc.weight, c.batch_size = 0.0, 8
     check_stored(c)
     return c
 
@@ -192,7 +190,9 @@ def about_file(path: Path) -> Iterator[None]:
 def split_qkv(tensors: Tensors, name: str) -> None:
     """Cuts the tensors that hold queries, keys and values into three, in place."""
     for full in [full for full in tensors if f".{name}." in full]:
-        whole, (parent, leaf) = tensors.pop(full), full.split(f"{name}.")
+        whole, (parent, leaf) = tensors.pop(full), full.rsplit(f"{name}.", 1)
+        if whole.ndim not in (1, 2):
+            raise UserError(f"tensor {full!r} is {whole.shape}, not of 1 or 2 axes")
         width = whole.shape[1] if whole.ndim == 2 else len(whole) // 3
         rest = (len(whole) - width) // 2
         for part, rows in zip(("query", "key", "value"), np.split(whole, [width, width + rest]), strict=True):
