@@ -31,8 +31,7 @@ def test_the_table_knows_every_field_of_every_config_and_no_others():
         seen[config.task] |= set(flat(config))
     for task, rules in OF_TASK.items():
         assert not (COMMON.keys() | rules.keys() | EXTRA[task].keys()) - seen[task] - of_runs(task)
-    kinds = [kind for name, kind in QUANTIZERS.items() if name != "normalized"]  # that one comes from `convert` alone
-    of_quantizers = {f"quantizer.{field}" for kind in kinds for field in kind.RULES}
+    of_quantizers = {f"quantizer.{field}" for kind in QUANTIZERS.values() for field in kind.RULES}
     assert of_quantizers <= seen["vqgan"]
 
 
