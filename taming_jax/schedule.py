@@ -31,10 +31,10 @@ class Schedule(NamedTuple):
         """Whether a code sees another one that lies di rows and dj columns further: written by then, and near."""
         return (dj + self.lag * di <= 0) & (abs(di) <= self.reach[0]) & (abs(dj) <= self.reach[1])
 
-    def mask(self, h: int, w: int, asks: slice | np.ndarray, near: slice | np.ndarray) -> np.ndarray:
-        """Which codes of a grid see which, of two parts of its codes, numbered row by row: [asks,near] bool."""
+    def mask(self, h: int, w: int, asks: slice, near: slice) -> np.ndarray:
+        """Which codes of a grid see which, of two slices of its codes, numbered row by row: [asks,near] bool."""
         i, j = (place.ravel() for place in np.indices((h, w)))
-        return self.sees(i[near] - i[asks][:, None], j[near] - j[asks][:, None])
+        return self.sees(i[near] - i[asks, None], j[near] - j[asks, None])
 
     def steps(self, h: int, w: int) -> int:
         """For how many steps a code of a grid may be seen."""

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from configs import openmoji_coordinates_transformer
-from taming_jax import completion, losses, sharding
+from taming_jax import completion, losses
 from taming_jax.convert.transformer import transformer_to_torch
 from taming_jax.errors import UserError
 from taming_jax.fields import check_fields
 from taming_jax.generator import Generator
 from taming_jax.loop import train
-from taming_jax.models import splash
 from taming_jax.models.gpt import unstack
 from taming_jax.models.wave import WaveGPT
 from taming_jax.sampling import schedule as painters
@@ -123,29 +122,6 @@ def wave_run(vq_run, tmp_path_factory):
     config.data.size = 24
     train(config, workdir)
     return workdir
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("prefix", "cells"), [(2, 1), (0, 1)])
-def test_the_kernel_of_tpus_gives_the_same(prefix, cells, monkeypatch):
-    """Logits and gradients, in the kernel's own interpreter, on a mesh whose axes split images and heads."""
-    net, params = make_net(3, (4, 4), prefix, cells)
-    codes = jax.random.randint(jax.random.key(0), (2, 9, 15), 0, CODES)
-    c = jnp.ones((2, prefix) if prefix else (2, 9, 15), jnp.int32)
-
-    def wanted():
-        def loss(params):
-            logits = net.apply({"params": params}, c, codes)
-            return jnp.sin(logits).sum(), logits
-
-        with jax.set_mesh(sharding.make_mesh(mesh_of(data=2, tensor=2), jax.devices()[:4])):
-            return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-
-    plain = wanted()
-    kernel = functools.partial(splash.splash.make_splash_mha_single_device, interpret=True)
-    monkeypatch.setattr(splash.splash, "make_splash_mha_single_device", kernel)
-    monkeypatch.setattr(splash, "platform", lambda: "tpu")
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * abs(b).max()), wanted(), plain)
 
 
 def test_it_trains_resumes_and_paints_any_size(wave_run, tmp_path):

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from taming_jax.models import splash
 from taming_jax.models.gpt import BLOCK, LAYER_NORM_EPS, dense, gelu, make_layers, normal_init, run_layers
 from taming_jax.schedule import Front, Schedule
 
@@ -102,9 +101,6 @@ class Block(nn.Module):
         q, k, v = self.ask(slots)
         i, j = (jnp.asarray(place.ravel(), jnp.float32) for place in np.indices((h, w)))
         turned, k = rotate(q, i, j), rotate(k, i, j)
-        if splash.takes(q) and (deterministic or not self.attn_pdrop):  # it has no dropout
-            y = self.attend_splash((h, w), q, turned, k, v, seen)
-            return (prefix, self.answer(slots, y, deterministic).reshape(b, h, w, d)), None
         rows, parts = max(1, BLOCK // w), []
         for top in range(0, h, rows):
             bottom, first = min(top + rows, h), max(0, top - self.schedule.reach[0])
@@ -115,21 +111,6 @@ class Block(nn.Module):
             parts.append(weigh(groups + [(q[:, asks], *kv, None) for kv in seen], drop))
         slots = self.answer(slots, jnp.concatenate(parts, 1), deterministic)
         return (prefix, slots.reshape(b, h, w, d)), None
-
-    def attend_splash(self, grid: tuple[int, int], q, turned, k, v, seen: list) -> jax.Array:
-        """The slots' attention on TPUs: sorted by when they are written, so that who sees whom lies close together.
-
-        A slot asks other slots by what is turned, and the prefix by what is not: both lie side by side, beside zeros.
-        """
-        order = np.argsort(self.schedule.times(*grid).ravel(), kind="stable")
-        mask = self.schedule.mask(*grid, order, order)
-        turned, k, v = (x[:, order] for x in (turned, k, v))
-        for keys, values in seen:
-            turned = jnp.concatenate([turned, q[:, order]], -1) * 2**0.5  # as many channels as the scale counts
-            k, keys = jnp.pad(k, [(0, 0)] * 3 + [(0, k.shape[-1])]), jnp.pad(keys, [(0, 0)] * 3 + [(k.shape[-1], 0)])
-            k, v = jnp.concatenate([k, keys], 1), jnp.concatenate([v, values], 1)
-            mask = np.pad(mask, [(0, 0), (0, keys.shape[1])], constant_values=True)
-        return splash.attend_splash(turned, k, v, mask)[:, np.argsort(order)]
 
     def read(self, prefix: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """The condition's ids alone: [B,P,D] -> the same, and their keys and values for `step`."""

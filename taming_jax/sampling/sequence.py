@@ -11,7 +11,7 @@ from taming_jax.models.gpt import resize
 from taming_jax.sampling.draw import Sampling, draw
 from taming_jax.sampling.painter import Painter
 
-LENGTHS, LEAST = 4, 64  # in how many lengths the cache grows, and at least by how many codes: each is compiled
+LENGTHS, LEAST = 2, 64  # in how many lengths the cache grows, and at least by how many codes: each is compiled
 
 
 def sample_full(
