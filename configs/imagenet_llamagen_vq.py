@@ -17,7 +17,8 @@ def get_config() -> ConfigDict:
     c.batch_size = 128
     c.steps = 400_000
     c.quantizer = ConfigDict(dict(name="normalized", codebook_size=16384, embed_dim=8, commitment_weight=0.25))
-    c.quantizer.update(entropy_weight=0.0, entropy_temperature=0.01)
+    c.quantizer.entropy_weight = 0.0  # of the entropy of codes in the loss; 0: none
+    c.quantizer.entropy_temperature = 0.01  # of the distances in that entropy
     c.loss.pixel = "l2"
     c.disc.update(weight=0.5, start=20_000, gen_start=20_000)
     c.optim.update(learning_rate=1e-4, b1=0.9, b2=0.95, weight_decay=0.05, clip_norm=1.0)

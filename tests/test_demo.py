@@ -72,7 +72,7 @@ def test_a_run_offers_what_it_can_use(kind):
     stages = {"first_stage": tiny_vq(Path("/nowhere/pictures"))}
     if kind == "maps":
         seen = changed(tiny_vq(Path("/nowhere/pictures")), input="segmentation", model__out_ch=4, data__label_shift=1)
-        stages["cond"] = changed(seen, loss__perceptual_weight=0.0, loss__pixel="bce")
+        stages["cond"] = changed(seen, disc__weight=0.0, loss__pixel="bce")
     config = changed(complete_ahead(config, stages), data__class_names=SHAPES)
     if vocabulary:
         config.cond.vocabulary = vocabulary

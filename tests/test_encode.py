@@ -130,7 +130,8 @@ def test_a_record_is_a_view_that_follows_from_seed_image_and_number(crops_run, m
     assert found[0]["codes"].dtype == np.int32 and len({record["codes"].tobytes() for record in found}) > 4
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_what_was_killed_goes_on_to_the_same_bytes(number, crops_run, many_codes, tmp_path):
     out, names = tmp_path / "codes", sorted(many_codes.glob("*.array_record"))
     assert len(names) > 2

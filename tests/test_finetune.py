@@ -171,7 +171,7 @@ def test_a_source_without_averages_or_discriminator(vq_run, picture_folder, tmp_
     assert int(state.step) == 0 and "bare at step 7; anew: disc" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("freeze", [("encoder", "codebook"), ("decoder",)])
+@pytest.mark.parametrize("freeze", [("encoder", "codebook"), pytest.param(("decoder",), marks=pytest.mark.slow)])
 def test_running_means_stay_where_the_codebook_is_frozen(freeze, picture_folder, tmp_path):
     """Codes that are means of what chose them would move without any gradient, and dead ones onto latents."""
     config = tiny_vq(picture_folder)

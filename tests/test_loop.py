@@ -91,9 +91,8 @@ def start_training(workdir: Path, folder: Path, *more: str) -> tuple[subprocess.
     raise AssertionError(f"the run ended with {process.wait()} before its first step")
 
 
-@pytest.mark.parametrize(
-    ("number", "workers"), [pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow), (signal.SIGTERM, 0)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 2), (signal.SIGTERM, 0)])
 def test_ctrl_c_saves_and_says_how_to_go_on(number, workers, picture_folder, tmp_path):
     process, _ = start_training(tmp_path, picture_folder, f"--config.data.workers={workers}")
     os.killpg(process.pid, number)  # a terminal's Ctrl-C reaches the workers too

@@ -195,7 +195,7 @@ def test_every_flip_in_the_arrays_shows(vq_run, tmp_path, monkeypatch):
 
 def test_checksums_do_not_depend_on_the_mesh():
     x = np.random.default_rng(0).normal(size=(8, 6, 4)).astype(np.float32)
-    mesh = sharding.make_mesh(completion.ConfigDict(dict(data=2, fsdp=2, tensor=2)))
+    mesh = sharding.make_mesh(completion.ConfigDict(dict(data=-1, fsdp=2, tensor=2)))
     specs = [("data",), (None, "fsdp"), ("tensor", None, "data"), ()]
     placed = [jax.device_put(x, jax.NamedSharding(mesh, jax.P(*spec))) for spec in specs]
     sums = {checkpoint.sum_array(each)[0].item() for each in (x, *placed)}

@@ -148,6 +148,7 @@ def test_sample_command_writes_what_made_it_and_overwrites_nothing(transformer_r
 
 def test_what_is_no_record_of_samples_gets_one_line(tmp_path):
     record, made_by = tmp_path / "samples.json", {"seed": 3, "classes": "a,b", "tile": TILE}
+    made_by |= {"guidance_power": 0.0, "guidance_codes": 0}
     gallery.check_out(tmp_path, made_by)
     for text, message in (
         ('{"seed": 3, "classes": "a, b"}', None),

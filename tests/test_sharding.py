@@ -45,8 +45,9 @@ def test_every_rule_is_used_and_every_large_leaf_is_sharded(picture_folder, vq_r
     vq_config = tiny_vq(picture_folder)
     vq_config.data.class_names = ()
     config = completion.complete(tiny_transformer(vq_run))
+    rar = completion.complete(changed(tiny_transformer(vq_run), gpt__architecture="rar"))
     used = set()
-    for task in (vqgan.make_task(vq_config), transformer.make_task(config)):
+    for task in (vqgan.make_task(vq_config), transformer.make_task(config), transformer.make_task(rar)):
         shapes, shardings = states(task, mesh)
         leaves = jax.tree_util.tree_leaves_with_path(shapes)
         for (path, leaf), where in zip(leaves, jax.tree.leaves(shardings), strict=True):
@@ -106,7 +107,7 @@ def test_many_devices_train_like_one(stage, picture_folder, vq_run):
     [
         pytest.param("vqgan", dict(accumulate=2), marks=pytest.mark.slow),
         pytest.param("vqgan", dict(model__remat=True), marks=pytest.mark.slow),
-        ("transformer", dict(accumulate=2)),
+        pytest.param("transformer", dict(accumulate=2), marks=pytest.mark.slow),
         pytest.param("transformer", dict(gpt__remat="full"), marks=pytest.mark.slow),
     ],
 )

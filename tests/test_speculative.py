@@ -21,15 +21,15 @@ TABLE = jnp.asarray(RNG.normal(size=(N + 2, V, V)) * 1.5, jnp.float32)
 
 
 def decode(ids: jax.Array, position: jax.Array, cache: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A transformer whose logits are sums over what came before, by distance and id. cache: the ids [1,T]."""
-    cache = jax.lax.dynamic_update_slice_in_dim(cache, ids, position, 1)
+    """A transformer whose logits are sums over what came before, by distance and id. cache: the ids [1,T,1]."""
+    cache = jax.lax.dynamic_update_slice_in_dim(cache, ids[..., None], position, 1)
     at, length = position + jnp.arange(ids.shape[1]), cache.shape[1]
     distance = at[:, None] - jnp.arange(length)
-    seen = jnp.where((distance >= 0)[..., None], TABLE[distance.clip(0), cache[0]], 0)
+    seen = jnp.where((distance >= 0)[..., None], TABLE[distance.clip(0), cache[0, :, 0]], 0)
     return seen.sum(1)[None], cache
 
 
-CACHE = jnp.zeros((1, N + len(PREFIX) - 1), jnp.int32)
+CACHE = jnp.zeros((1, N + len(PREFIX) - 1, 1), jnp.int32)
 
 
 def exact(sampling: Sampling) -> np.ndarray:

@@ -100,6 +100,7 @@ def test_a_converted_run_paints_scores_and_goes_back(kind, runs):
             np.testing.assert_array_equal(value, original[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TOKENIZER_OF)
 def test_the_cache_and_the_window_give_what_the_whole_sequence_does(kind, runs):
     """Greedy codes are the likeliest ones of one pass over all of them; larger images are painted by either method."""

@@ -39,7 +39,7 @@ def make_net(lag: int, reach: tuple[int, int], prefix: int, cells: int = 1) -> t
         (1, (2, 3), (8, 6), 0, 2),  # the condition on a coarser grid
         pytest.param(9, (3, 3), (7, 8), 1, 1, marks=pytest.mark.slow),  # raster
         pytest.param(2, (8, 8), (3, 5), 0, 1, marks=pytest.mark.slow),  # all is near
-        (1, (1, 2), (40, 45), 1, 1),  # several groups of rows
+        pytest.param(1, (1, 2), (40, 45), 1, 1, marks=pytest.mark.slow),  # several groups of rows
         pytest.param(4, (2, 2), (1, 1), 1, 1, marks=pytest.mark.slow),
     ],
 )
@@ -134,7 +134,7 @@ def test_it_trains_resumes_and_paints_any_size(wave_run, tmp_path):
         assert generator.sample(classes=["cross"], size=size, progress=False).shape == (1, *size, 3)
     kept = generator.sample(classes=["cross"], image=one[0], keep="top", progress=False)
     np.testing.assert_array_equal(kept[0, :12], one[0, :12])
-    guided = generator.sample(classes=["cross"], guidance=2.0, progress=False)
+    guided = generator.sample(classes=["cross"], guidance=50.0, progress=False)
     assert (guided != one).any()
     for given, message in (
         (dict(stride=2), "method=cached, stride=2, speculate=1: ways of a window"),

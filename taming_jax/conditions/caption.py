@@ -42,7 +42,7 @@ class Caption(Condition):
     def learn(config: ConfigDict, source) -> None:
         """Fills in the vocabulary: the most frequent words of the data, at most `max_vocabulary`."""
         counts, texts, quiet = collections.Counter(), source.texts("caption"), jax.process_index() > 0
-        for text in bar(texts, "reading captions", len(source), unit="caption", leave=False, disable=quiet):
+        for text in bar(texts, "reading captions", total=len(source), unit="caption", leave=False, disable=quiet):
             counts.update(WORDS.findall(text.lower()))
         if not counts:
             raise UserError("cond.name='caption': the captions of the data hold no word")

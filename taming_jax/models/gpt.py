@@ -16,22 +16,6 @@ normal_init = nn.initializers.normal(0.02)
 Cache = tuple[tuple[jax.Array, jax.Array], ...]  # per layer: keys and values, [B,heads,T,D/heads]
 
 
-def resize(cache: Any, whole: Any, less: int) -> Any:
-    """A cache with as many places as a whole one has, but for `less`: new ones are empty, those beyond are cut off.
-
-    whole: a cache or its shapes, whose places lie along the last axis but one. The caches of a batch of windows have an
-    axis in front.
-    """
-
-    def fit(x: jax.Array, like: jax.Array) -> jax.Array:
-        if like.ndim < 2:  # no part of it is for places
-            return x
-        length = like.shape[-2] - less
-        return jnp.pad(x[..., :length, :], [*[(0, 0)] * (x.ndim - 2), (0, max(0, length - x.shape[-2])), (0, 0)])
-
-    return jax.tree.map(fit, cache, whole)
-
-
 def gelu(x: jax.Array) -> jax.Array:
     """Exact GELU in PyTorch's form; `jax.nn.gelu` takes erfc, which costs a CPU a tenth of the training step."""
     return 0.5 * x * (1 + jax.lax.erf(x * 2**-0.5))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from taming_jax.models.gpt import resize
+from taming_jax.sampling.cache import resize
 from taming_jax.sampling.wavefront import paint_wavefront
 from taming_jax.sampling.window import Grid, Sampler, column_groups, paint_row, window_start
 

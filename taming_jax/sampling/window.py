@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from taming_jax.models.gpt import resize
+from taming_jax.sampling.cache import resize
 from taming_jax.sampling.draw import Sampling, draw
 
 
