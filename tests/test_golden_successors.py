@@ -4,8 +4,8 @@ Values are within `10 * noise + 1e-5 * largest`, where the noise is what the ori
 and float64; integers are equal. Not compared, since nothing here does it: LlamaGen's window of used codes, its `valid`
 loss and its swapped "non-saturating" losses, which no published recipe uses; MaskGIT's soft codes.
 
-`GOLDEN=folder pytest tests/test_golden_successors.py` takes another set of the same format: every size comes from the
-files.
+`GOLDEN=folder pytest tests/test_golden_successors.py` takes other sets of the same format: every size comes from the
+files. Files of `tests/test_golden.py` may lie beside them.
 """
 
 import functools
@@ -31,21 +31,22 @@ from taming_jax.sampling.sequence import sample_full
 from taming_jax.tasks.vqgan import ramp
 
 FOLDER = Path(os.environ.get("GOLDEN") or Path(__file__).parent / "golden" / "successors")
-NAME = re.compile(r"(.+?)_(llamagen_(?:vq|gpt)_\w+?|llamagen_filter|llamagen_losses|rar_\w+?|maskgit_vqgan_\w+?)")
-FILES = {m[2]: path for path in sorted(FOLDER.glob("*.npz")) if (m := NAME.fullmatch(path.stem))}
-FILES = {name: path for name, path in FILES.items() if not name.endswith(("_enc", "_dec"))}
+NAME = re.compile(r".+?_(llamagen_(?:vq|gpt)_\w+?|llamagen_filter|llamagen_losses|rar_\w+?|maskgit_vqgan_\w+?)")
+FILES = {path.stem: m[1] for path in sorted(FOLDER.glob("*.npz")) if (m := NAME.fullmatch(path.stem))}
+if not any(FOLDER.glob("*.npz")):
+    raise ValueError(f"{FOLDER} holds no golden files")
 
 
 def files(kind: str) -> list[str]:
-    """The names of all files of a kind."""
-    return [name for name in FILES if name.startswith(kind)]
+    """The names of all files of a kind, of all sets in the folder, without those that hold weights of another one."""
+    return [name for name, of in FILES.items() if of.startswith(kind) and not of.endswith(("_enc", "_dec"))]
 
 
 class Golden:
     """One file, with the weights that lie in files of their own."""
 
     def __init__(self, name: str):
-        parts = [np.load(path) for part in ("", "_enc", "_dec") if (path := beside(FILES[name], part)).exists()]
+        parts = [np.load(path) for part in ("", "_enc", "_dec") if (path := FOLDER / f"{name}{part}.npz").exists()]
         self.name, self.arrays = name, parts[0]
         self.config = json.loads(str(self.arrays["config"]))
         self.weights = {k.removeprefix("w/"): part[k] for part in parts for k in part.files if k.startswith("w/")}
@@ -84,10 +85,6 @@ class Golden:
             golden = self[m[0]]
             grad = ours[m[1]]
             self.close(grad[:, : golden.shape[1]] if grad.ndim == 3 else grad, m[0])
-
-
-def beside(path: Path, part: str) -> Path:
-    return path.with_name(f"{path.stem}{part}.npz")
 
 
 # Tokenizers.
@@ -249,12 +246,13 @@ def test_maskgit_vqgan(name):
     g.close_images(decoded, "out/decode_code_raw")
     g.close_images(jnp.clip(decoded, 0, 1), "out/decode_code")
     g.close_images(model.apply({"params": params}, g["in/code"], method="lookup"), "out/codebook_entry")
-    net, way, level, _, block = g.config["shortcut_block"].split(".")
-    weights = params[net][f"{way}_{level}_block_{block}"]
-    channels = weights["norm1"]["scale"].size
-    x = ((np.arange(channels * 36) % 11 - 5) / np.float32(4)).reshape(1, channels, 6, 6)
-    out = maskgit.ResBlock(weights["conv1"]["kernel"].shape[-1]).apply({"params": weights}, np.moveaxis(x, 1, -1))
-    g.close_images(out, "out/shortcut_block")
+    if "out/shortcut_block" in g:  # not where all levels have as many channels
+        net, way, level, _, block = g.config["shortcut_block"].split(".")
+        weights = params[net][f"{way}_{level}_block_{block}"]
+        channels = weights["norm1"]["scale"].size
+        x = ((np.arange(channels * 36) % 11 - 5) / np.float32(4)).reshape(1, channels, 6, 6)
+        out = maskgit.ResBlock(weights["conv1"]["kernel"].shape[-1]).apply({"params": weights}, np.moveaxis(x, 1, -1))
+        g.close_images(out, "out/shortcut_block")
 
     fields = config.quantizer.to_dict() | dict(commitment_weight=g.config["beta"])
     vq, book = quantize.make_quantizer(fields), params["quantize"]["embedding"]
@@ -417,7 +415,7 @@ def test_llamagen(name):
     read_again = make_reader(g, net, params, null)
     for case in g.config["greedy"]:
         guided = case["cfg_interval"] + 2 if case["cfg_interval"] >= 0 else 0
-        sampling = Sampling(guidance=case["cfg_scale"], guidance_codes=guided)
+        sampling = Sampling(guidance=max(1.0, case["cfg_scale"]), guidance_codes=guided)  # up to 1 it has none
         read_again(labels, f"out/greedy/{case['name']}", sampling)
 
 
@@ -431,6 +429,10 @@ def test_rar(name):
     net, params = load_gpt(g, "rar", lambda gpt: rar.RAR(**sizes, **{name: gpt[name] for name in fields}))
     assert (net.num_heads, net.mlp_dim) == (c["n_head"], c["intermediate"])
     idx, labels, orders, null = g["in/idx"], g["in/labels"], g["in/orders"], c["num_classes"]
+    dropped = np.where(g["in/drop_u"] < 0.1, null, labels)
+    first = c["vocab"] + 1  # the condition's ids, in the table of all
+    for key, ids in (("condition_kept", labels), ("condition_dropped", dropped), ("none_condition", null + 0 * labels)):
+        g.equal(first + ids, f"out/{key}")
     numbers = np.arange(idx.size).reshape(idx.shape)
     g.equal(np.take_along_axis(numbers, orders, 1), "out/shuffle")
     g.equal(np.take_along_axis(numbers, np.argsort(orders, 1), 1), "out/unshuffle")
@@ -447,7 +449,6 @@ def test_rar(name):
         return targets, jax.value_and_grad(loss, has_aux=True)(params)
 
     raster = np.broadcast_to(np.arange(count), idx.shape)
-    dropped = np.where(g["in/drop_u"] < 0.1, null, labels)
     cases = {"raster": (labels, raster), "permuted": (labels, orders), "permuted_dropped": (dropped, orders)}
     for case, given in cases.items():
         targets, ((loss, logits), grads) = learn(params, *given)

@@ -38,6 +38,7 @@ KINDS = {
     "rar": "target_aware_pos_embed",
 }
 TOKENIZERS = ("llamagen_vq", "maskgit_vq")
+SAMPLED = ("model", "module", "state_dict")  # of a training's file, what LlamaGen's scripts sample with
 RULES = {"llamagen": LLAMAGEN, "rar": RAR}
 JOINED = {"llamagen": "wqkv", "rar": "qkv"}  # what holds queries, keys and values, one after the other
 USAGE, USAGE_SIZE = "quantize.codebook_used", 65536  # of LlamaGen: codes of the last batches, a statistic
@@ -85,6 +86,8 @@ def from_file(ckpt: Path, workdir: Path, asked: Asked) -> Runs:
             f"ckpt={ckpt} holds none of {known}, but {names}, ...; checkpoints of taming-transformers and"
             " latent-diffusion need their YAML file, --config"
         )
+    if kind == "llamagen":
+        kind, tensors = read_kind(ckpt, (*SAMPLED, *STATE_DICTS))
     with about_file(ckpt):
         if kind in TOKENIZERS:
             for name in ("first_stage", "num_heads"):
@@ -143,6 +146,8 @@ def first_stage_config(kind: str, tensors: Tensors, size: int) -> ConfigDict:
         c.quantizer = ConfigDict(dict(name="vq", commitment_weight=0.25, legacy=True))
     c.quantizer.update(codebook_size=codebook_size, embed_dim=embed_dim)
     c.disc.weight, c.batch_size = 0.0, 8
+    if size < 16:  # which LPIPS does not take
+        c.loss.perceptual_weight = 0.0
     check_stored(c)
     return c
 
@@ -168,7 +173,7 @@ def read_tokenizer(kind: str, asked: Asked) -> tuple[str, Tensors]:
         usual = "vq_ds16_c2i.pt" if kind == "llamagen" else "maskgit-vqgan-imagenet-f16-256.bin"
         raise ArgumentError(f"first_stage is missing: the transformer's file does not hold its tokenizer, {usual}")
     try:
-        found, tensors = read_kind(asked.first_stage, ("model", *STATE_DICTS))
+        found, tensors = read_kind(asked.first_stage, (*SAMPLED, *STATE_DICTS))
     except ArgumentError as e:
         raise ArgumentError(f"first_stage{str(e).removeprefix('ckpt')}") from e
     if found not in TOKENIZERS:
