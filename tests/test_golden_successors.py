@@ -287,7 +287,7 @@ def load_gpt(g: Golden, kind: str, make) -> tuple[GPT, dict]:
     """The net that `make` builds of the config that `convert` reads off the tensors, and its parameters."""
     tensors = dict(g.weights)
     assert successors.kind_of(tensors) == kind
-    successors.split_qkv(tensors, successors.JOINED[kind])
+    successors.split(kind, tensors)
     found = (
         successors.llamagen_fields(tensors, g.config["n_head"])
         if kind == "llamagen"
@@ -312,7 +312,7 @@ def config_sizes(net: GPT) -> tuple[int, int, int]:
 
 
 def to_names(kind: str, params: dict) -> dict[str, np.ndarray]:
-    return successors.join_qkv(to_torch(unstack(params), successors.RULES[kind], ""), successors.JOINED[kind])
+    return successors.join(kind, to_torch(unstack(params), successors.RULES[kind], ""))
 
 
 def make_reader(g: Golden, net: GPT, params: dict, null: int):

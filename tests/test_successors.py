@@ -9,7 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from taming_jax import checkpoint, completion, config_files
+from taming_jax import checkpoint, completion, config_files, origin
 from taming_jax.convert import successors
 from taming_jax.convert.checkpoints import from_checkpoint
 from taming_jax.convert.names import generator_rules, torch_name
@@ -20,6 +20,7 @@ from taming_jax.first_stage import make_first_stage
 from taming_jax.generator import Generator
 from taming_jax.models import llamagen, rar
 from taming_jax.models.gpt import unstack
+from taming_jax.tasks import make_task
 from tests.test_convert import write_safetensors
 from tests.tiny import records, run
 
@@ -58,7 +59,7 @@ def transformer_file(kind: str, path: Path) -> Path:
         net = rar.RAR(**fields, num_heads=2, embed_dim=32, num_codes=64, block_size=65)
     shapes = jax.eval_shape(net.init, jax.random.key(0), np.zeros((1, 64), np.int32))["params"]
     tensors = to_torch(draw(shapes, 1), successors.RULES[kind], "")
-    return write_safetensors(path, successors.join_qkv(tensors, successors.JOINED[kind]))
+    return write_safetensors(path, successors.join(kind, tensors))
 
 
 TOKENIZER_OF = {"llamagen": "llamagen_vq", "rar": "maskgit_vq"}
@@ -127,6 +128,19 @@ def test_the_cache_and_the_window_give_what_the_whole_sequence_does(kind, runs):
     assert np.abs((np.clip(painted, -1, 1) + 1) * 127.5 - images).max() < 1
 
 
+@pytest.mark.parametrize("kind", TOKENIZER_OF)
+def test_fine_tuning_on_other_classes_keeps_all_else(kind, runs, tmp_path):
+    """Also where there are fewer of them."""
+    config = config_files.load(f"finetune:{runs[kind][2]}")
+    config.data.path = str(tmp_path)
+    config = completion.complete(config)
+    config.data.class_names = ("a", "b")
+    shapes = jax.eval_shape(make_task(config).init, jax.random.key(0))
+    found = origin.load(config, completion.find_origin(config), shapes)["gpt"]
+    assert shapes.params["gpt"].keys() - found.keys() == {"cond_embedding"}
+    assert shapes.params["gpt"]["cond_embedding"].shape[0] == 3
+
+
 def test_files_of_another_kind_get_one_line(tmp_path, runs):
     llama, llama_vq, _ = runs["llamagen"]
     model, maskgit_vq, _ = runs["rar"]
@@ -188,7 +202,7 @@ def test_published_files_have_the_tensors_that_are_asked_for(name):
             assert config.model.ch_mult == ((1, 2, 2, 4) if model == "VQ-8" else (1, 1, 2, 2, 4)), model
             shapes, rules = make_first_stage(config).parameter_shapes(), generator_rules(config)
         else:
-            successors.split_qkv(tensors, successors.JOINED[kind])
+            successors.split(kind, tensors)
             shapes, rules = transformer_shapes(kind, tensors), successors.RULES[kind]
         flat = flatten_dict(shapes, sep="/")
         assert sum(int(np.prod(leaf.shape)) for leaf in flat.values()) == parameters, model

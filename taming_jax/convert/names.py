@@ -50,6 +50,7 @@ LLAMAGEN: Rules = (
 )
 RAR: Rules = (
     (r"^token_embedding$", r"embeddings/weight"),
+    (r"^cond_embedding$", r"embeddings/cond"),  # one table in the file
     (r"^cls_embedding$", r"cls_token"),
     (r"^position_embedding$", r"pos_embed"),
     (r"^target_embedding$", r"target_aware_pos_embed"),

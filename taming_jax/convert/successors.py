@@ -192,8 +192,13 @@ def about_file(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: {e}") from e
 
 
-def split_qkv(tensors: Tensors, name: str) -> None:
-    """Cuts the tensors that hold queries, keys and values into three, in place."""
+def split(kind: str, tensors: Tensors) -> None:
+    """Cuts the tensors that hold queries, keys and values into three, and RAR's embeddings into two, in place."""
+    name = JOINED[kind]
+    if kind == "rar":
+        codes, _ = shape_of(tensors, "lm_head.weight", 2)
+        shape_of(tensors, "embeddings.weight", 2)
+        tensors["embeddings.weight"], tensors["embeddings.cond"] = np.split(tensors["embeddings.weight"], [codes + 1])
     for full in [full for full in tensors if f".{name}." in full]:
         whole, (parent, leaf) = tensors.pop(full), full.rsplit(f"{name}.", 1)
         if whole.ndim not in (1, 2):
@@ -204,15 +209,17 @@ def split_qkv(tensors: Tensors, name: str) -> None:
             tensors[f"{parent}{part}.{leaf}"] = rows
 
 
-def join_qkv(tensors: Tensors, name: str) -> Tensors:
+def join(kind: str, tensors: Tensors) -> Tensors:
     """The inverse, of a copy."""
-    joined = {}
+    name, joined = JOINED[kind], {}
     for full, value in tensors.items():
         if match := re.fullmatch(r"(.+\.)query\.(\w+)", full):
             parts = (value, *(tensors[f"{match[1]}{part}.{match[2]}"] for part in ("key", "value")))
             joined[f"{match[1]}{name}.{match[2]}"] = np.concatenate(parts)
         elif not re.search(r"\.(key|value)\.\w+$", full):
             joined[full] = value
+    if kind == "rar":
+        joined["embeddings.weight"] = np.concatenate([joined["embeddings.weight"], joined.pop("embeddings.cond")])
     return joined
 
 
@@ -227,7 +234,7 @@ def training_size(ckpt: Path, asked: Asked) -> int:
 
 
 def llamagen_fields(tensors: Tensors, num_heads: int | None) -> dict[str, dict]:
-    """What a config has of LlamaGen's transformers, by group; of tensors that are split, see `split_qkv`."""
+    """What a config has of LlamaGen's transformers, by group; of tensors that are split, see `split`."""
     classes, width = shape_of(tensors, KINDS["llamagen"], 2)
     codes, _ = shape_of(tensors, "output.weight", 2)
     heads = num_heads or HEADS.get(width, width // 64)
@@ -251,7 +258,7 @@ def llamagen_fields(tensors: Tensors, num_heads: int | None) -> dict[str, dict]:
 
 
 def rar_fields(tensors: Tensors) -> dict[str, dict]:
-    """What a config has of RAR's transformers, by group."""
+    """What a config has of RAR's transformers, by group; of tensors that are split, see `split`."""
     _, places, width = shape_of(tensors, KINDS["rar"], 3)
     codes, _ = shape_of(tensors, "lm_head.weight", 2)
     head_dim = shape_of(tensors, "blocks.0.attn.q_norm.weight", 1)[0]
@@ -268,7 +275,7 @@ def rar_fields(tensors: Tensors) -> dict[str, dict]:
     temperature, guidance, power = RAR_SAMPLING.get(width, (1.0, 4.0, 0.0))
     sample = dict(temperature=temperature, top_k=codes, top_p=1.0, guidance=guidance, guidance_power=power)
     optim = dict(learning_rate=1e-5, b1=0.9, b2=0.96, weight_decay=0.03)  # the rate at the end of its schedule
-    classes = shape_of(tensors, "embeddings.weight", 2)[0] - codes - 2  # without a mask and the id for no class
+    classes = shape_of(tensors, "embeddings.cond", 2)[0] - 1  # without the id for none
     return dict(
         gpt=gpt, sample=sample, optim=optim, sizes=dict(codes=codes, classes=classes, length=places - SPARE_PLACES)
     )
@@ -277,7 +284,7 @@ def rar_fields(tensors: Tensors) -> dict[str, dict]:
 def transformer_from_torch(kind: str, tensors: Tensors, ckpt: Path, workdir: Path, asked: Asked) -> Runs:
     """A transformer and its tokenizer, from tensors that are taken out of `tensors`."""
     tensors.pop("freqs_cis", None)  # LlamaGen's rotary table, which follows from the sizes
-    split_qkv(tensors, JOINED[kind])
+    split(kind, tensors)
     if kind == "rar":
         if asked.num_heads is not None:
             raise ArgumentError(f"num_heads: ckpt={ckpt} tells it by itself")
@@ -334,7 +341,7 @@ def to_file(kind: str, workdir: Path, step: int, config: ConfigDict) -> dict:
     net = "gpt" if config.task == "transformer" else "gen"
     params = checkpoint.load_net(workdir, step, net, net_shapes(config))
     if config.task == "transformer":
-        tensors = join_qkv(to_torch(unstack(params), RULES[kind], ""), JOINED[kind])
+        tensors = join(kind, to_torch(unstack(params), RULES[kind], ""))
         say(f"its tokenizer is another file: --workdir={workdir / 'first_stage'}")
         return tensors if kind == "rar" else {"model": tensors}
     tensors = to_torch(params, generator_rules(config), "")

@@ -70,10 +70,11 @@ class Block(nn.Module):
 class RAR(GPT, kw_only=True):
     """A transformer over one id of a condition and num_codes codes.
 
-    Calls as `GPT`'s, with ids of the condition and of codes that count from 0 each; block_size: num_codes + 1. In one
-    table of embeddings lie the codes, a mask that nothing reads, and the condition's ids, cond_size of them with the
-    one for none. A learned token precedes all, whose logits are dropped. Each position has embeddings of its own place
-    and of the place that it predicts; those of the step and of the condition modulate the layers.
+    Calls as `GPT`'s, with ids of the condition and of codes that count from 0 each; block_size: num_codes + 1. The
+    condition has cond_size ids, with the one for none. RAR has one table of embeddings: codes, a mask that nothing
+    reads, and the condition's ids; here those are a table of their own. A learned token precedes all, whose logits are
+    dropped. Each position has embeddings of its own place and of the place that it predicts; those of the step and of
+    the condition modulate the layers.
     """
 
     cond_size: int
@@ -83,7 +84,8 @@ class RAR(GPT, kw_only=True):
 
     def setup(self) -> None:
         places, d = self.num_codes + SPARE_PLACES, self.embed_dim
-        self.token_embedding = self.param("token_embedding", normal_init, (self.vocab_size + 1 + self.cond_size, d))
+        self.token_embedding = self.param("token_embedding", normal_init, (self.vocab_size + 1, d))
+        self.cond_embedding = self.param("cond_embedding", normal_init, (self.cond_size, d))
         self.cls_embedding = self.param("cls_embedding", normal_init, (1, d))
         self.position_embedding = self.param("position_embedding", normal_init, (places, d))
         self.target_embedding = self.param("target_embedding", normal_init, (places, d))
@@ -127,14 +129,15 @@ class RAR(GPT, kw_only=True):
         cells = jnp.pad(cells, ((0, 0), (0, 1)))  # nothing follows the last code
         rows = position + jnp.arange(ids.shape[1])
         own = jnp.where(rows == 0, 1, 2 + cells[:, rows - 1])
-        x = self.token_embedding[jnp.where(rows == 0, self.vocab_size + 1 + ids, ids)] + self.position_embedding[own]
+        x = jnp.where((rows == 0)[:, None], self.cond_embedding[ids], self.token_embedding[ids])
+        x = x + self.position_embedding[own]
         x = x + jnp.where((rows < count)[:, None], self.target_embedding[2 + cells[:, rows]], 0)
         steps = rows + 1
         if begins:
             token = self.cls_embedding + self.position_embedding[:1]
             x = jnp.concatenate([jnp.broadcast_to(token, (len(x), *token.shape)), x], 1)
             steps = jnp.append(0, steps)
-        c = self.token_embedding[self.vocab_size + 1 + cond][:, None] + self.step_embedding[steps]
+        c = self.cond_embedding[cond][:, None] + self.step_embedding[steps]
         return x.astype(self.dtype), c.astype(self.dtype)
 
     def answer(self, x: jax.Array, c: jax.Array) -> jax.Array:
