@@ -1,11 +1,12 @@
 """The page's layout, and what its buttons do; all that needs no page is in the modules beside this one."""
 
+import asyncio
 import functools
 import html
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,17 @@ MOST_SAMPLES, MOST_CONDITIONS = 16, 8
 CANVAS = 512  # pixels on a side of what one draws on
 CSS = """
 #painted img { image-rendering: pixelated; object-fit: contain; }
-#status p { margin: 0; padding: 0.4em 0.6em; } #status .error { color: #b00020; font-weight: 600; }
+#status p { margin: 0; padding: 0.4em 0.6em; } #status p.error { color: #b00020; font-weight: 600; }
+#status .wrap > .error, #status .clear-status { display: none; } /* gradio's mark on what was cancelled */
+@media (max-width: 640px) { #painted .grid-container { grid-template-columns: repeat(2, 1fr); } }
 """
+# An editor says nothing of an upload that failed.
+JS = """() => window.addEventListener("unhandledrejection", event => {
+    const why = String(event.reason), place = document.querySelector("#status p");
+    const told = why.includes("413") ? "That file is larger than this page takes: see --max_upload."
+        : why.includes("decoded") ? "That file is no picture that can be read." : null;
+    if (told && place) { place.className = "error"; place.textContent = told; }
+})"""
 
 
 def build(
@@ -60,7 +70,7 @@ def launch(page: gr.Blocks, host: str, port: int, max_upload: int, **how: Any) -
     theme = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     return page.launch(
         server_name=host, server_port=port, share=False, quiet=True, footer_links=[], max_file_size=f"{max_upload}mb",
-        ssr_mode=False, mcp_server=False, theme=theme, css=CSS, **how,
+        ssr_mode=False, mcp_server=False, theme=theme, css=CSS, js=JS, **how,
     )  # fmt: skip
 
 
@@ -70,7 +80,7 @@ def sentence(text: str, kind: str = "error") -> str:
 
 
 def lay_out(generator: Generator, workdir: Path, out: Path, given: Path, most_codes: int, lock: threading.Lock) -> None:
-    """The controls of a run, and what was painted. lock: held while something is painted."""
+    """The controls of a run, and what was painted. lock: held while a row of codes is painted."""
     stage, choices = generator.stage, find_choices(generator.stage, generator.config, most_codes)
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
@@ -85,8 +95,9 @@ def lay_out(generator: Generator, workdir: Path, out: Path, given: Path, most_co
                 control.interactive = True  # gradio cannot tell inside of `render`
         with gr.Column(scale=3, min_width=320):
             with gr.Row():
-                paint, again = gr.Button("Paint", variant="primary"), gr.Button("Again")
-                cancel, save = gr.Button("Cancel", variant="stop"), gr.Button("Save", interactive=False)
+                button = functools.partial(gr.Button, min_width=120)
+                paint, again = button("Paint", variant="primary"), button("Again")
+                cancel, save = button("Cancel", variant="stop"), button("Save", interactive=False)
             status = gr.HTML(sentence("Choose, and paint.", "told"), elem_id="status")
             pictures = gr.Gallery(
                 show_label=False, elem_id="painted", format="png", columns=4, height=560, object_fit="contain",
@@ -99,29 +110,38 @@ def lay_out(generator: Generator, workdir: Path, out: Path, given: Path, most_co
     last = gr.State(None)  # (what was asked for, its images), once they are whole
     seed = controls["seed"]
 
-    def do_paint(got: dict) -> Iterator[dict]:
-        values = {name: got[control] for name, control in controls.items()}
-        yield {status: sentence("Waiting for its turn.", "told"), last: None, save: gr.Button(interactive=False)}
+    def steps(values: dict[str, Any]) -> Iterator[dict]:
         try:
-            with lock:
-                asked = arguments(choices, as_files(values, choices, given))
-                plan = painted.make_plan(generator, asked)
-                check_codes(asked["num_samples"], plan, stage.first.patch, most_codes)
-                gallery = painted.make_gallery(generator, workdir, asked, plan, out)
-                count = asked["num_samples"] * len(gallery.rows["label"])
-                check_codes(count, plan, stage.first.patch, most_codes)
-                repeat = {line: command(workdir, asked, str(gallery.out)), three: python(workdir, asked)}
-                told = f"Painting {count} image{'s' if count > 1 else ''}; the first of a size compiles its programs."
-                yield {status: sentence(told, "told"), **repeat}
-                began, (h, w) = time.monotonic(), plan.grid(stage.first.patch)
-                for whole, done in painted.paint(generator, gallery, plan):
-                    told = f"{done:,} of {count * h * w:,} codes, {duration(time.monotonic() - began)}"
-                    yield {status: sentence(told, "told"), pictures: list(whole)}
+            asked = arguments(choices, as_files(values, choices, given))
+            plan = painted.make_plan(generator, asked)
+            check_codes(asked["num_samples"], plan, stage.first.patch, most_codes)
+            gallery = painted.make_gallery(generator, workdir, asked, plan, out)
+            count = asked["num_samples"] * len(gallery.rows["label"])
+            check_codes(count, plan, stage.first.patch, most_codes)
+            repeat = {line: command(workdir, asked, str(gallery.out)), three: python(workdir, asked)}
+            told = f"Painting {count} image{'s' if count > 1 else ''}; the first of a size compiles its programs."
+            yield {status: sentence(told, "told"), **repeat}
+            began, (h, w) = time.monotonic(), plan.grid(stage.first.patch)
+            for whole, done in painted.paint(generator, gallery, plan):
+                told = f"{done:,} of {count * h * w:,} codes, {duration(time.monotonic() - began)}"
+                yield {status: sentence(told, "told"), pictures: list(whole)}
             took = duration(time.monotonic() - began)
             told = f"Done: {count} image{'s' if count > 1 else ''} of {h}x{w} codes in {took}."
             yield {status: sentence(told, "done"), last: (asked, whole), save: gr.Button(interactive=True)}
         except BROKEN as e:
             yield {status: sentence(why(e, given))}
+
+    async def do_paint(got: dict) -> AsyncIterator[dict]:
+        yield {status: sentence("Waiting for its turn.", "told"), last: None, save: gr.Button(interactive=False)}
+        painting = steps({name: got[control] for name, control in controls.items()})
+
+        def step() -> dict | None:
+            with lock:
+                return next(painting, None)
+
+        # "Cancel" ends this at once, so that one can paint again; the row of codes under way goes on to its end
+        while (shown := await asyncio.to_thread(step)) is not None:
+            yield shown
 
     def do_save(painting: tuple) -> dict:
         try:
@@ -239,11 +259,14 @@ def part_controls() -> dict[str, gr.components.Component]:
     """A picture, and which part of it stays."""
     return {
         "picture": gr.ImageEditor(
-            type="pil", label="Brush over a part, or choose a side", format="png", sources=("upload", "clipboard"),
+            type="pil", label="The picture", format="png", sources=("upload", "clipboard"),
             brush=gr.Brush(colors=["#e6283c"], color_mode="fixed"), layers=gr.LayerOptions(disabled=True),
             transforms=(), canvas_size=(CANVAS, CANVAS), elem_id="picture",
         ),
-        "stays": gr.Radio(list(STAYS), value=UNBRUSHED, label="What stays", elem_id="stays"),
+        "stays": gr.Radio(
+            list(STAYS), value=UNBRUSHED, label="What stays", info="Brush over a part, or choose a side.",
+            elem_id="stays",
+        ),
         "keep_pixels": gr.Checkbox(True, label="It stays pixel for pixel"),
     }  # fmt: skip
 
