@@ -87,6 +87,7 @@ def test_what_is_frozen_stays_and_images_keep_their_codes(vq_run, decoder_run, p
     assert not np.array_equal(new.decode(ids), old.decode(ids))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_the_one_that_it_has_begun_with(vq_run, decoder_run, pictures, tmp_path, capfd):
     """By its own checkpoints, whose config says where it has begun; not from elsewhere."""
     stored, _ = completion.load_config(decoder_run)
@@ -123,6 +124,7 @@ def test_a_transformer_begins_with_another_ones_weights(transformer_run, tuned_t
         assert 0 < np.abs(after[name] - before[name]).max() < 0.01
 
 
+@pytest.mark.slow
 def test_old_codes_stay_valid_where_the_encoder_is_frozen(transformer_run, decoder_run, vq_run, pictures, tmp_path):
     """The old transformer paints through the new decoder, and data sets of codes serve both tokenizers."""
     old = Generator.load(transformer_run)
@@ -192,6 +194,7 @@ def test_running_means_stay_where_the_codebook_is_frozen(freeze, picture_folder,
             assert all(same) if part in freeze else not all(same), part
 
 
+@pytest.mark.slow
 def test_other_classes_are_learned_anew(transformer_run, picture_folder, tmp_path, capfd):
     """All else is kept; a transformer with a table of conditions alone begins that one anew."""
     shutil.copytree(picture_folder / "circle", tmp_path / "own" / "a")

@@ -69,6 +69,7 @@ def test_a_finished_run_is_left_alone(vq_run, picture_folder, capfd):
     assert {p: p.stat().st_mtime_ns for p in vq_run.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(picture_folder, tmp_path):
     config = tiny_vq(picture_folder)
     config.optim.update(learning_rate=1e30, clip_norm=0.0)
@@ -107,6 +108,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(number, workers, picture_folder, tmp
         assert first == int(step) + 1
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_last_checkpoint(picture_folder, tmp_path):
     process, _ = start_training(tmp_path, picture_folder, "--config.checkpoint_every=3")
     for line in process.stdout:

@@ -115,6 +115,7 @@ def restore_as_training(workdir: Path, set_aside: bool) -> int:
         return int(checkpoint.restore(manager, like, set_aside)[0].step)
 
 
+@pytest.mark.slow
 def test_damage_is_named_and_the_checkpoint_before_is_used(vq_run, tmp_path, capfd, monkeypatch):
     """Whatever is damaged, what is read is as it was written; a command that reads moves nothing."""
     monkeypatch.setattr(checkpoint, "PAUSES", (0, 0))

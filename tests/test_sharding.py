@@ -130,6 +130,7 @@ def test_saving_memory_changes_nothing(stage, saver, picture_folder, vq_run):
             np.testing.assert_allclose(x[name], y[name], rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_gathered_parameters_leave_no_gathered_activations(picture_folder):
     """With sharded kernels and nothing said, the partitioner moves activations instead."""
     config = tiny_vq(picture_folder)

@@ -82,6 +82,7 @@ def test_the_likeliest_codes_are_those_of_one_by_one(guesses):
     assert ids[1] == 2
 
 
+@pytest.mark.slow
 def test_a_run_paints_by_guesses(transformer_run):
     """The likeliest codes are those that it paints one by one, also with a part that stays."""
     generator = taming_jax.Generator.load(transformer_run)
