@@ -1,6 +1,6 @@
 """Side by side with the original: its own classes in PyTorch and ours, on the same drawings in the same order.
 
-    .venv-parity/bin/python -m benchmarks.quality --workdir=runs/quality    # needs matplotlib, and the machine alone
+    .venv-parity/bin/python -m benchmarks.quality --workdir=runs/quality    # hours on two CPU cores; needs matplotlib
 
 Both begin with the same weights, carried over by `convert`, and have the same sizes, losses and learning rates; our
 own recipe begins with weights of its own. Three seeds each:
@@ -276,7 +276,7 @@ def run_stable(root: Path, seed: int) -> None:
 
 def run_transformers(root: Path, seed: int) -> None:
     """On the original's first stage of seed 0, in evaluation mode, as it keeps it."""
-    first = root / "original0" / "converted"
+    first = (root.parent if root.name == RACE else root) / "original0" / "converted"
     checkpoint_file = root / "start" / "first.ckpt"
     if not checkpoint_file.exists():
         to_checkpoint(first, checkpoint_file)

@@ -62,6 +62,25 @@ def use_segmentation(c: ConfigDict, num_labels: int) -> None:
     c.disc.weight = 0.0
 
 
+def use_lines(c: ConfigDict) -> None:
+    """Turns a VQGAN's config into one of line art. Lines need neither LPIPS nor a discriminator: L1 alone."""
+    c.input = "line"
+    c.data.features = ("image", "line")
+    c.model.out_ch = 1
+    c.quantizer.codebook_size = 128
+    c.steps = c.eval_every = 700
+    c.loss.pixel = "l1"
+    c.loss.perceptual_weight = 0.0
+    c.disc.weight = 0.0
+
+
+def use_large_crops(c: ConfigDict) -> None:
+    """Turns a config of whole drawings into one of crops of OpenMoji at 512 pixels."""
+    c.data.name = "openmoji/px512"
+    c.data.resize_factor = 16.0
+    c.data.random_crop = True
+
+
 def get_transformer(first_stage: str, cond: str) -> ConfigDict:
     """The original's transformer, with the numbers that its public files share, for 8 devices of 2 images."""
     c = get_config()

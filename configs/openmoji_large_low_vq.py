@@ -7,16 +7,14 @@ The first stage of the condition of `openmoji_large_transformer`.
 
 from ml_collections import ConfigDict
 
-from configs import openmoji_vq
+from configs import common, openmoji_vq
 
 
 def get_config() -> ConfigDict:
     c = openmoji_vq.get_config()
     c.input = "low"
     c.data.features = ("image", "low")
-    c.data.name = "openmoji/px512"
-    c.data.resize_factor = 16.0
-    c.data.random_crop = True
+    common.use_large_crops(c)
     c.data.downscale = 8
     c.model.ch_mult = (1, 1, 1, 2)
     c.quantizer.codebook_size = 512

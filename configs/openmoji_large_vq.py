@@ -13,9 +13,7 @@ from configs import common, openmoji_vq
 def get_config() -> ConfigDict:
     c = openmoji_vq.get_config()
     c.quantizer = common.get_ema(512)
-    c.data.name = "openmoji/px512"
-    c.data.resize_factor = 16.0
-    c.data.random_crop = True
+    common.use_large_crops(c)
     c.steps = 1800
     c.eval_every = 1800
     c.loss.perceptual_start = 1500

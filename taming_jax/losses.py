@@ -16,18 +16,15 @@ def codebook_loss(z: jax.Array, z_q: jax.Array, commitment_weight: float, legacy
     return commitment + commitment_weight * codebook if legacy else codebook + commitment_weight * commitment
 
 
-def entropy_loss(z: jax.Array, embedding: jax.Array, temperature: float) -> jax.Array:
+def entropy_loss(distances: jax.Array, temperature: float) -> jax.Array:
     """How unsure the choice of single codes is, less how evenly all are used (Yu et al. 2023, MAGVIT-2, eq. 5). -> [].
 
-    z [...,D], embedding [K,D]: the choice is softmax(-|z - e|^2 / temperature), as in LlamaGen's code, also in the 1e-5
-    beside the logarithm of the mean.
+    distances [...,K]: squared, of each latent from each code; a term that all codes share may be missing. The choice is
+    softmax(-distances / temperature), as in LlamaGen's code, also in the 1e-5 beside the logarithm of the mean.
     """
-    z = z.reshape(-1, z.shape[-1])
-    products = jnp.einsum("nd,kd->nk", z, embedding, precision="highest")
-    distances = jnp.square(z).sum(-1, keepdims=True) + jnp.square(embedding).sum(-1) - 2 * products
     log_p = jax.nn.log_softmax(-distances / temperature, -1)
     p = jnp.exp(log_p)
-    mean = p.mean(0)
+    mean = p.reshape(-1, p.shape[-1]).mean(0)
     return -jnp.sum(p * log_p, -1).mean() + jnp.sum(mean * jnp.log(mean + 1e-5))
 
 

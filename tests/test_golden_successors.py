@@ -168,7 +168,7 @@ def test_llamagen_quantizer(name, case):
     g.close(vq_loss, f"out/{case}/vq_loss")
     g.close(run(h, book)[0] - vq_loss, f"out/{case}/commit_loss")
     nearby = quantize.unit if case != "nol2" else lambda x: x
-    entropy = lambda h, book: ratio * losses.entropy_loss(nearby(h), nearby(book), 0.01)  # noqa: E731
+    entropy = lambda h, book: ratio * losses.entropy_loss(quantize.distances(nearby(h), nearby(book)), 0.01)  # noqa: E731
     g.close(entropy(h, book), f"out/{case}/entropy_loss")
     g.equal(run(jnp.asarray(g.nhwc("in/h2")), book)[1][1], f"out/{case}/indices_2nd")
     with_entropy = lambda h, book: run(h, book)[0] + (entropy(h, book) if case == "ent" else 0)  # noqa: E731

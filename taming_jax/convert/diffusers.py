@@ -9,16 +9,15 @@ from ml_collections import ConfigDict
 
 from taming_jax import checkpoint, completion, images, places
 from taming_jax.console import say
-from taming_jax.convert.names import Rules
+from taming_jax.convert.names import ENDS, Rules, inside_out
 from taming_jax.convert.tensors import to_torch
 from taming_jax.errors import ArgumentError, UserError, with_extra
 
 
 def diffusers_rules(levels: int) -> Rules:
-    """For the generator as `diffusers.VQModel` names it, whose decoder counts its levels from the inside."""
-    ups = tuple((rf"^decoder/up_{i}_", f"decoder/up_blocks/{levels - 1 - i}/") for i in range(levels))
+    """For the generator as `diffusers.VQModel` names it."""
     return (
-        *ups,
+        *inside_out(levels, "up_blocks"),
         (r"^encoder/down_(\d+)_", r"encoder/down_blocks/\1/"),
         (r"(_blocks/\d+/)block_(\d+)", r"\1resnets/\2"),
         (r"(_blocks/\d+/)attn_(\d+)", r"\1attentions/\2"),
@@ -32,8 +31,7 @@ def diffusers_rules(levels: int) -> Rules:
         (r"(attentions/\d+)/([qkv])/", r"\1/to_\2/"),
         (r"(attentions/\d+)/proj_out/", r"\1/to_out/0/"),
         (r"^(encoder|decoder)/norm_out/", r"\1/conv_norm_out/"),
-        (r"^conv_out/", r"decoder/conv_out/"),
-        (r"^quantize/embedding$", r"quantize/embedding/weight"),
+        *ENDS,
     )
 
 

@@ -10,13 +10,16 @@ from taming_jax.models.perceptual import VGG16_DEPTHS
 Rules = tuple[tuple[str, str], ...]
 
 # Our paths -> the original's, one substitution after the other; then '/' becomes '.', and kernels and scales 'weight'.
+ENDS: Rules = (  # of every generator
+    (r"^conv_out/", r"decoder/conv_out/"),
+    (r"^quantize/embedding$", r"quantize/embedding/weight"),
+)
 GENERATOR: Rules = (
     (r"^(encoder|decoder)/(down|up)_(\d+)_(block|attn)_(\d+)", r"\1/\2/\3/\4/\5"),
     (r"^encoder/down_(\d+)_conv", r"encoder/down/\1/downsample/conv"),
     (r"^decoder/up_(\d+)_conv", r"decoder/up/\1/upsample/conv"),
     (r"^(encoder|decoder)/mid_(block|attn)_(\d)", r"\1/mid/\2_\3"),
-    (r"^conv_out/", r"decoder/conv_out/"),
-    (r"^quantize/embedding$", r"quantize/embedding/weight"),
+    *ENDS,
 )
 GUMBEL: Rules = (*GENERATOR, (r"^quantize/embedding/weight$", r"quantize/embed/weight"))
 MASKGIT: Rules = (
@@ -24,8 +27,7 @@ MASKGIT: Rules = (
     (r"^decoder/up_(\d+)_conv", r"decoder/up/\1/upsample_conv"),
     (r"^(encoder|decoder)/mid_block_(\d+)", r"\1/mid/\2"),
     (r"^quant_conv/", r"encoder/conv_out/"),
-    (r"^conv_out/", r"decoder/conv_out/"),
-    (r"^quantize/embedding$", r"quantize/embedding/weight"),
+    *ENDS,
 )
 TRANSFORMER: Rules = (
     (r"^token_embedding$", r"tok_emb/weight"),
@@ -92,11 +94,15 @@ def generator_rules(config: ConfigDict) -> Rules:
     return GUMBEL if config.quantizer.name == "gumbel" else GENERATOR
 
 
+def inside_out(levels: int, name: str) -> Rules:
+    """For decoders that count their levels in the order of running, the lowest resolution first."""
+    return tuple((rf"^decoder/up_{i}_", f"decoder/{name}/{levels - 1 - i}/") for i in range(levels))
+
+
 def llamagen_rules(levels: int) -> Rules:
-    """For the generator of LlamaGen's tokenizers, whose decoder counts its levels in the order of running."""
-    ups = tuple((rf"^decoder/up_{i}_", f"decoder/conv_blocks/{levels - 1 - i}/") for i in range(levels))
+    """For the generator of LlamaGen's tokenizers."""
     return (
-        *ups,
+        *inside_out(levels, "conv_blocks"),
         (r"^encoder/down_(\d+)_", r"encoder/conv_blocks/\1/"),
         (r"(conv_blocks/\d+/)block_(\d+)", r"\1res/\2"),
         (r"(conv_blocks/\d+/)attn_(\d+)", r"\1attn/\2"),
@@ -105,8 +111,7 @@ def llamagen_rules(levels: int) -> Rules:
         (r"/mid_block_1/", r"/mid/0/"),
         (r"/mid_attn_1/", r"/mid/1/"),
         (r"/mid_block_2/", r"/mid/2/"),
-        (r"^conv_out/", r"decoder/conv_out/"),
-        (r"^quantize/embedding$", r"quantize/embedding/weight"),
+        *ENDS,
     )
 
 

@@ -37,7 +37,11 @@ KINDS = {
     "llamagen": "cls_embedding.embedding_table.weight",
     "rar": "target_aware_pos_embed",
 }
-TOKENIZERS = ("llamagen_vq", "maskgit_vq")
+# Tensors of tokenizers, one for each resolution, and one for each block of the first.
+TOKENIZERS = {
+    "llamagen_vq": ("encoder.conv_blocks.{}.res.0.conv1.weight", "encoder.conv_blocks.0.res.{}.conv1.weight"),
+    "maskgit_vq": ("encoder.down.{}.block.0.conv1.weight", "encoder.down.0.block.{}.conv1.weight"),
+}
 SAMPLED = ("model", "module", "state_dict")  # of a training's file, what LlamaGen's scripts sample with
 RULES = {"llamagen": LLAMAGEN, "rar": RAR}
 JOINED = {"llamagen": "wqkv", "rar": "qkv"}  # what holds queries, keys and values, one after the other
@@ -124,23 +128,21 @@ def first_stage_config(kind: str, tensors: Tensors, size: int) -> ConfigDict:
     """
     c = config_files.load("imagenet_llamagen_vq")
     c.data = config_files.module("common").get_data("folder", size=size)
-    level = "encoder.conv_blocks.{}.res.0" if kind == "llamagen_vq" else "encoder.down.{}.block.0"
-    blocks = "encoder.conv_blocks.0.res.{}" if kind == "llamagen_vq" else "encoder.down.0.block.{}"
     ch, out_ch, *_ = shape_of(tensors, "encoder.conv_in.weight", 4)
-    levels = count(tensors, f"{level}.conv1.weight")
-    widths = [shape_of(tensors, f"{level}.conv1.weight".format(i), 4)[0] for i in range(levels)]
+    level, block = TOKENIZERS[kind]
+    widths = [shape_of(tensors, level.format(i), 4)[0] for i in range(count(tensors, level))]
     if ch == 0 or not widths or any(width % ch for width in widths):
         raise UserError(f"its levels have {widths} channels, which are no multiples of {ch} as those of this kind")
     codebook_size, embed_dim = shape_of(tensors, "quantize.embedding.weight", 2)
     c.model.update(
         ch=ch,
         ch_mult=tuple(width // ch for width in widths),
-        num_res_blocks=count(tensors, f"{blocks}.conv1.weight"),
+        num_res_blocks=count(tensors, block),
         z_channels=shape_of(tensors, "decoder.conv_in.weight", 4)[1],
         out_ch=out_ch,
     )
     if kind == "llamagen_vq":
-        c.model.attn_resolutions = (size >> (levels - 1),)
+        c.model.attn_resolutions = (size >> (len(widths) - 1),)
     else:
         c.model.update(network="maskgit", attn_resolutions=())
         c.quantizer = ConfigDict(dict(name="vq", commitment_weight=0.25, legacy=True))
@@ -163,8 +165,7 @@ def first_stage_from_torch(kind: str, tensors: Tensors, size: int) -> tuple[Conf
 
 def patch_of(kind: str, tensors: Tensors) -> int:
     """Pixels on a side of the patch that a tokenizer's code stands for."""
-    level = "encoder.conv_blocks.{}.res.0" if kind == "llamagen_vq" else "encoder.down.{}.block.0"
-    return 2 ** max(0, count(tensors, f"{level}.conv1.weight") - 1)
+    return 2 ** max(0, count(tensors, TOKENIZERS[kind][0]) - 1)
 
 
 def read_tokenizer(kind: str, asked: Asked) -> tuple[str, Tensors]:
@@ -327,7 +328,7 @@ def transformer_from_torch(kind: str, tensors: Tensors, ckpt: Path, workdir: Pat
 def kind_of_run(config: ConfigDict) -> str | None:
     """The kind of file that a run of this config is written as, of KINDS; None for the original's."""
     if config.task == "transformer":
-        return {"gpt": None, "llamagen": "llamagen", "rar": "rar"}[config.gpt.architecture]
+        return config.gpt.architecture if config.gpt.architecture in RULES else None
     if config.model.network == "maskgit":
         return "maskgit_vq"
     return "llamagen_vq" if config.quantizer.name == "normalized" else None

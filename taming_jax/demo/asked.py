@@ -16,7 +16,7 @@ from taming_jax import request
 from taming_jax.conditions.label import parse_classes
 from taming_jax.errors import ArgumentError, UserError
 from taming_jax.painting import Plan
-from taming_jax.sampling.draw import Sampling
+from taming_jax.sampling.draw import COUNTS, Sampling
 from taming_jax.second_stage import SecondStage
 
 
@@ -103,7 +103,7 @@ def arguments(choices: Choices, values: Mapping[str, Any]) -> dict[str, Any]:
         asked["stride"] = int(given["stride"])
     for name, usual in choices.sampling._asdict().items():
         if given.get(name, usual) != usual:
-            asked[name] = int(given[name]) if name == "top_k" else float(given[name])
+            asked[name] = (int if name in COUNTS else float)(given[name])
     return asked
 
 

@@ -22,11 +22,15 @@ Stats = dict[str, jax.Array]
 LOG_EPS = 1e-10  # keeps the logarithm of a probability of 0 finite; hard-wired in the original
 
 
-def nearest_codes(z: jax.Array, embedding: jax.Array) -> jax.Array:
-    """The closest row for each latent, int32; float32 at highest precision, or a TPU would pick other codes."""
-    # |z - e|^2 without |z|^2, which is the same for all codes.
+def distances(z: jax.Array, embedding: jax.Array) -> jax.Array:
+    """|z - e|^2 without |z|^2, which all codes share: [...,D], [K,D] -> [...,K] float32 at highest precision."""
     products = jnp.einsum("...d,kd->...k", z, embedding, precision="highest")
-    return jnp.argmin(jnp.sum(jnp.square(embedding), -1) - 2 * products, -1).astype(jnp.int32)
+    return jnp.sum(jnp.square(embedding), -1) - 2 * products
+
+
+def nearest_codes(z: jax.Array, embedding: jax.Array) -> jax.Array:
+    """The closest row for each latent, int32; at a lower precision, a TPU would pick other codes."""
+    return jnp.argmin(distances(z, embedding), -1).astype(jnp.int32)
 
 
 def unit(x: jax.Array) -> jax.Array:
@@ -225,7 +229,7 @@ class NormalizedVectorQuantizer(NearestCodeQuantizer):
         z_q = embedding[ids]
         loss = losses.codebook_loss(z, z_q, self.commitment_weight, legacy=False)
         if self.entropy_weight:
-            loss += self.entropy_weight * losses.entropy_loss(z, embedding, self.entropy_temperature)
+            loss += self.entropy_weight * losses.entropy_loss(distances(z, embedding), self.entropy_temperature)
         return z + jax.lax.stop_gradient(z_q - z), {"ids": ids, "loss": loss, "latents": z}
 
 

@@ -123,9 +123,8 @@ def guide(decode: Callable, init_cache: Callable, length: int, null: int, total:
     def guided(params, ids, position, cache, at=None):
         params, sampling = params
         b, t = ids.shape
-        number = (
-            position + (jnp.arange(t) if at is None else at[:, None]) - (length - 1)
-        )  # of the code that is asked for
+        asked = jnp.arange(t) if at is None else at[:, None]
+        number = position + asked - (length - 1)  # that of the code whose logits these are
         scale = sampling.guidance_at(jnp.maximum(number, 0), total)[..., None]
         dropped = jnp.where(position + jnp.arange(t) < length, null, ids)
         both = jnp.stack([ids, dropped], 1).reshape(2 * b, t)  # neighbours, so that both stay on their device
