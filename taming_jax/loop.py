@@ -70,7 +70,8 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
         begin = None if begins_from is None else origin.load(config, begins_from, jax.eval_shape(task.init, init_key))
 
         exits.enter_context(jax.set_mesh(mesh))
-        run_key = jax.device_put(run_key, NamedSharding(mesh, PartitionSpec()))
+        # By jit: device_put brings no key to devices of other processes.
+        run_key = jax.jit(lambda key: key, out_shardings=NamedSharding(mesh, PartitionSpec()))(run_key)
         manager = exits.enter_context(checkpoint.open_manager(workdir, config.keep_checkpoints))
         with completion.explain_misfit(stored, config):
             state, next_batch = checkpoint.init_or_restore(manager, task, init_key, mesh, set_aside=True, begin=begin)

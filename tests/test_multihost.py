@@ -13,7 +13,7 @@ import pytest
 from taming_jax import checkpoint
 from tests.tiny import ROOT, finish, free_port, run
 
-NUMBERS = ("loss", "disc_loss", "nll", "psnr")
+NUMBERS = ("loss", "disc_loss", "nll", "psnr", "rfd_efficientnet", "fd_efficientnet")
 STEPS = 8
 LATE = ("--config.eval_every=100000", "--config.checkpoint_every=100000")
 
@@ -56,11 +56,26 @@ def transformer_flags(first_stage: Path) -> list[str]:
     return ["--config=configs/openmoji_transformer.py", *(f"--config.{s}" for s in settings)]
 
 
+JUDGED = """
+from configs import openmoji_{stage}
+
+
+def get_config():
+    c = openmoji_{stage}.get_config()
+    with c.unlocked():
+        c.evals.few = dict(kind="{kind}", features="efficientnet", num_samples=24)
+    return c
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["vq", "transformer"])
 def test_two_processes_train_as_one(stage, picture_folder, vq_run, tmp_path):
-    """The same losses and figures, one log, and the same run after both were killed."""
+    """The same losses and figures, judges' too, one log, and the same run after both were killed; sharded."""
     flags = vq_flags(picture_folder) if stage == "vq" else transformer_flags(vq_run)
+    judged = tmp_path / "judged.py"
+    judged.write_text(JUDGED.format(stage=stage, kind="reconstructions" if stage == "vq" else "samples"))
+    flags = [f"--config={judged}", "--config.mesh.fsdp=2", *flags[1:]]
     one, two = tmp_path / "one", tmp_path / "two"
     finish(start(1, one, *flags))
     killed = start(2, two, *flags)
@@ -81,7 +96,10 @@ def test_two_processes_train_as_one(stage, picture_folder, vq_run, tmp_path):
     expected, found = numbers(one), numbers(two)
     assert set(expected) <= set(found) and len(expected) > STEPS
     for key, value in expected.items():
-        np.testing.assert_allclose(found[key], value, rtol=2e-3, err_msg=str(key))
+        # Weights that differ in their last bits decode to other pixels, and draw other codes.
+        rtol = 0.1 if key[-1].endswith("fd_efficientnet") else 2e-3
+        np.testing.assert_allclose(found[key], value, rtol=rtol, err_msg=str(key))
+    assert any(split == "few" for _, split, _ in expected)
 
 
 @pytest.mark.slow
