@@ -90,6 +90,7 @@ record() {
   local code=0
   trap : TERM # the training saves a checkpoint, and its code tells of it
   cd "$attempt"
+  export JAX_COMPILATION_CACHE_DIR=/bucket/jax_cache # a slice that comes back does not compile for minutes again
   "$home/venv/bin/python" -u -m taming_jax.train --distributed "$@" || code=$?
   echo "$code" >code
 }

@@ -110,6 +110,7 @@ import os, signal, sys
 from pathlib import Path
 
 home = Path(os.environ["HOME"])
+assert os.environ["JAX_COMPILATION_CACHE_DIR"].startswith("/bucket/")  # outlives the slice
 with (home / "trained").open("a") as file:
     print(*sys.argv[1:], sep="\\n", file=file)
 signal.signal(signal.SIGINT, lambda *_: os._exit(130))
@@ -483,6 +484,8 @@ def test_jobset():
     assert failure["action"] == "FailJobSet" and failure["onJobFailureReasons"] == ["PodFailurePolicy"]
     mounts = {mount["name"]: mount["mountPath"] for mount in train["volumeMounts"]}
     assert mounts.keys() == {volume["name"] for volume in pod["volumes"]}
+    (cache,) = [variable["value"] for variable in train["env"] if variable["name"] == "JAX_COMPILATION_CACHE_DIR"]
+    assert cache.startswith(mounts["bucket"] + "/")
     flags = dict(flag.split("=", 1) for flag in train["args"])
     assert flags["--workdir"].startswith(mounts["bucket"] + "/") and (ROOT / flags["--config"]).is_file()
 
@@ -500,7 +503,7 @@ def test_dockerfile():
     (install,) = [content for step, content in steps if step == "RUN"]
     check, pip = install.split("&& pip install ")
     assert pip.endswith('-r requirements.txt "jax[$DEVICE]"')
-    for device, code in (("tpu", 0), ("cuda12", 0), ("gpu", 2)):
+    for device, code in (("tpu", 0), ("cuda13", 0), ("cuda12", 0), ("gpu", 2)):
         assert (
             subprocess.run(["sh", "-c", check], env=dict(DEVICE=device), stderr=subprocess.DEVNULL).returncode == code
         )
