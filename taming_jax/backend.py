@@ -1,9 +1,11 @@
 """What depends on the platform: which one a program is traced for, and the options of its compiler."""
 
+import functools
 import os
 from pathlib import Path
 
 import jax
+from jax.errors import JaxRuntimeError
 
 
 def platform() -> str:
@@ -16,13 +18,29 @@ def compiler_options(learns_convolutions: bool, platform: str | None = None) -> 
     """The options for `jax.jit`, on the named platform, or else on the one that jax finds.
 
     CPUs use no YNN fusions where convolutions learn: these make a weight gradient up to 5 times slower, and products
-    faster (jaxlib 0.10.2; an unknown option would be an error, hence the ceiling in requirements.txt). TPUs split no
-    products around a ring: under FSDP, each ring would replace a reduce-scatter by many permutations.
+    faster (jaxlib 0.10.2). TPUs split no products around a ring: under FSDP, each ring would replace a reduce-scatter
+    by many permutations. What a version of jaxlib does not know is left out.
     """
     platform = platform or jax.default_backend()
     if platform == "cpu" and learns_convolutions:
-        return {"xla_cpu_experimental_ynn_fusion_type": ""}
-    return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"} if platform == "tpu" else None
+        option, value = "xla_cpu_experimental_ynn_fusion_type", ""
+    elif platform == "tpu":
+        option, value = "xla_jf_spmd_threshold_for_windowed_einsum_mib", "1000000"
+    else:
+        return None
+    return known(option, value) if platform == jax.default_backend() else {option: value}
+
+
+@functools.cache
+def known(option: str, value: str) -> dict[str, str] | None:
+    """An option for the compiler that is here, None where it has none of that name."""
+    try:
+        jax.jit(lambda: 0, compiler_options={option: value}).lower().compile()
+    except JaxRuntimeError as e:
+        if "No such compile option" in str(e):
+            return None
+        raise
+    return {option: value}
 
 
 def quiet_libtpu() -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jax.errors import JaxRuntimeError
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from taming_jax import checkpoint, completion, data
+from taming_jax import backend, checkpoint, completion, data
 from taming_jax.errors import UserError
 from taming_jax.loop import train
 from tests.tiny import ROOT, records, state_of, tiny_vq
@@ -120,3 +121,10 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(picture_folder, tmp_path)
     again, first = start_training(tmp_path, picture_folder)
     again.kill()
     assert first == saved[-1] + 1 and len(saved) > 1
+
+
+def test_options_that_the_compiler_does_not_know_are_left_out():
+    assert backend.compiler_options(True) == {"xla_cpu_experimental_ynn_fusion_type": ""}
+    assert backend.known("xla_cpu_of_a_later_year", "") is None
+    with pytest.raises(JaxRuntimeError):
+        backend.known("xla_backend_optimization_level", "much")
