@@ -8,8 +8,8 @@
 Takes VQGANs, Gumbel and EMA quantizers, segmentation models and transformers of CompVis' taming-transformers, and the
 VQ autoencoders of its latent-diffusion, with their YAML files. Takes without such files, whose sizes the tensors tell:
 LlamaGen's tokenizers and class-conditional transformers, RAR's transformers, and MaskGIT's VQGAN. A transformer's first
-stages become run directories inside its own. Reads tensors and nothing else. Writing for PyTorch and diffusers needs
-the extra `convert`.
+stages become run directories inside its own. Reads tensors and nothing else. Writing for PyTorch needs the
+extra `convert`.
 """
 
 from absl import flags

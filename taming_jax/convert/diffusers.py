@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from taming_jax import checkpoint, completion, images, places
 from taming_jax.console import say
 from taming_jax.convert.names import ENDS, Rules, inside_out
 from taming_jax.convert.tensors import to_torch
-from taming_jax.errors import ArgumentError, UserError, with_extra
+from taming_jax.errors import ArgumentError, UserError
 
 
 def diffusers_rules(levels: int) -> Rules:
@@ -37,11 +39,6 @@ def diffusers_rules(levels: int) -> Rules:
 
 def to_diffusers(workdir: Path, out: Path) -> None:
     """Writes a first stage as a directory for `diffusers.VQModel.from_pretrained`."""
-    try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import save_file
-    except ImportError as e:
-        raise UserError(f"writing for diffusers needs safetensors: {with_extra('convert')}") from e
     check_empty(out)
     config, step, params = completion.load_run(workdir)
     if config.task != "vqgan" or config.quantizer.name not in ("vq", "ema") or config.model.network != "vqgan":

@@ -1,0 +1,174 @@
+"""Run directories into published runs, and published runs into run directories."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+from safetensors import SafetensorError
+
+from taming_jax import checkpoint, completion, places, published
+from taming_jax.console import say
+from taming_jax.convert.checkpoints import check_place, write_runs
+from taming_jax.errors import ArgumentError, UserError
+from taming_jax.hub import address, card
+from taming_jax.quality import record
+from taming_jax.state import TrainState
+
+CARD, PICTURES = "README.md", "pictures"
+
+
+def push(
+    workdir: Path,
+    to: str,
+    dtype: str = "float32",
+    licence: str | None = None,
+    private: bool = False,
+    update: bool = False,
+) -> None:
+    """Publishes the newest whole checkpoint of a run directory: in a new folder, or on the hub.
+
+    to: the folder, or 'hf://user/name'. update: whether a repository that is there gets another commit. Raises
+    UserError.
+    """
+    if not address.is_address(to):
+        out = Path(to)
+        check_empty("to", out)
+        place = next(path for path in out.absolute().parents if path.exists())
+        with telling(to), tempfile.TemporaryDirectory(prefix=".publishing-", dir=place) as part:
+            write(workdir, Path(part) / "run", out.name, to, dtype, licence)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            (Path(part) / "run").replace(out)  # raises where it is not empty any more
+        say(f"published in {out}")
+        return
+    repo, revision = address.parse(to)
+    if revision is not None:
+        raise ArgumentError(f"to={to}: a new version has no revision yet; leave @{revision} out")
+    from huggingface_hub import HfApi
+
+    from taming_jax import __version__
+
+    api = HfApi(library_name="taming_jax", library_version=__version__)
+    with address.telling(to):
+        me = api.whoami()["name"]  # before minutes of work
+        if api.repo_exists(repo) and not update:
+            raise UserError(
+                f"{to} is there already; --update adds a version to it, and leaves those before by their commits"
+            )
+    with tempfile.TemporaryDirectory(prefix="taming_jax_") as part:
+        folder = Path(part) / "run"
+        with telling(part):
+            step = write(workdir, folder, repo.split("/")[1], to, dtype, licence)
+        with address.telling(to):
+            api.create_repo(repo, private=private, exist_ok=update)
+            # Files of the version before that this one does not have go.
+            old = ["*.safetensors", "*/config.json", f"{PICTURES}/*", record.FILE]
+            api.upload_folder(
+                repo_id=repo, folder_path=folder, commit_message=f"Weights of step {step}", delete_patterns=old
+            )
+    say(f"published by {me}: {to}, {api.endpoint}/{repo}")
+
+
+class telling:
+    """Within, a disk that takes no more is a UserError."""
+
+    def __init__(self, place: str):
+        self.place = place
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, trace) -> None:
+        if isinstance(error, (OSError, SafetensorError)):
+            raise UserError(f"{self.place} cannot be written: {checkpoint.cause_of(error)}") from error
+
+
+def write(workdir: Path, out: Path, name: str, to: str, dtype: str, licence: str | None) -> int:
+    """Writes the folder of a published run, -> its step."""
+
+    def read(step: int) -> tuple[ConfigDict, TrainState]:
+        return completion.load_config(workdir, step)[0], checkpoint.load_nets(workdir, step)
+
+    (config, state), step, _ = checkpoint.newest(workdir, read, checkpoint.required_steps(workdir))
+    began, numbers = Path(config.init_from).name, card.read_numbers(workdir, step)
+    for stage in (config[name] for name in completion.stages_of(config)):
+        found = completion.load_config(Path(stage.workdir), stage.step)[0]
+        own = checkpoint.load_nets(Path(stage.workdir), stage.step)
+        if stage.digest and checkpoint.digest(own.params["gen"]) != stage.digest:
+            raise UserError(f"{stage.workdir} is not the first stage that {workdir} was trained on")
+        copy = checkpoint.COPIES[next(n for n in completion.stages_of(config) if config[n] is stage)]
+        stage.digest = write_net(out / copy, found, own, dtype)
+    write_net(out, config, state, dtype)
+    shown = sorted(file for kind in ("png", "gif") for file in workdir.glob(f"*.{kind}"))
+    for file in shown:
+        (out / PICTURES).mkdir(exist_ok=True)
+        shutil.copyfile(file, out / PICTURES / file.name)
+    if numbers.judged:
+        (out / record.FILE).write_text(json.dumps(numbers.judged, indent=1) + "\n")
+    size = sum(x.size for x in jax.tree.leaves(state.params[completion.NETS[config.task]]))
+    pictures = [f"{PICTURES}/{file.name}" for file in shown]
+    text = card.write(name, to, config, step, numbers, pictures, license=licence, dtype=dtype, size=size, began=began)
+    (out / CARD).write_text(text)
+    return step
+
+
+def write_net(out: Path, config: ConfigDict, state: TrainState, dtype: str) -> str:
+    """Writes the two files of a run, of the net that is used alone; -> the digest of its weights."""
+    net = completion.NETS[config.task]
+    tree = TrainState(state.step, {net: state.params[net]}, {}, {net: state.extra[net]}, {})
+    tree = published.rounded({name: np.asarray(x) for name, x in checkpoint.by_name(tree).items()}, dtype)
+    stored = json.loads(json.dumps(published.at_home(config.to_dict(), checkpoint.COPIES)))
+    place = {"next_batch": 0, "optimizers": False, "summed": True}
+    sums = {"config": checkpoint.sum_json(stored), "data": checkpoint.sum_json(place)}
+    sums["state"], finite = checkpoint.sum_arrays(tree)
+    if bad := [name for name, whole in finite.items() if not whole]:
+        raise UserError(f"{bad[0]} holds numbers that are not finite, or that {dtype} cannot hold")
+    described = {"step": int(state.step), "config": stored, "data": place, "sums": sums}
+    published.write(out, described, tree, dtype)
+    mega = sum(file.stat().st_size for file in out.iterdir() if file.is_file()) / 1e6
+    say(f"{config.task} of step {state.step}: {len(tree)} arrays, {mega:.1f} MB")
+    return checkpoint.digest(traverse_util.unflatten_dict(tree, sep="/")["params"][net])
+
+
+def pull(source: str, workdir: Path) -> None:
+    """Makes a run directory of a published run, by its folder or address. Raises UserError; all is compared first."""
+    check_place(workdir)
+    check_empty("workdir", workdir)
+    folder = address.find(source, address.BESIDE)
+    if not published.is_published(folder):
+        lacks = f"it has no {published.CONFIG} of taming_jax" if folder.is_dir() else "there is no such folder"
+        raise UserError(f"{source} is no published run: {lacks}")
+    runs, config = {}, completion.load_config(folder)[0]
+    for name in completion.stages_of(config):
+        copy = checkpoint.COPIES[name]
+        runs[workdir / copy] = read_net(folder / copy, config[name].digest)
+        config[name].update(workdir=str(workdir / copy), origin=source)
+    runs[workdir] = config, read_net(folder)[1]
+    with places.claimed(workdir):
+        check_empty("workdir", workdir)
+        write_runs(runs, workdir)
+        for file in (folder / CARD, folder / record.FILE, *sorted((folder / PICTURES).glob("*.*"))):
+            if file.is_file():
+                shutil.copyfile(file, workdir / file.name)
+
+
+def read_net(folder: Path, digest: str = "") -> tuple[ConfigDict, TrainState]:
+    """The config and the nets of a published run. Raises UserError where they do not fit each other or the digest."""
+    config, step = completion.load_config(folder)
+    state, net = checkpoint.load_nets(folder, step), completion.NETS[config.task]
+    if misfit := checkpoint.find_difference(state.params.get(net, {}), completion.net_shapes(config), f"in {folder}"):
+        raise UserError(misfit)
+    if digest and checkpoint.digest(state.params[net]) != digest:
+        raise UserError(f"{folder} is not the first stage that {folder.parent} was trained on")
+    return config, state
+
+
+def check_empty(flag: str, folder: Path) -> None:
+    """Raises ArgumentError where a folder holds more than a claim."""
+    if folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - {folder / places.CLAIM}):
+        held = "a run" if folder.is_dir() and checkpoint.steps(folder) else "something"
+        raise ArgumentError(f"{flag}={folder} holds {held} already; name a new folder")
