@@ -79,7 +79,11 @@ def write(folder: Path, described: dict[str, Any], tree: dict[str, np.ndarray], 
         for name, x in tree.items()
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(stored, folder / WEIGHTS, metadata={"format": FORMAT})
+    weights = folder / WEIGHTS
+    weights.touch()  # as other files are made; that of safetensors is for its user alone
+    mode = weights.stat().st_mode
+    save_file(stored, weights, metadata={"format": FORMAT})
+    weights.chmod(mode)
     text = json.dumps({"format": FORMAT, "dtype": dtype} | described, indent=1) + "\n"
     images.write_whole(folder / CONFIG, lambda part: part.write_text(text))
 

@@ -39,7 +39,7 @@ def diffusers_rules(levels: int) -> Rules:
 
 def to_diffusers(workdir: Path, out: Path) -> None:
     """Writes a first stage as a directory for `diffusers.VQModel.from_pretrained`."""
-    check_empty(out)
+    places.check_empty("to-diffusers", out)
     config, step, params = completion.load_run(workdir)
     if config.task != "vqgan" or config.quantizer.name not in ("vq", "ema") or config.model.network != "vqgan":
         raise UserError(
@@ -52,7 +52,7 @@ def to_diffusers(workdir: Path, out: Path) -> None:
             tensors[name] = value[:, :, 0, 0]  # a linear layer there
     contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     with places.claimed(out):
-        check_empty(out)
+        places.check_empty("to-diffusers", out)
         weights, described = out / "diffusion_pytorch_model.safetensors", json.dumps(describe(config), indent=2)
         try:
             images.write_whole(weights, lambda part: save_file(contiguous, part, metadata={"format": "pt"}))
@@ -60,12 +60,6 @@ def to_diffusers(workdir: Path, out: Path) -> None:
             raise ArgumentError(f"to-diffusers={out} cannot be written: {checkpoint.cause_of(e)}") from e
         images.write_whole(out / "config.json", lambda part: part.write_text(described))
     say(f"{len(tensors)} tensors of step {step}: {out}")
-
-
-def check_empty(out: Path) -> None:
-    """Raises ArgumentError where a folder holds more than a claim."""
-    if out.exists() and (out.is_file() or set(out.iterdir()) - {out / places.CLAIM}):
-        raise ArgumentError(f"to-diffusers={out} is not empty; name another folder")
 
 
 def describe(config: ConfigDict) -> dict:

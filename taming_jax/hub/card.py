@@ -89,6 +89,8 @@ def write(name: str, address: str, config: ConfigDict, step: int, told: Told, pi
     if finite:
         rows = "\n".join(f"| {n} | {x:.4g} | {whence(n, told, step)} |" for n, x in finite.items())
         parts += ["## Numbers", f"| number | value | how it was measured |\n|---|---|---|\n{rows}"]
+    if finite and asked["dtype"] != "float32":
+        parts += [f"They were measured before the weights were rounded to {asked['dtype']}."]
     if told.judged:
         parts += [f"`{record.FILE}` has the whole protocol of each number that a network has judged."]
     parts += ["## Data and licence", "\n".join(terms(config, data, owed, asked["license"] or licence))]
@@ -120,7 +122,7 @@ def what(config: ConfigDict, step: int, data: str, **asked: Any) -> str:
     began = f" It began with the weights of {printable(asked['began'])}." if asked["began"] else ""
     return (
         f"{kind}\n\n{asked['size'] / 1e6:.2f} M parameters in {asked['dtype']}, step {step}, trained on {data} with"
-        f" [taming_jax](https://arxiv.org/abs/2012.09841), after Esser, Rombach and Ommer 2021.{began}"
+        f" taming_jax, after [Esser, Rombach and Ommer 2021](https://arxiv.org/abs/2012.09841).{began}"
     )
 
 

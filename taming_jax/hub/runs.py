@@ -37,10 +37,10 @@ def push(
     """
     if not address.is_address(to):
         out = Path(to)
-        check_empty("to", out)
+        places.check_empty("to", out)
         place = next(path for path in out.absolute().parents if path.exists())
         with telling(to), tempfile.TemporaryDirectory(prefix=".publishing-", dir=place) as part:
-            write(workdir, Path(part) / "run", out.name, to, dtype, licence)
+            write(workdir, Path(part) / "run", out.name, out.name, dtype, licence)
             out.parent.mkdir(parents=True, exist_ok=True)
             (Path(part) / "run").replace(out)  # raises where it is not empty any more
         say(f"published in {out}")
@@ -137,7 +137,7 @@ def write_net(out: Path, config: ConfigDict, state: TrainState, dtype: str) -> s
 def pull(source: str, workdir: Path) -> None:
     """Makes a run directory of a published run, by its folder or address. Raises UserError; all is compared first."""
     check_place(workdir)
-    check_empty("workdir", workdir)
+    places.check_empty("workdir", workdir)
     folder = address.find(source, address.BESIDE)
     if not published.is_published(folder):
         lacks = f"it has no {published.CONFIG} of taming_jax" if folder.is_dir() else "there is no such folder"
@@ -149,7 +149,7 @@ def pull(source: str, workdir: Path) -> None:
         config[name].update(workdir=str(workdir / copy), origin=source)
     runs[workdir] = config, read_net(folder)[1]
     with places.claimed(workdir):
-        check_empty("workdir", workdir)
+        places.check_empty("workdir", workdir)
         write_runs(runs, workdir)
         for file in (folder / CARD, folder / record.FILE, *sorted((folder / PICTURES).glob("*.*"))):
             if file.is_file():
@@ -165,10 +165,3 @@ def read_net(folder: Path, digest: str = "") -> tuple[ConfigDict, TrainState]:
     if digest and checkpoint.digest(state.params[net]) != digest:
         raise UserError(f"{folder} is not the first stage that {folder.parent} was trained on")
     return config, state
-
-
-def check_empty(flag: str, folder: Path) -> None:
-    """Raises ArgumentError where a folder holds more than a claim."""
-    if folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - {folder / places.CLAIM}):
-        held = "a run" if folder.is_dir() and checkpoint.steps(folder) else "something"
-        raise ArgumentError(f"{flag}={folder} holds {held} already; name a new folder")
