@@ -74,18 +74,19 @@ def rounded(tree: dict[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
 
 def write(folder: Path, described: dict[str, Any], tree: dict[str, np.ndarray], dtype: str) -> None:
     """Writes both files into a folder. described: see `describe`; the sums are those of `rounded` arrays."""
-    stored = {
-        name: np.ascontiguousarray(x, FLOATS[dtype] if x.dtype == np.float32 else x.dtype).reshape(x.shape)
-        for name, x in tree.items()
-    }
+    stored = {name: x.astype(FLOATS[dtype]) if x.dtype == np.float32 else x for name, x in tree.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / WEIGHTS
-    weights.touch()  # as other files are made; that of safetensors is for its user alone
-    mode = weights.stat().st_mode
-    save_file(stored, weights, metadata={"format": FORMAT})
-    weights.chmod(mode)
+    save_tensors(folder / WEIGHTS, stored, {"format": FORMAT})
     text = json.dumps({"format": FORMAT, "dtype": dtype} | described, indent=1) + "\n"
     images.write_whole(folder / CONFIG, lambda part: part.write_text(text))
+
+
+def save_tensors(file: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Writes safetensors, for whom other files are too: the library's own are for their user alone."""
+    file.touch()
+    mode = file.stat().st_mode
+    save_file({name: np.ascontiguousarray(x).reshape(x.shape) for name, x in tensors.items()}, file, metadata)
+    file.chmod(mode)
 
 
 def at_home(config: dict, copies: dict[str, str]) -> dict:

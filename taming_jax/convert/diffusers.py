@@ -4,12 +4,10 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 from ml_collections import ConfigDict
 from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
-from taming_jax import checkpoint, completion, images, places
+from taming_jax import checkpoint, completion, images, places, published
 from taming_jax.console import say
 from taming_jax.convert.names import ENDS, Rules, inside_out
 from taming_jax.convert.tensors import to_torch
@@ -50,12 +48,11 @@ def to_diffusers(workdir: Path, out: Path) -> None:
     for name, value in tensors.items():
         if re.search(r"attentions\.\d+\.to_.*weight$", name):
             tensors[name] = value[:, :, 0, 0]  # a linear layer there
-    contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     with places.claimed(out):
         places.check_empty("to-diffusers", out)
         weights, described = out / "diffusion_pytorch_model.safetensors", json.dumps(describe(config), indent=2)
         try:
-            images.write_whole(weights, lambda part: save_file(contiguous, part, metadata={"format": "pt"}))
+            images.write_whole(weights, lambda part: published.save_tensors(part, tensors, {"format": "pt"}))
         except SafetensorError as e:  # of a full disk, say
             raise ArgumentError(f"to-diffusers={out} cannot be written: {checkpoint.cause_of(e)}") from e
         images.write_whole(out / "config.json", lambda part: part.write_text(described))

@@ -11,14 +11,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import traverse_util
 from jax import export
 from ml_collections import ConfigDict
 from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
-from taming_jax import checkpoint, completion, images, places
+from taming_jax import checkpoint, completion, images, places, published
 from taming_jax.console import bar, say
 from taming_jax.errors import ArgumentError, UserError
 from taming_jax.first_stage import FirstStage, make_first_stage
@@ -45,7 +43,7 @@ def to_stablehlo(workdir: Path, out: Path) -> None:
     places.check_empty("to-stablehlo", out)
     config, step, params = completion.load_run(workdir)
     if config.task == "vqgan":
-        stage, weights = make_first_stage(config), {"first_stage": params}
+        stage, nets = make_first_stage(config), {"first_stage": params}
         programs, described = of_first_stage(stage), describe_first_stage(stage)
     else:
         second = make_second_stage(config)
@@ -54,13 +52,13 @@ def to_stablehlo(workdir: Path, out: Path) -> None:
                 f"{workdir} has a wavefront transformer, which writes front by front and has no step of one code; its"
                 f" tokenizer can be exported, --workdir={Path(config.first_stage.workdir)}"
             )
-        weights = {
+        nets = {
             "first_stage": load_first_stages(config, second)["gen"],
             "transformer": jax.device_get(jax.jit(second.decode_params)(params)),
         }
         programs = of_first_stage(second.first) | of_transformer(second)
         described = describe_first_stage(second.first) | describe_transformer(second, config)
-    flat = {name: traverse_util.flatten_dict(tree, sep="/") for name, tree in weights.items()}
+    flat = {name: traverse_util.flatten_dict(tree, sep="/") for name, tree in nets.items()}
     with places.claimed(out):
         places.check_empty("to-stablehlo", out)
         for name in bar(programs, "exporting", unit="program"):
@@ -69,9 +67,9 @@ def to_stablehlo(workdir: Path, out: Path) -> None:
             content = export.export(jax.jit(program.call), platforms=PLATFORMS)(like, *program.inputs).serialize()
             images.write_whole(out / f"{name}.stablehlo", lambda part, content=content: part.write_bytes(content))
         for name, tree in flat.items():
-            tree = {key: np.ascontiguousarray(x) for key, x in tree.items()}
+            weights = out / f"{name}.safetensors"
             try:
-                images.write_whole(out / f"{name}.safetensors", lambda part, tree=tree: save_file(tree, part))
+                images.write_whole(weights, lambda part, tree=tree: published.save_tensors(part, tree))
             except SafetensorError as e:  # of a full disk, say
                 raise ArgumentError(f"to-stablehlo={out} cannot be written: {checkpoint.cause_of(e)}") from e
         described |= {"step": step, "platforms": PLATFORMS, "jax": jax.__version__}
@@ -112,10 +110,10 @@ def of_transformer(stage: SecondStage) -> dict[str, Program]:
     (b,) = export.symbolic_shape("b")
     decode, init_cache = stage.make_decode(guided=False)
     condition, ids = (jax.ShapeDtypeStruct(s, jnp.int32) for s in ((b, stage.cond.length), (b,)))
-    cache = jax.eval_shape(lambda ids: init_cache(len(ids)), ids)
+    cache = jax.eval_shape(lambda ids: init_cache(ids.shape[0]), ids)
 
     def begin(weights: dict, condition: jax.Array) -> tuple:
-        logits, filled = decode(nested(weights), condition, 0, init_cache(len(condition)))
+        logits, filled = decode(nested(weights), condition, 0, init_cache(condition.shape[0]))
         return logits[:, -1], filled
 
     def step(weights: dict, ids: jax.Array, number: jax.Array, cache: tuple) -> tuple:
@@ -151,9 +149,10 @@ def describe_transformer(stage: SecondStage, config: ConfigDict) -> dict:
 
 LOAD = """```python
 import jax, numpy as np
+from jax import export
 from safetensors.numpy import load_file
 
-load = lambda name: jax.jit(jax.export.deserialize(open(f"{name}.stablehlo", "rb").read()).call)
+load = lambda name: jax.jit(export.deserialize(open(f"{name}.stablehlo", "rb").read()).call)
 weights = load_file("first_stage.safetensors")
 codes = load("encode")(weights, np.zeros((1, SIZE, SIZE, CHANNELS), np.float32))
 pictures = load("decode")(weights, codes)

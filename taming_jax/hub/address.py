@@ -8,16 +8,15 @@ from pathlib import Path
 from taming_jax import console, published
 from taming_jax.errors import UserError, reason, show
 
-PREFIX = "hf://"
 WRITTEN = "an address is written hf://user/name, or hf://user/name@revision"
-LIKE = re.compile(r"(hf|hub|huggingface):|(https?:/+)?(www\.)?(huggingface\.co|hf\.co)/", re.IGNORECASE)
+LIKE = re.compile(r"(hf|huggingface):|https?:/+(www\.)?(huggingface\.co|hf\.co)/", re.IGNORECASE)
 NETS = (published.CONFIG, published.WEIGHTS, f"*/{published.CONFIG}", f"*/{published.WEIGHTS}")
 BESIDE = ("README.md", "evaluation.json", "pictures/*.png", "pictures/*.gif")  # what else a published run has
 
 
 def is_address(place: str | Path) -> bool:
     """Whether a text is an address, or is meant to be one; a path of this machine is none."""
-    return LIKE.match(str(place)) is not None and not Path(place).exists()
+    return LIKE.match(str(place)) is not None
 
 
 def parse(address: str, kind: type[UserError] = UserError) -> tuple[str, str | None]:
@@ -42,19 +41,37 @@ def find(place: str | Path, also: tuple[str, ...] = ()) -> Path:
     """
     if not is_address(place):
         return Path(place)
-    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub import snapshot_download
 
+    folder = begin(str(place))  # another repository's files may be large
+    with telling(str(place)):
+        snapshot_download(
+            parse(str(place))[0],
+            revision=folder.name,  # the commit
+            allow_patterns=[*NETS, *also],
+            tqdm_class=console.bar_class(),
+            **client(),
+        )
+    return folder
+
+
+def begin(address: str) -> Path:
+    """Downloads the description of a published run alone, -> its folder. Raises UserError where it is none."""
+    from huggingface_hub import hf_hub_download
+
+    repo, revision = parse(address)
+    with telling(address):
+        folder = Path(hf_hub_download(repo, published.CONFIG, revision=revision, **client())).parent
+    if not published.is_published(folder):
+        raise UserError(f"{address} is no published run: its {published.CONFIG} is not of taming_jax")
+    return folder
+
+
+def client() -> dict[str, str]:
+    """How we name ourselves to the hub."""
     from taming_jax import __version__
 
-    (repo, revision), told = parse(str(place)), dict(library_name="taming_jax", library_version=__version__)
-    with telling(str(place)):
-        # Its description first: another repository's files may be large.
-        file = Path(hf_hub_download(repo, published.CONFIG, revision=revision, **told))
-        if not published.is_published(file.parent):
-            raise UserError(f"{place} is no published run: its {published.CONFIG} is not of taming_jax")
-        patterns, bars = [*NETS, *also], console.bar_class()
-        snapshot_download(repo, revision=file.parent.name, allow_patterns=patterns, tqdm_class=bars, **told)
-    return file.parent
+    return dict(library_name="taming_jax", library_version=__version__)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -18,6 +20,7 @@ from taming_jax.errors import ArgumentError, UserError
 from taming_jax.hub import address, card
 from taming_jax.quality import record
 from taming_jax.state import TrainState
+from taming_jax.tasks import make_task
 
 CARD, PICTURES = "README.md", "pictures"
 
@@ -39,7 +42,7 @@ def push(
         out = Path(to)
         places.check_empty("to", out)
         place = next(path for path in out.absolute().parents if path.exists())
-        with telling(to), tempfile.TemporaryDirectory(prefix=".publishing-", dir=place) as part:
+        with writing(to), tempfile.TemporaryDirectory(prefix=".publishing-", dir=place) as part:
             write(workdir, Path(part) / "run", out.name, out.name, dtype, licence)
             out.parent.mkdir(parents=True, exist_ok=True)
             (Path(part) / "run").replace(out)  # raises where it is not empty any more
@@ -50,18 +53,16 @@ def push(
         raise ArgumentError(f"to={to}: a new version has no revision yet; leave @{revision} out")
     from huggingface_hub import HfApi
 
-    from taming_jax import __version__
-
-    api = HfApi(library_name="taming_jax", library_version=__version__)
-    with address.telling(to):
-        me = api.whoami()["name"]  # before minutes of work
-        if api.repo_exists(repo) and not update:
-            raise UserError(
-                f"{to} is there already; --update adds a version to it, and leaves those before by their commits"
-            )
+    api = HfApi(**address.client())
+    with address.telling(to):  # before minutes of work
+        me, held = api.whoami()["name"], api.list_repo_files(repo) if api.repo_exists(repo) else None
+    if held is not None and not update:
+        raise UserError(f"{to} is there already; --update adds a version, and leaves those before by their commits")
+    if set(held or ()) - {".gitattributes", CARD}:
+        address.begin(to)  # what is no published run stays as it is
     with tempfile.TemporaryDirectory(prefix="taming_jax_") as part:
         folder = Path(part) / "run"
-        with telling(part):
+        with writing(part):
             step = write(workdir, folder, repo.split("/")[1], to, dtype, licence)
         with address.telling(to):
             api.create_repo(repo, private=private, exist_ok=update)
@@ -73,18 +74,13 @@ def push(
     say(f"published by {me}: {to}, {api.endpoint}/{repo}")
 
 
-class telling:
-    """Within, a disk that takes no more is a UserError."""
-
-    def __init__(self, place: str):
-        self.place = place
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, trace) -> None:
-        if isinstance(error, (OSError, SafetensorError)):
-            raise UserError(f"{self.place} cannot be written: {checkpoint.cause_of(error)}") from error
+@contextmanager
+def writing(place: str) -> Iterator[None]:
+    """Within, what the disk refuses is a UserError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as e:
+        raise UserError(f"{place} cannot be written: {checkpoint.cause_of(e)}") from e
 
 
 def write(workdir: Path, out: Path, name: str, to: str, dtype: str, licence: str | None) -> int:
@@ -160,8 +156,12 @@ def read_net(folder: Path, digest: str = "") -> tuple[ConfigDict, TrainState]:
     """The config and the nets of a published run. Raises UserError where they do not fit each other or the digest."""
     config, step = completion.load_config(folder)
     state, net = checkpoint.load_nets(folder, step), completion.NETS[config.task]
-    if misfit := checkpoint.find_difference(state.params.get(net, {}), completion.net_shapes(config), f"in {folder}"):
-        raise UserError(misfit)
+    like = jax.eval_shape(make_task(config).init, jax.random.key(0))
+    like = like.replace(params={net: like.params[net]}, opt={}, extra={net: like.extra[net]}, frozen={})
+    if misfit := checkpoint.find_difference(state, like, f"in {folder}"):
+        raise UserError(f"{folder} is no whole published run: {misfit}")
+    found = checkpoint.by_name(state)  # which has no groups without arrays
+    state = jax.tree.map_with_path(lambda where, _: found[checkpoint.name_of(where)], like)
     if digest and checkpoint.digest(state.params[net]) != digest:
         raise UserError(f"{folder} is not the first stage that {folder.parent} was trained on")
     return config, state
