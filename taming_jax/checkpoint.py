@@ -457,6 +457,11 @@ def digest(tree: Any) -> str:
     return sum_json(sum_arrays(tree)[0])[:16]
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run directory or a published run. Raises UserError for one of these that is damaged."""
+    return (folder / "checkpoints").is_dir() or published.is_published(folder)
+
+
 def steps(workdir: Path) -> list[int]:
     """The steps with a checkpoint, ascending; [] where there is none."""
     folder = workdir / "checkpoints"

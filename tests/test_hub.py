@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from taming_jax import checkpoint, completion, config_files, encoded, origin, published, sharding
 from taming_jax.check import check_copies, check_run
+from taming_jax.demo import painted
 from taming_jax.errors import ArgumentError, UserError
 from taming_jax.generator import Generator
 from taming_jax.hub import address, card, runs
@@ -79,6 +80,13 @@ def test_a_published_transformer_is_whole_and_knows_its_first_stage(transformer_
     generator = Generator.load(published_transformer)  # which compares that digest
     assert generator.class_names == ("circle", "cross", "square")
     assert check_run(published_transformer) == [] and check_copies(published_transformer) == []
+
+
+def test_the_page_offers_published_runs(published_transformer, published_vq, tmp_path):
+    assert painted.find_runs(published_transformer) == {published_transformer.name: published_transformer}
+    (tmp_path / "mine").symlink_to(published_transformer)
+    (tmp_path / "first").symlink_to(published_vq)
+    assert painted.find_runs(tmp_path) == {"mine": tmp_path / "mine"}
 
 
 def test_averages_are_published_in_place_of_their_weights(vq_run, tmp_path):

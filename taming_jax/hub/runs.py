@@ -55,10 +55,11 @@ def push(
 
     api = HfApi(**address.client())
     with address.telling(to):  # before minutes of work
-        me, held = api.whoami()["name"], api.list_repo_files(repo) if api.repo_exists(repo) else None
-    if held is not None and not update:
-        raise UserError(f"{to} is there already; --update adds a version, and leaves those before by their commits")
-    if set(held or ()) - {".gitattributes", CARD}:
+        me, exists = api.whoami()["name"], api.repo_exists(repo)
+        if exists and not update:
+            raise UserError(f"{to} is there already; --update adds a version, and leaves those before by their commits")
+        held = set(api.list_repo_files(repo)) if exists else set()
+    if held - {".gitattributes", CARD}:
         address.begin(to)  # what is no published run stays as it is
     with tempfile.TemporaryDirectory(prefix="taming_jax_") as part:
         folder = Path(part) / "run"
