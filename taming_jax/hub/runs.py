@@ -84,21 +84,22 @@ def writing(place: str) -> Iterator[None]:
         raise UserError(f"{place} cannot be written: {checkpoint.cause_of(e)}") from e
 
 
-def write(workdir: Path, out: Path, name: str, to: str, dtype: str, licence: str | None) -> int:
-    """Writes the folder of a published run, -> its step."""
+def write(workdir: Path, out: Path, title: str, to: str, dtype: str, licence: str | None) -> int:
+    """Writes the folder of a published run, -> its step. title: of its card. to: by what it will be loaded."""
 
     def read(step: int) -> tuple[ConfigDict, TrainState]:
         return completion.load_config(workdir, step)[0], checkpoint.load_nets(workdir, step)
 
     (config, state), step, _ = checkpoint.newest(workdir, read, checkpoint.required_steps(workdir))
-    began, numbers = Path(config.init_from).name, card.read_numbers(workdir, step)
-    for stage in (config[name] for name in completion.stages_of(config)):
+    began = config.init_from if address.is_address(config.init_from) else Path(config.init_from).name
+    numbers = card.read_numbers(workdir, step)
+    for name in completion.stages_of(config):
+        stage = config[name]
         found = completion.load_config(Path(stage.workdir), stage.step)[0]
         own = checkpoint.load_nets(Path(stage.workdir), stage.step)
         if stage.digest and checkpoint.digest(own.params["gen"]) != stage.digest:
             raise UserError(f"{stage.workdir} is not the first stage that {workdir} was trained on")
-        copy = checkpoint.COPIES[next(n for n in completion.stages_of(config) if config[n] is stage)]
-        stage.digest = write_net(out / copy, found, own, dtype)
+        stage.digest = write_net(out / checkpoint.COPIES[name], found, own, dtype)
     write_net(out, config, state, dtype)
     shown = sorted(file for kind in ("png", "gif") for file in workdir.glob(f"*.{kind}"))
     for file in shown:
@@ -108,7 +109,7 @@ def write(workdir: Path, out: Path, name: str, to: str, dtype: str, licence: str
         (out / record.FILE).write_text(json.dumps(numbers.judged, indent=1) + "\n")
     size = sum(x.size for x in jax.tree.leaves(state.params[completion.NETS[config.task]]))
     pictures = [f"{PICTURES}/{file.name}" for file in shown]
-    text = card.write(name, to, config, step, numbers, pictures, license=licence, dtype=dtype, size=size, began=began)
+    text = card.write(title, to, config, step, numbers, pictures, license=licence, dtype=dtype, size=size, began=began)
     (out / CARD).write_text(text)
     return step
 
