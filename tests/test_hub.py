@@ -195,7 +195,7 @@ def change(file: Path, **fields) -> None:
 DAMAGE = {
     "a bit": (
         lambda f: damage(f / published.WEIGHTS, -(2**17)),
-        r"is damaged \(params/gen/\S+ is not what was written\)",
+        r"damaged \(params/gen/\S+ is not what was written\)",
     ),
     "cut": (lambda f: cut(f / published.WEIGHTS), "model.safetensors is damaged"),
     "no weights": (lambda f: (f / published.WEIGHTS).unlink(), "its model.safetensors is missing"),
