@@ -1,6 +1,7 @@
 """A new run that begins with the weights of another one, a first stage's or a transformer's, on your own images.
 
     python -m taming_jax.train --config=finetune:runs/f16_16384 --workdir=runs/mine --config.data.path=/my/images
+    python -m taming_jax.train --config=finetune:hf://user/name --workdir=runs/mine --config.data.path=/my/images
 
 Models and losses are that run's; `init_from` names it. The learning rate is a third of that run's and falls along a
 cosine. A first stage learns all of itself with LPIPS from the start; its discriminator begins anew, learns from a tenth
@@ -10,22 +11,21 @@ of the steps on, and is felt from a fifth on, more over another fifth. These fie
 data sets of codes stay valid, and a step takes less time. --config.fresh="()" goes on with that run's discriminator.
 """
 
-from pathlib import Path
-
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import common
 from taming_jax import completion, values
 from taming_jax.errors import UserError
+from taming_jax.hub import address
 
 
 def get_config(workdir: str = "") -> ConfigDict:
     if not workdir:
         raise UserError("config 'finetune': a run directory follows, finetune:runs/f16_16384")
-    values.folder("config", workdir)
+    values.run("config", workdir)
     try:
-        c, _ = completion.load_config(Path(workdir))
+        c, _ = completion.load_config(address.find(workdir))
     except UserError as e:
         raise UserError(f"{e}; a run that has begun with its weights goes on by --config=stored: and that run") from e
     c.init_from = workdir

@@ -9,7 +9,10 @@ from pathlib import Path
 from taming_jax.errors import fail, nearest
 from taming_jax.stopping import end_at_once
 
-COMMANDS = ("train", "sample", "demo", "evaluate", "encode", "convert", "show_data", "compile_ahead", "report", "check")
+COMMANDS = (
+    *("train", "sample", "demo", "evaluate", "encode", "convert", "hub"),
+    *("show_data", "compile_ahead", "report", "check"),
+)
 
 
 def summary(command: str) -> str:

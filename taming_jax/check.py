@@ -12,6 +12,7 @@ from pathlib import Path
 from taming_jax import best, checkpoint, cli, completion
 from taming_jax.console import say
 from taming_jax.first_stage import make_first_stage
+from taming_jax.hub import address
 
 
 def check_run(workdir: Path) -> list[int]:
@@ -50,7 +51,7 @@ def check_copies(workdir: Path) -> list[str]:
 
 def main(*runs: str) -> None:
     damaged = 0
-    for given in map(Path, runs):
+    for given in map(address.find, runs):
         bad = check_run(given)
         whole = len(bad) < len(checkpoint.steps(given))
         damaged += len(bad) + len(check_copies(given) if whole else ())

@@ -1,7 +1,8 @@
 """Run directories: `workdir/checkpoints/<step>/` holds the train state, the next batch's number, the config and sums.
 
 Sums are checksums of every array and of both JSON files. Orbax restores flipped bits in silence, so everything that is
-read here is compared with them. Checkpoints from before there were sums are read as they are.
+read here is compared with them. Checkpoints from before there were sums are read as they are. The folder of a published
+run (`published`) is read as a run directory with one step, and never written.
 """
 
 import functools
@@ -21,17 +22,19 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from flax import traverse_util
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from taming_jax import memory, sharding
+from taming_jax import memory, published, sharding
 from taming_jax.console import say
 from taming_jax.errors import UserError
 from taming_jax.state import Task, TrainState
 
 T = TypeVar("T")
 
+COPIES = {"first_stage": "first_stage", "cond": "cond_stage"}  # folders of a run, as `convert` names them too
 PLACES = ("workdir", "origin", "codes", "path", "dir", "init_from")  # fields of configs that hold paths
 CLOSED = "Event loop is closed"
 PAUSES = (1, 4)  # seconds before reading is tried again
@@ -87,6 +90,11 @@ def open_manager(workdir: Path, keep: int = 3, read_only: bool = False) -> Itera
 
     Raises UserError where a save fails. read_only: nothing is made, deleted or written.
     """
+    if published.is_published(workdir):
+        raise UserError(
+            f"{workdir} is a published run, which is to be read alone; make a run directory of it:"
+            f" taming hub pull --from={workdir} --workdir=..."
+        )
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         enable_async_checkpointing=True,
@@ -110,8 +118,9 @@ def open_manager(workdir: Path, keep: int = 3, read_only: bool = False) -> Itera
 def save(manager: ocp.CheckpointManager, state: TrainState, next_batch: int, config: ConfigDict) -> None:
     """Starts a save of everything but the frozen nets. `next_batch` is the state of the data iterator.
 
-    A state without optimizers (`opt` is {}), such as a converted one, gets fresh ones when it is restored. Raises
-    UserError where an array holds a number that is not finite, or where this save or the one before it fails.
+    A state without optimizers (`opt` is {}), such as a converted one, gets fresh ones when it is restored, and nets
+    that it lacks, such as a discriminator, begin anew. Raises UserError where an array holds a number that is not
+    finite, or where this save or the one before it fails.
     """
     step, workdir, state = int(state.step), workdir_of(manager), state.replace(frozen={})
     sums, finite = sum_arrays(state)
@@ -209,9 +218,20 @@ def init_or_restore(
     else:
         state, next_batch = restore(manager, sharding.with_shardings(shapes, mesh), set_aside)
         if not state.opt:
-            state = state.replace(opt=jax.jit(lambda key: task.init(key).opt, out_shardings=shardings.opt)(key))
+            lacks = functools.partial(lacking, state)
+            new = jax.jit(lambda key: lacks(task.init(key)), out_shardings=lacks(shardings))(key)
+            params, extra = {**state.params, **new.params}, {**state.extra, **new.extra}
+            state = state.replace(params=params, extra=extra, opt=new.opt)
+            if new.params and set_aside:
+                say(f"{workdir_of(manager)} holds no {', '.join(new.params)}: anew")
     frozen = task.load_frozen()
     return state.replace(frozen=jax.device_put(frozen, sharding.infer_shardings(frozen, mesh))), next_batch
+
+
+def lacking(state: TrainState, whole: TrainState) -> TrainState:
+    """What a state of nets alone lacks: optimizers, and the nets that it does not have."""
+    params, extra = ({n: x for n, x in part.items() if n not in state.params} for part in (whole.params, whole.extra))
+    return whole.replace(step=None, params=params, extra=extra, frozen=None)
 
 
 def restore(manager: ocp.CheckpointManager, like: TrainState, set_aside: bool = False) -> tuple[TrainState, int]:
@@ -226,7 +246,11 @@ def restore(manager: ocp.CheckpointManager, like: TrainState, set_aside: bool = 
     def read(step: int) -> tuple[TrainState, int]:
         read_json(workdir, step, "config")  # all of a checkpoint is whole, or it is not used
         place = read_json(workdir, step, "data")
-        saved = whole if place["optimizers"] else whole.replace(opt={})
+        saved = whole
+        if not place["optimizers"]:
+            held = read_metadata(workdir, step)["params"]
+            params, extra = ({n: x for n, x in part.items() if n in held} for part in (whole.params, whole.extra))
+            saved = whole.replace(opt={}, params=params, extra=extra)
         if misfit := find_misfit(workdir, step, saved):
             raise Misfit(f"checkpoint {step} in {workdir} does not fit this config: {misfit}")
         args = ocp.args.Composite(state=ocp.args.StandardRestore(saved))
@@ -331,16 +355,32 @@ def find_difference(found: Any, asked: Any, where: str) -> str:
 def read_metadata(workdir: Path, step: int) -> dict:
     """The tree of a train state's arrays, as shapes."""
     path = state_path(workdir, step)
+    if published.is_published(workdir):
+        with reading(path):
+            found = {name: jax.ShapeDtypeStruct(*like) for name, like in published.shapes(workdir).items()}
+        return {"params": {}, "extra": {}} | traverse_util.unflatten_dict(found, sep="/")
     with quiet(), ocp.PyTreeCheckpointer() as reader:
         return attempt(lambda: reader.metadata(path).item_metadata.tree, workdir, step)
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Within, whatever the reader of a published run's file raises is Damaged."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as e:
+        raise Damaged(f"{path} is damaged ({cause_of(e)})") from e
+
+
 def by_name(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by their paths: 'params/gen/conv_out/kernel'."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    return {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def name_of(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def sum_block(x: np.ndarray, start: tuple[int, ...], shape: tuple[int, ...]) -> np.uint64:
@@ -417,10 +457,18 @@ def digest(tree: Any) -> str:
     return sum_json(sum_arrays(tree)[0])[:16]
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run directory or a published run. Raises UserError for one of these that is damaged."""
+    return (folder / "checkpoints").is_dir() or published.is_published(folder)
+
+
 def steps(workdir: Path) -> list[int]:
     """The steps with a checkpoint, ascending; [] where there is none."""
     folder = workdir / "checkpoints"
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal()) if folder.is_dir() else []
+    if not folder.is_dir():
+        described = published.describe(workdir)
+        return [] if described is None else [described["step"]]
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal())
 
 
 def read_json(workdir: Path, step: int, name: str) -> Any:
@@ -434,7 +482,7 @@ def read_json(workdir: Path, step: int, name: str) -> Any:
 
 def read_sums(workdir: Path, step: int) -> dict | None:
     """The sums of a checkpoint; None for one from before there were sums. Raises Damaged."""
-    if not (workdir / "checkpoints" / str(step) / "sums").exists():
+    if not published.is_published(workdir) and not (workdir / "checkpoints" / str(step) / "sums").exists():
         place = _read_json(workdir, step, "data")
         if isinstance(place, dict) and place.get("summed"):
             raise Damaged(f"checkpoint {step} in {workdir} is damaged (its sums are missing)")
@@ -446,6 +494,8 @@ def read_sums(workdir: Path, step: int) -> dict | None:
 
 
 def _read_json(workdir: Path, step: int, name: str) -> Any:
+    if published.is_published(workdir):
+        return published.describe(workdir)[name]
     file = workdir / "checkpoints" / str(step) / name / "metadata"
     if not file.exists():  # no disk says that for a moment
         raise Damaged(f"checkpoint {step} in {workdir} is damaged (its {name} is missing)")
@@ -464,6 +514,7 @@ def read_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int
 
     def read(step: int) -> ConfigDict:
         stored = read_json(workdir, step, "config")
+        stored = published.at_home(stored, COPIES) if published.is_published(workdir) else stored
         stored = stored if read_sums(workdir, step) is None else from_relative(workdir, stored)
         return ConfigDict(to_tuples(stored))
 
@@ -510,7 +561,7 @@ def relative_to(workdir: Path, config: dict) -> dict:
     inside = tuple(folder + os.sep for folder in (os.path.abspath(workdir), real))
 
     def change(path: str) -> str:
-        if path.startswith("~") or (Path(path).is_absolute() and not path.startswith(inside)):
+        if path.startswith(("~", "hf://")) or (Path(path).is_absolute() and not path.startswith(inside)):
             return path
         moved = os.path.relpath(os.path.realpath(path) if path.startswith(inside) else os.path.abspath(path), real)
         return moved if moved.startswith("..") else os.path.join(".", moved)
@@ -551,6 +602,10 @@ def place_of(tree: dict, name: str) -> tuple[str, ...]:
 
 def state_path(workdir: Path, step: int) -> Path:
     """The path of a step's train state; raises Damaged where it is not there, UserError where the step is not."""
+    if published.is_published(workdir) and steps(workdir) == [step]:
+        if not (workdir / published.WEIGHTS).exists():
+            raise Damaged(f"{workdir} is no whole published run: its {published.WEIGHTS} is missing")
+        return workdir / published.WEIGHTS
     path = (workdir / "checkpoints" / str(step) / "state").absolute()
     if not (path / "_METADATA").exists():
         if step not in steps(workdir):
@@ -568,10 +623,15 @@ def load_tree(workdir: Path, step: int, place: tuple[str, ...], like: dict) -> d
     item = like
     for key in reversed(place):
         item = {key: item}
-    numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-    args = ocp.args.PyTreeRestore(item=item, restore_args=numpy, partial_restore=True)
-    with quiet(), ocp.PyTreeCheckpointer() as reader:
-        tree = attempt(lambda: reader.restore(path, args=args), workdir, step)
+    if published.is_published(workdir):
+        with reading(path):
+            found = published.read(workdir, by_name(item))
+        tree = jax.tree.map_with_path(lambda where, like: found.get(name_of(where), like), item)
+    else:
+        numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        args = ocp.args.PyTreeRestore(item=item, restore_args=numpy, partial_restore=True)
+        with quiet(), ocp.PyTreeCheckpointer() as reader:
+            tree = attempt(lambda: reader.restore(path, args=args), workdir, step)
     inner = tree
     for key in place:
         inner = inner[key]
@@ -604,10 +664,27 @@ def verify(workdir: Path, step: int) -> tuple[int, bool]:
 
 
 def copy_nets(workdir: Path, step: int, out: Path) -> None:
-    """Writes a run directory of a stage's nets alone: without optimizer, and with averages in place of their weights.
+    """Writes a run directory of a stage's nets alone, see `load_nets`.
 
     What `out` holds already is replaced as a whole.
     """
+    state = load_nets(workdir, step)
+    config, _ = read_config(workdir, step)
+    config.ema_decay = 0.0
+    part = out.with_name(out.name + ".part")
+    if jax.process_index() == 0:
+        shutil.rmtree(part, ignore_errors=True)
+    meet("there is room for a copy")
+    with open_manager(part) as manager:
+        save(manager, state, 0, config)
+    if jax.process_index() == 0:
+        shutil.rmtree(out, ignore_errors=True)
+        part.rename(out)
+    meet("the copy is there")
+
+
+def load_nets(workdir: Path, step: int) -> TrainState:
+    """The nets of a run as numpy arrays: without optimizer, and with averages in place of their weights."""
     found = read_metadata(workdir, step)
     tree = {
         name: load_tree(
@@ -619,21 +696,8 @@ def copy_nets(workdir: Path, step: int, out: Path) -> None:
     for name in params:
         if place_of(tree, name)[0] == "extra":
             params[name] = params[name]["ema"]
-    extra = {
-        net: {name: value for name, value in values.items() if name != "ema"} for net, values in tree["extra"].items()
-    }
-    config, _ = read_config(workdir, step)
-    config.ema_decay = 0.0
-    part = out.with_name(out.name + ".part")
-    if jax.process_index() == 0:
-        shutil.rmtree(part, ignore_errors=True)
-    meet("there is room for a copy")
-    with open_manager(part) as manager:
-        save(manager, TrainState(np.int32(step), params, {}, extra, {}), 0, config)
-    if jax.process_index() == 0:
-        shutil.rmtree(out, ignore_errors=True)
-        part.rename(out)
-    meet("the copy is there")
+    extra = {net: {n: x for n, x in tree["extra"].get(net, {}).items() if n != "ema"} for net in params}
+    return TrainState(np.int32(step), params, {}, extra, {})
 
 
 def meet(what: str) -> None:

@@ -20,6 +20,7 @@ from taming_jax.backend import quiet_libtpu
 from taming_jax.console import Lasting
 from taming_jax.errors import ArgumentError, UserError, fail, nearest, shorten, show
 from taming_jax.help import examples_of, fields_of, page
+from taming_jax.hub import address
 
 HELP = {"--help", "-help", "-h", "-?", "--helpshort"}
 OUT_OF_MEMORY = "out of memory: make the batch smaller, or what is asked for"
@@ -225,6 +226,18 @@ def folder(name: str) -> Path | None:
     if found is not None and found.is_file():
         raise ArgumentError(f"{name}={found} is a file; name a folder")
     return found
+
+
+def required_run(name: str) -> str:
+    """As `required_folder`, or the address of a published run, as it was given."""
+    value = required(name)
+    values.run(name, value, ArgumentError)
+    return value if address.is_address(value) else str(required_folder(name))
+
+
+def run_folder(name: str) -> Path | None:
+    """The folder of a run to read, None where the flag was not given; a published run is downloaded."""
+    return None if flags.FLAGS[name].value is None else address.find(required_run(name))
 
 
 def file(name: str) -> Path | None:

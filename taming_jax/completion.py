@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from taming_jax import checkpoint
+from taming_jax.checkpoint import COPIES
 from taming_jax.conditions import find_condition
 from taming_jax.console import say
 from taming_jax.data.classes import number_classes
@@ -20,13 +21,13 @@ from taming_jax.data.walk import listed
 from taming_jax.errors import UserError, nearest, printable, reason, show
 from taming_jax.fields import LAYOUT, STEP, check_fields, differences
 from taming_jax.first_stage import make_first_stage
+from taming_jax.hub import address
 from taming_jax.models.quantize import QUANTIZERS, CodebookQuantizer, make_quantizer
 from taming_jax.parts import CODES, PARTS, within
 from taming_jax.second_stage import make_second_stage
 from taming_jax.tasks import transformer, vqgan
 from taming_jax.values import among
 
-COPIES = {"first_stage": "first_stage", "cond": "cond_stage"}  # folders of a run, as `convert` names them too
 NETS = {"vqgan": "gen", "transformer": "gpt"}  # the net that is sampled with
 LoadConfig = Callable[[Path, int | None], tuple[ConfigDict, int]]
 
@@ -135,9 +136,10 @@ def about(what: str) -> Iterator[None]:
 def load_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int]:
     """The complete config of a run at a step (None for the newest that can be read), upgraded; and that step.
 
-    Runs from before they had copies of their first stages name them by a path, relative to the folder in which they
-    were trained: it is looked for around the run, then here, then by its name beside the run and in it. Raises
-    UserError where there is no config, or one that no run can have.
+    A published run's config has the paths of its own folder alone. Runs from before they had copies of their first
+    stages name them by a path, relative to the folder in which they were trained: it is looked for around the run, then
+    here, then by its name beside the run and in it. Raises UserError where there is no config, or one that no run can
+    have.
     """
     try:
         config, step = checkpoint.read_config(workdir, step)
@@ -152,7 +154,7 @@ def load_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int
             path, around = Path(stage.workdir), Path(os.path.abspath(workdir))
             places = [] if path.is_absolute() or stage.digest else [above / path for above in around.parents]
             places += [path, workdir / copy, workdir.parent / path.name, workdir / path.name]
-            found = next((place for place in places if (place / "checkpoints").is_dir()), path)
+            found = next((place for place in places if checkpoint.steps(place)), path)
             stage.workdir = str(checkpoint.from_here(found))
     return config, step
 
@@ -298,7 +300,7 @@ def complete(config: ConfigDict, stored: ConfigDict | None = None, load: LoadCon
 def find_origin(config: ConfigDict) -> ConfigDict:
     """The config of the run with whose weights a new one begins. Raises UserError where it is of the other stage."""
     with about("init_from"):
-        found, _ = load_config(Path(config.init_from))
+        found, _ = load_config(address.find(config.init_from))
     if found.task != config.task:
         own = f"; its tokenizer is {Path(config.init_from) / COPIES['first_stage']}" * (found.task == "transformer")
         raise UserError(
@@ -424,11 +426,12 @@ def find_stage(config: ConfigDict, stored: ConfigDict | None, name: str, load: L
         return own.config
     if stored is not None and stage.step is None:
         stage.step = stored[name].step
+    given, stage.workdir = stage.workdir, str(address.find(stage.workdir))
     found, step = load(Path(stage.workdir), stage.step)
     if found.task != "vqgan":
         raise UserError(f"{name}.workdir={stage.workdir} holds a {found.task!r} run; a first stage is a 'vqgan' run")
     with config.unlocked():
-        stage.update(step=step, config=found, digest="", origin="")
+        stage.update(step=step, config=found, digest="", origin=given if address.is_address(given) else "")
     return found
 
 
@@ -438,16 +441,19 @@ def check_same(name: str, asked: ConfigDict, own: ConfigDict) -> None:
     Says so where the one that was copied has other weights by now, as it has if it was trained further; raises
     UserError where another one is asked for.
     """
-    place = os.path.abspath(asked.workdir)
+    if asked.workdir == own.origin and address.is_address(asked.workdir):
+        return  # what an address leads to may change
+    found = address.find(asked.workdir)
+    place = os.path.abspath(found)
     if place == os.path.abspath(own.workdir) and asked.step in (None, own.step):
         return
     elsewhere = place not in map(os.path.abspath, (own.workdir, own.origin))
     step = own.step if asked.step is None and not elsewhere else asked.step
     try:
-        config, step = load_config(Path(asked.workdir), step)
-        digest = checkpoint.digest(checkpoint.load_net(Path(asked.workdir), step, "gen", net_shapes(config)))
+        config, step = load_config(found, step)
+        digest = checkpoint.digest(checkpoint.load_net(found, step, "gen", net_shapes(config)))
     except UserError as e:
-        if elsewhere and Path(asked.workdir).is_dir():
+        if elsewhere and found.is_dir():
             raise UserError(f"{name}.workdir={asked.workdir}: {e}") from e
         return  # it is gone, or trained further: the run has its own
     if digest == own.digest:
@@ -511,7 +517,7 @@ def keep_stages(config: ConfigDict, workdir: Path) -> ConfigDict:
                 Path(stage.workdir), stage.step, place
             )  # a start that came to nothing may have left one
         with config.unlocked():
-            stage.update(origin=stage.workdir, workdir=str(place), digest=digest)
+            stage.update(origin=stage.origin or stage.workdir, workdir=str(place), digest=digest)
     return config
 
 

@@ -73,15 +73,19 @@ def duration(seconds: float) -> str:
 
 def bar(iterable: Iterable | None = None, desc: str = "", **options: Any) -> tqdm.std.tqdm:
     """tqdm's bar on a terminal and in a notebook; elsewhere a line a minute. options: of tqdm."""
+    return bar_class()(iterable, desc, **dict(mininterval=1) | options)
+
+
+def bar_class() -> type[tqdm.std.tqdm]:
+    """The class of `bar`, for libraries that show bars of their own."""
     in_notebook = tqdm.auto.tqdm.display is not tqdm.std.tqdm.display
-    kind = tqdm.auto.tqdm if in_notebook or sys.stderr.isatty() else Lines
-    return kind(iterable, desc, **dict(mininterval=1) | options)
+    return tqdm.auto.tqdm if in_notebook or sys.stderr.isatty() else Lines
 
 
 class Lines(tqdm.std.tqdm):
     """tqdm in lines, for logs: one a minute, and none of what takes less."""
 
-    def __init__(self, iterable: Iterable | None, desc: str, **options: Any):
+    def __init__(self, iterable: Iterable | None = None, desc: str = "", **options: Any):
         super().__init__(iterable, desc, **options | dict(mininterval=MINUTE, maxinterval=MINUTE, delay=MINUTE))
         left = ", {remaining} left" if self.total else ""
         self.desc, self.bar_format = desc, "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}, {elapsed} so far" + left

@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from taming_jax import cli, completion, places, stopping
+from taming_jax import cli, completion, places, published, stopping
 from taming_jax.encoded import encode
 from taming_jax.errors import UserError
 from taming_jax.fields import check_fields
@@ -30,10 +30,12 @@ def main() -> None:
     check_fields(config)
     if config.task != "transformer":
         raise UserError(f"--config is for task {config.task!r}: give a transformer's, which says what the condition is")
-    config.first_stage.workdir = str(cli.folder("workdir") or config.first_stage.workdir)
+    config.first_stage.workdir = str(cli.run_folder("workdir") or config.first_stage.workdir)
     config = completion.complete(config)
-    name = f"{config.cond.name}_views{given.views}"
-    out = cli.folder("out") or Path(config.first_stage.workdir) / "codes" / name
+    first_stage, name = Path(config.first_stage.workdir), f"{config.cond.name}_views{given.views}"
+    if given.out is None and published.is_published(first_stage):
+        raise UserError("--out is missing: codes do not go into the folder of a published run")
+    out = cli.folder("out") or first_stage / "codes" / name
     with places.claimed(out), ending_at_once():
         encode(config, out, given.views, given.batch_size)
 
@@ -52,7 +54,7 @@ def ending_at_once() -> Iterator[None]:
 if __name__ == "__main__":
     cli.group("What is encoded, and where the codes go")
     cli.define_config("a transformer")
-    flags.DEFINE_string("workdir", None, "Run directory of the first stage, in place of the config's.")
+    flags.DEFINE_string("workdir", None, "Run directory or address of the first stage, in place of the config's.")
     flags.DEFINE_string(
         "out", None, "Folder for the codes; default: codes/<condition>_views<views>/ in that directory."
     )

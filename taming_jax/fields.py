@@ -20,7 +20,7 @@ from taming_jax.models.quantize import QUANTIZERS
 from taming_jax.parts import FRESH, PARTS
 from taming_jax.quality.options import KINDS
 from taming_jax.sampling.draw import RULES as SAMPLING
-from taming_jax.values import INT64, Rule, among, folder, line, optional, path, real, several, switch, text, whole
+from taming_jax.values import INT64, Rule, among, folder, line, optional, path, real, run, several, switch, text, whole
 
 COUNT = whole(1, INT64)  # a number over steps means never
 STEP = whole(0, INT64)
@@ -61,7 +61,7 @@ COMMON: dict[str, Rule] = {
     "checkpoint_best": line,
     "max_skipped": COUNT,
     "ema_decay": SHARE,
-    "init_from": folder,
+    "init_from": run,
     "tracker": trackers.rule,
     **{f"mesh.{axis}": devices for axis in ("data", "fsdp", "tensor")},
     "optim.learning_rate": real(above=0),
@@ -107,7 +107,7 @@ DATA: dict[str, Rule] = {
     "class_names": several(text),
 }
 
-STAGE: dict[str, Rule] = {"workdir": folder, "step": optional(STEP), "digest": line, "origin": path}
+STAGE: dict[str, Rule] = {"workdir": run, "step": optional(STEP), "digest": line, "origin": run}
 
 OF_TASK: dict[str, dict[str, Rule]] = {
     "vqgan": {

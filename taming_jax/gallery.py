@@ -14,6 +14,7 @@ from taming_jax import images, request
 from taming_jax.conditions import ARGUMENTS, Condition
 from taming_jax.errors import ArgumentError, UserError
 from taming_jax.generator import Generator
+from taming_jax.hub.address import is_address
 from taming_jax.painting import Plan, make_sheet
 from taming_jax.sampling.tiling import TILE
 
@@ -35,7 +36,9 @@ def describe(generator: Generator, plan: Plan, asked: Mapping[str, Any]) -> dict
     lists = [asked[name] or [] for name in ARGUMENTS if name != "classes"]
     files = digest([asked["image"], asked["keep"], *(part for parts in lists for part in parts)])
     made_by = dict(
-        workdir=str(Path(asked["workdir"])), step=generator.step, first_stage=generator.config.first_stage.workdir
+        workdir=asked["workdir"] if is_address(asked["workdir"]) else str(Path(asked["workdir"])),
+        step=generator.step,
+        first_stage=generator.config.first_stage.workdir,
     )
     return made_by | told | plan.sampling._asdict() | {"files": files}
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from taming_jax import checkpoint, completion, losses, request, sharding
 from taming_jax.console import bar
 from taming_jax.errors import ArgumentError, UserError, check_count, show
+from taming_jax.hub import address
 from taming_jax.painting import Painting, Plan
 from taming_jax.sampling.animation import Animation, draw_frames
 from taming_jax.sampling.draw import make_sampling
@@ -53,17 +54,18 @@ class Generator:
 
     @classmethod
     def load(cls, workdir: str | Path, step: int | None = None, first_stage: str | Path | None = None) -> "Generator":
-        """Loads a run directory, at its newest step that is whole, or another.
+        """Loads a run directory, at its newest step that is whole, or another; or a published run, as `Tokenizer.load`.
 
         first_stage: its first stage's run directory, if that was moved, or of another one with the same codes. Raises
         UserError where there is no such run.
         """
-        task = completion.load_config(Path(workdir), step)[0].task
+        found = address.find(workdir)
+        task = completion.load_config(found, step)[0].task
         if task != "transformer":
             raise UserError(f"{workdir} is a {task!r} run; samples come from a transformer's (task 'transformer')")
-        config, step, params = completion.load_run(Path(workdir), step)
+        config, step, params = completion.load_run(found, step)
         if first_stage is not None:
-            config.first_stage = completion.find_moved(config.first_stage, Path(first_stage))
+            config.first_stage = completion.find_moved(config.first_stage, address.find(first_stage))
         generator = cls(config, step, make_second_stage(config), params)
         generator.nets  # noqa: B018, read here, so that what is missing is told here
         return generator

@@ -1,6 +1,5 @@
 """The weights of another run with which a run begins (`config.init_from`)."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ from taming_jax.console import say
 from taming_jax.data.walk import listed
 from taming_jax.errors import UserError
 from taming_jax.fields import differences
+from taming_jax.hub import address
 from taming_jax.state import TrainState
 
 # How the fields begin that shapes follow from.
@@ -28,7 +28,7 @@ def load(config: ConfigDict, origin: ConfigDict, shapes: TrainState) -> dict:
     the table of the classes where they are others. config: complete. origin: the config of that run. shapes: of the new
     run's state. Says what it does. Raises UserError where an array has another shape.
     """
-    workdir, anew = Path(config.init_from), check_labels(config, origin)
+    workdir, anew = address.find(config.init_from), check_labels(config, origin)
     check_codes(config, origin)
 
     def kept(net: str, tree: dict) -> dict:
@@ -60,7 +60,7 @@ def load(config: ConfigDict, origin: ConfigDict, shapes: TrainState) -> dict:
 
     begin, step, _ = checkpoint.newest(workdir, read, checkpoint.required_steps(workdir))
     new = [*config.fresh, *anew, *(net for net in shapes.params if net not in begin)]
-    told = f"beginning with the weights of {workdir} at step {step}"
+    told = f"beginning with the weights of {config.init_from} at step {step}"
     told += f"; anew: {', '.join(dict.fromkeys(new))}" if new else ""
     if config.freeze:
         net = completion.NETS[config.task]

@@ -12,7 +12,7 @@ from filelock import SoftFileLease, Timeout
 from jax.experimental import multihost_utils
 
 from taming_jax.console import say
-from taming_jax.errors import UserError
+from taming_jax.errors import ArgumentError, UserError
 
 CLAIM = "claim"  # the file that says who has a folder
 LEASE = 60.0  # seconds after which a claim that nobody renews is nobody's, where its process cannot be seen from here
@@ -49,6 +49,12 @@ def claimed(folder: Path) -> Iterator[None]:
         lease.release()
         if made and jax.process_index() == 0 and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # nothing came of it
+
+
+def check_empty(flag: str, folder: Path) -> None:
+    """Raises ArgumentError where the folder that a flag names holds more than a claim."""
+    if folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - {folder / CLAIM}):
+        raise ArgumentError(f"{flag}={folder} is not empty; name another folder")
 
 
 def prepare(folder: Path) -> None:

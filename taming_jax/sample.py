@@ -49,10 +49,10 @@ def animate(generator: Generator, png: Path, plan: Plan, file: Path) -> None:
 
 
 def main() -> None:
-    given, out, workdir = flags.FLAGS, cli.required_folder("out"), cli.required_folder("workdir")
+    given, out, workdir = flags.FLAGS, cli.required_folder("out"), cli.required_run("workdir")
     if given.animate == "mp4":
         animation.check_mp4()
-    generator = Generator.load(workdir, first_stage=cli.folder("first_stage"))
+    generator = Generator.load(workdir, first_stage=cli.run_folder("first_stage"))
     stage, config = generator.stage, generator.config
     drawing = {name: given[name].value for name in config.sample}
     plan = generator.plan(**{name: given[name].value for name in PLAN}, **drawing)
@@ -93,7 +93,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     cli.group("The run, and where images go")
-    flags.DEFINE_string("workdir", None, "Run directory of a transformer.")
+    flags.DEFINE_string("workdir", None, "Run directory of a transformer, or hf://user/name of a published one.")
     flags.DEFINE_string(
         "first_stage", None, "Run directory of its first stage, if that was moved, or one with its codes."
     )

@@ -15,6 +15,7 @@ from taming_jax.data.features import FEATURES
 from taming_jax.data.files import check_labels, open_picture, refusing
 from taming_jax.errors import ArgumentError, UserError, check_count
 from taming_jax.first_stage import FirstStage, make_first_stage
+from taming_jax.hub import address
 from taming_jax.images import to_uint8
 
 BATCH_SIZE = 16  # images at once, by default
@@ -36,11 +37,15 @@ class Tokenizer:
 
     @classmethod
     def load(cls, workdir: str | Path, step: int | None = None) -> "Tokenizer":
-        """Loads a run directory, at its newest step or another. Raises UserError where it holds no such first stage."""
-        task = completion.load_config(Path(workdir), step)[0].task
+        """Loads a run directory, at its newest step or another, or a published run by its folder or its address.
+
+        `Tokenizer.load("hf://user/name@v1")`. Raises UserError where there is no such first stage.
+        """
+        found = address.find(workdir)
+        task = completion.load_config(found, step)[0].task
         if task != "vqgan":
             raise UserError(f"{workdir} is a {task!r} run; a tokenizer is a first stage's (task 'vqgan')")
-        config, step, params = completion.load_run(Path(workdir), step)
+        config, step, params = completion.load_run(found, step)
         return cls(config, step, make_first_stage(config), params)
 
     @property

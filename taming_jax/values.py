@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from taming_jax.errors import UserError, not_among, show
+from taming_jax.hub import address
 
 # (the value's name, the value, the kind of error to raise) -> None
 Rule = Callable[[str, Any, type[UserError]], None]
@@ -89,6 +90,8 @@ def line(name: str, value: Any, kind: type[UserError] = UserError) -> None:
 def path(name: str, value: Any, kind: type[UserError] = UserError) -> None:
     """A file or a folder of this machine."""
     line(name, value, kind)
+    if address.is_address(value):
+        raise kind(f"{name}={show(value)}: a run directory of this machine; taming hub pull --from={value} makes one")
     if re.match(r"\w+://", value):
         raise kind(
             f"{name}={show(value)}: it is a path in this machine's file system; mount the bucket, with gcsfuse say"
@@ -108,6 +111,15 @@ def folder(name: str, value: Any, kind: type[UserError] = UserError) -> None:
         value.encode()
     except UnicodeEncodeError as e:
         raise kind(f"{name}={show(value)}: its name is no UTF-8") from e
+
+
+def run(name: str, value: Any, kind: type[UserError] = UserError) -> None:
+    """A run directory, or the address of a published run."""
+    line(name, value, kind)
+    if address.is_address(value):
+        address.parse(value, kind)
+    else:
+        folder(name, value, kind)
 
 
 def among(allowed: Iterable[str]) -> Rule:

@@ -33,7 +33,9 @@ def from_checkpoint(ckpt: Path, config_file: Path | None, workdir: Path, asked: 
             runs, step = successors.from_file(ckpt, workdir, asked or successors.Asked()), 0
         else:
             runs, step = read_original(ckpt, config_file, settings, workdir)
-        write_runs(runs, step, workdir)
+        config, state = runs[workdir]
+        runs[workdir] = config, state.replace(step=np.asarray(step, np.int32))
+        write_runs(runs, workdir)
 
 
 def read_model(config_file: Path) -> Section:
@@ -64,12 +66,11 @@ def read_original(ckpt: Path, config_file: Path, settings: Section, workdir: Pat
     return runs, step
 
 
-def write_runs(runs: successors.Runs, step: int, workdir: Path) -> None:
-    """Writes run directories, in a folder that is claimed; `step` is that of `workdir`."""
+def write_runs(runs: successors.Runs, workdir: Path) -> None:
+    """Writes run directories, `workdir` and those inside it, in a folder that is claimed."""
     needed = sum(leaf.nbytes for _, state in runs.values() for leaf in jax.tree.leaves(state))
     check_place(workdir, needed)
     for path, (config, state) in runs.items():
-        state = state.replace(step=np.asarray(step if path == workdir else 0, np.int32))
         try:
             path.mkdir(parents=True, exist_ok=True)
             with checkpoint.open_manager(path) as manager:

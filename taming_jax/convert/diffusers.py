@@ -4,14 +4,14 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 from ml_collections import ConfigDict
+from safetensors import SafetensorError
 
-from taming_jax import checkpoint, completion, images, places
+from taming_jax import checkpoint, completion, images, places, published
 from taming_jax.console import say
 from taming_jax.convert.names import ENDS, Rules, inside_out
 from taming_jax.convert.tensors import to_torch
-from taming_jax.errors import ArgumentError, UserError, with_extra
+from taming_jax.errors import ArgumentError, UserError
 
 
 def diffusers_rules(levels: int) -> Rules:
@@ -37,12 +37,7 @@ def diffusers_rules(levels: int) -> Rules:
 
 def to_diffusers(workdir: Path, out: Path) -> None:
     """Writes a first stage as a directory for `diffusers.VQModel.from_pretrained`."""
-    try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import save_file
-    except ImportError as e:
-        raise UserError(f"writing for diffusers needs safetensors: {with_extra('convert')}") from e
-    check_empty(out)
+    places.check_empty("to-diffusers", out)
     config, step, params = completion.load_run(workdir)
     if config.task != "vqgan" or config.quantizer.name not in ("vq", "ema") or config.model.network != "vqgan":
         raise UserError(
@@ -53,22 +48,15 @@ def to_diffusers(workdir: Path, out: Path) -> None:
     for name, value in tensors.items():
         if re.search(r"attentions\.\d+\.to_.*weight$", name):
             tensors[name] = value[:, :, 0, 0]  # a linear layer there
-    contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     with places.claimed(out):
-        check_empty(out)
+        places.check_empty("to-diffusers", out)
         weights, described = out / "diffusion_pytorch_model.safetensors", json.dumps(describe(config), indent=2)
         try:
-            images.write_whole(weights, lambda part: save_file(contiguous, part, metadata={"format": "pt"}))
+            images.write_whole(weights, lambda part: published.save_tensors(part, tensors, {"format": "pt"}))
         except SafetensorError as e:  # of a full disk, say
             raise ArgumentError(f"to-diffusers={out} cannot be written: {checkpoint.cause_of(e)}") from e
         images.write_whole(out / "config.json", lambda part: part.write_text(described))
     say(f"{len(tensors)} tensors of step {step}: {out}")
-
-
-def check_empty(out: Path) -> None:
-    """Raises ArgumentError where a folder holds more than a claim."""
-    if out.exists() and (out.is_file() or set(out.iterdir()) - {out / places.CLAIM}):
-        raise ArgumentError(f"to-diffusers={out} is not empty; name another folder")
 
 
 def describe(config: ConfigDict) -> dict:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from taming_jax import completion, images, places, request
+from taming_jax import checkpoint, completion, images, places, request
 from taming_jax.conditions import ARGUMENTS
 from taming_jax.console import say
 from taming_jax.errors import UserError
@@ -31,11 +31,13 @@ def find_runs(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist")
-    if (folder / "checkpoints").is_dir():
+    if checkpoint.is_run(folder):
         return {folder.name or str(folder): folder}
     found = {}
-    for run in sorted(path.parent for path in folder.glob("*/checkpoints")):
+    for run in sorted(path for path in folder.iterdir() if path.is_dir()):
         try:
+            if not checkpoint.is_run(run):
+                continue
             task = completion.load_config(run)[0].task
         except UserError as e:
             say(f"{run} is passed over: {e}")
