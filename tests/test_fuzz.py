@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import common
-from taming_jax import completion, config_files, encoded, report, request, writer
+from taming_jax import completion, config_files, encoded, request, writer
 from taming_jax.conditions.caption import Caption
 from taming_jax.conditions.label import parse_classes
 from taming_jax.conditions.layout import read_scene
@@ -26,6 +26,8 @@ from taming_jax.data.features import FEATURES
 from taming_jax.data.files import open_picture, refusing
 from taming_jax.errors import UserError
 from taming_jax.fields import flat
+from taming_jax.report import page
+from taming_jax.report.run import read as read_run
 from tests import tiny
 
 pytestmark = pytest.mark.slow
@@ -353,7 +355,7 @@ def test_logs(folder, lines):
     log = folder / "log" / writer.LOG
     log.parent.mkdir(exist_ok=True)
     log.write_bytes(b"\n".join(lines))
-    report.report(log.parent)
+    page.run_page(read_run(log.parent), None)
     whole = writer.read_records(log)
     writer.forget_after(log, 5)
     found = writer.read_records(log)

@@ -61,7 +61,7 @@ def write(runs: dict[Path, Run], out: Path | None) -> None:
 
 def link(file: Path, folder: Path) -> str:
     """The address of a file on a page in a folder."""
-    return quote(os.path.relpath(file.resolve(), folder.resolve()))
+    return quote(os.fsencode(os.path.relpath(file.resolve(), folder.resolve())))
 
 
 if __name__ == "__main__":

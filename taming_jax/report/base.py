@@ -75,7 +75,9 @@ def commands(run: Run, base: Base | None) -> list[tuple[str, str]]:
         settable = [(name, value) for name, before, value in base.changed if before is not None and value is not None]
         words = [f"--config.{name}={value}" for name, value in settable]
         command = ["taming", "train", f"--config={base.name}", f"--workdir={folder}_again", *words]
-        found.append(("The same training, into another folder", shlex.join(command)))
+        others = [name for name, before, value in base.changed if before is None or value is None]
+        but = f", but for {', '.join(others)}, for which it needs a config file of its own" if others else ""
+        found.append((f"The same training, into another folder{but}", shlex.join(command)))
     if run.config is not None:
         further = f"--config=stored:{folder}"
         found += [

@@ -64,12 +64,16 @@ def short(value: float) -> str:
     return f"{0 if abs(value) < 1e-15 else value:.4g}"
 
 
-def draw(title: str, curves: Sequence[Curve], x: str = "step", note: str = "") -> Markup:
-    """A figure of curves over common axes, with a legend that says their last values. Raises nothing for any points."""
-    curves = [curve._replace(points=thin(curve.points)) for curve in curves if curve.points]
+def draw(title: str, curves: Sequence[Curve], x: str = "step", note: str = "", last: float = 0) -> Markup:
+    """A figure of curves over common axes, with a legend that says their last values.
+
+    curves: one or more, each with a point or more. x: what is across, from 0 to `last` or further. note: beside the
+    title.
+    """
+    curves = [curve._replace(points=thin(curve.points)) for curve in curves]
     xs = [point[0] for curve in curves for point in curve.points]
     ys = [point[1] for curve in curves for point in curve.points]
-    x_low, x_high, low, high = min(xs), max(xs), min(ys), max(ys)
+    x_high, low, high = max(*xs, last, 1e-9), min(ys), max(ys)
     logarithmic = low > 0 and high / low >= LOGARITHMIC
     if not logarithmic:
         flat = high - low <= max(1e-9 * max(abs(low), abs(high)), 1e-30)
@@ -78,7 +82,7 @@ def draw(title: str, curves: Sequence[Curve], x: str = "step", note: str = "") -
     scale = math.log if logarithmic else float
 
     def across(value: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * ((value - x_low) / (x_high - x_low) if x_high > x_low else 0.5)
+        return LEFT + (WIDTH - LEFT - RIGHT) * (value / x_high)
 
     def down(value: float) -> float:
         share = (scale(value) - scale(low)) / (scale(high) - scale(low))
@@ -88,7 +92,7 @@ def draw(title: str, curves: Sequence[Curve], x: str = "step", note: str = "") -
     for y in log_ticks(low, high) if logarithmic else ticks(low, high, 4):
         parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=f"{down(y):.1f}", y2=f"{down(y):.1f}", class_="grid"))
         parts.append(tag("text", text(short(y)), x=LEFT - 6, y=f"{down(y) + 4:.1f}", text_anchor="end"))
-    whole = [value for value in ticks(x_low, x_high, 4) if x_low <= value <= x_high]
+    whole = [value for value in ticks(0, x_high, 4) if value <= x_high]
     for value in whole:
         at = across(value)
         anchor = "end" if at > WIDTH - RIGHT - 14 else "middle"
@@ -112,7 +116,7 @@ def draw(title: str, curves: Sequence[Curve], x: str = "step", note: str = "") -
         for curve in curves
     ]
     points = [[[float(f"{a:.8g}"), float(f"{b:.5g}")] for a, b in curve.points] for curve in curves]
-    data = json.dumps(dict(x=x, low=x_low, high=x_high, curves=points), separators=(",", ":"))
+    data = json.dumps(dict(x=x, high=x_high, curves=points), separators=(",", ":"))
     words = ", ".join(filter(None, (note, "logarithmic" if logarithmic else "")))
     head = tag("h3", text(title), *([Markup(" "), tag("small", text(words))] if words else []))
     caption = tag("figcaption", head, tag("ul", *legend), tag("p", Markup("&nbsp;"), class_="where"))

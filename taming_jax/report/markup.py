@@ -1,6 +1,7 @@
 """HTML that is put together from elements, so that a text of a stranger's cannot become one."""
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 
 from taming_jax.errors import printable
@@ -35,10 +36,11 @@ def tag(name: str, *content: Markup, **attributes: object) -> Markup:
 
 
 def table(rows: Iterable[Sequence[object]], head: Sequence[object] = ()) -> Markup:
-    """A table of texts; a cell may be Markup. The first column names its row."""
+    """A table of texts; a cell may be Markup. The first column names its row; names break at dots and underscores."""
 
     def cell(kind: str, value: object) -> Markup:
-        return tag(kind, value if isinstance(value, Markup) else text(value))
+        written = value if isinstance(value, Markup) else text(value)
+        return tag(kind, Markup(re.sub(r"([._])", r"\1<wbr>", written)) if kind == "th" else written)
 
     lines = [tag("tr", *(cell("th", value) for value in head))] if head else []
     lines += [tag("tr", cell("th", first), *(cell("td", value) for value in rest)) for first, *rest in rows]

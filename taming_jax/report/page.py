@@ -12,13 +12,14 @@ from string import Template
 from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from taming_jax import __version__, best, images
 from taming_jax.console import duration
 from taming_jax.errors import UserError, reason, show
 from taming_jax.fields import flat
 from taming_jax.report import base, events, pictures
-from taming_jax.report.chart import COLORS, Curve, draw, thin
+from taming_jax.report.chart import COLORS, Curve, draw
 from taming_jax.report.markup import Markup, table, tag, text
 from taming_jax.report.run import Run, devices, flat_rows, is_figure, learning_rates, parameters
 
@@ -27,6 +28,7 @@ HEAD = 1024  # bytes of a file in which that stands
 SPLITS = {"train": "training", "validation": "held out", "config": "as the config says"}
 COVER = 120_000  # bytes of a picture in an index
 MOST_COMPARED = COLORS  # runs in one chart
+MOST_CLASSES, MOST_PANELS = 2000, 64  # that are shown; the files have all
 
 
 class Panel(NamedTuple):
@@ -59,8 +61,8 @@ PANELS = (
 )
 LEFT_OUT = {"code_entropy", "images_per_second", "seconds"}  # which others tell in other units
 NAMES = {
-    "lpips": "LPIPS", "psnr": "PSNR, dB", "ssim": "SSIM", "l1": "L1", "l2": "L2", "nll": "nats per code",
-    "code_use": "codes in use", "code_perplexity": "perplexity of the codes", "bits_per_pixel": "bits per pixel",
+    "nll": "nats per code", "bits_per_pixel": "bits per pixel", "lpips": "LPIPS", "psnr": "PSNR, dB", "ssim": "SSIM",
+    "l1": "L1", "l2": "L2", "code_use": "codes in use", "code_perplexity": "perplexity of the codes",
     "logits_real": "real images", "logits_fake": "reconstructions", "g_loss": "generator", "disc_loss": "discriminator",
     "l1_loss": "L1", "l2_loss": "L2", "bce_loss": "cross-entropy", "p_loss": "LPIPS",
 }  # fmt: skip
@@ -72,7 +74,7 @@ def name_of(number: str) -> str:
 
 def curve_name(split: str, name: str, panel: Panel) -> str:
     """What a legend calls a number: its split, and its own name where the title does not say it."""
-    own = name_of(name) if len({n for _, n in panel.numbers}) > 1 and name != "loss" else ""
+    own = name_of(name) if len({name_of(n) for _, n in panel.numbers}) > 1 and name != "loss" else ""
     return ", ".join(filter(None, (own, SPLITS.get(split, split))))
 
 
@@ -82,7 +84,7 @@ def panels_of(known: Iterable[tuple[str, str]]) -> list[Panel]:
     found = [Panel(title, tuple(key for key in numbers if key in known)) for title, numbers in PANELS]
     placed = {key for panel in found for key in panel.numbers}
     rest = [Panel(name_of(name), ((split, name),)) for split, name in known if (split, name) not in placed]
-    return [panel for panel in [*found, *rest] if panel.numbers]
+    return [panel for panel in [*found, *rest] if panel.numbers][:MOST_PANELS]
 
 
 def numbers_of(run: Run) -> dict[tuple[str, str], list[tuple[int, float]]]:
@@ -115,7 +117,7 @@ def run_page(run: Run, index: str | None) -> str:
         *evaluated(run),
         *configured(run),
         *([section("What made them", table(flat_rows(run.made_by)))] if run.made_by else []),
-        *surroundings(run),
+        *environment(run),
     ]
     return whole(run.name, parts)
 
@@ -136,8 +138,8 @@ def summary(run: Run) -> str:
     words = []
     if run.config is not None:
         c = run.config
-        data = c.data.path or c.data.name
-        words.append(f"{run.step} of {c.steps} steps of {c.batch_size} images of {c.data.size} pixels, from {data}.")
+        data, step = c.data.path or c.data.name, max(run.step, last_step(run.curves()))
+        words.append(f"{step} of {c.steps} steps of {c.batch_size} images of {c.data.size} pixels, from {data}.")
     if trained := run.trained():
         words.append(f"Training took {duration(sum(record['seconds'] for record in trained))}.")
     if (run.folder / best.FOLDER).is_dir() and run.config is not None and run.config.checkpoint_best:
@@ -151,10 +153,12 @@ def damaged(run: Run) -> list[str]:
 
 def key_figures(run: Run) -> dict[str, str]:
     """The newest numbers of held-out images, and of the networks that judge, by what they are called."""
-    numbers = {name_of(n): v for n, v in run.last().items() if n not in LEFT_OUT}
+    last = {name: value for name, value in run.last().items() if name not in LEFT_OUT}
     for entry in run.evaluations:
-        numbers |= {name: v for name, v in entry["numbers"].items() if is_figure(name, v)}
-    return {name: f"{value:.4g}" for name, value in numbers.items()}
+        last |= {name: value for name, value in entry["numbers"].items() if is_figure(name, value)}
+    order = list(NAMES)
+    names = sorted(last, key=lambda name: order.index(name) if name in order else len(order))
+    return {name_of(n): f"{last[n]:.1%}" if n == "code_use" else f"{last[n]:.4g}" for n in names}
 
 
 def figures(numbers: Mapping[str, str], most: int = 24) -> Markup:
@@ -179,7 +183,7 @@ def shots(series: pictures.Series) -> Markup:
 
 
 def label(shot: pictures.Shot) -> str:
-    return ", ".join(filter(None, ("the newest" if shot.step is None else f"step {shot.step}", shot.note)))
+    return ", ".join(filter(None, ("" if shot.step is None else f"step {shot.step}", shot.note)))
 
 
 def section(title: str, *content: Markup, note: str = "") -> Markup:
@@ -188,10 +192,15 @@ def section(title: str, *content: Markup, note: str = "") -> Markup:
 
 def curves(run: Run) -> list[Markup]:
     numbers, drawn = numbers_of(run), []
+    last = last_step(numbers)
     for panel in panels_of(numbers):
         lines = [Curve(curve_name(*key, panel), numbers[key], i % COLORS) for i, key in enumerate(panel.numbers)]
-        drawn.append(draw(panel.title, lines))
+        drawn.append(draw(panel.title, lines, last=last))
     return [section("Curves", tag("div", *drawn, class_="charts"))] if drawn else []
+
+
+def last_step(*numbers: Mapping[tuple[str, str], Sequence[tuple[int, float]]]) -> int:
+    return max((points[-1][0] for found in numbers for points in found.values()), default=0)
 
 
 def codes(run: Run) -> list[Markup]:
@@ -206,7 +215,7 @@ def codes(run: Run) -> list[Markup]:
         shares = counts / counts.sum()
         # The most used first; what was never chosen has no place on a logarithmic axis.
         points = [(rank + 1, share) for rank, share in enumerate(shares.tolist()) if share > 0]
-        lines.append(Curve(f"step {step}", thin(points), color))
+        lines.append(Curve(f"step {step}", points, color))
         never, half = int((counts == 0).sum()), int(np.searchsorted(shares.cumsum(), 0.5)) + 1
         words.append(
             f"At step {step}, {never} of {len(counts)} codes were never chosen, the {half} most frequent make up half"
@@ -219,24 +228,31 @@ def codes(run: Run) -> list[Markup]:
 
 
 def evaluated(run: Run) -> list[Markup]:
-    """What networks have judged, each with its protocol, the newest first."""
-    parts = []
+    """What networks have judged, each with its protocol: the newest of each name in full, the others to unfold."""
+    parts, seen = [], set()
     for entry in reversed(run.evaluations):
         numbers = {name: f"{v:.4g}" for name, v in entry["numbers"].items() if is_figure(name, v)}
         protocol = table(flat_rows(entry["protocol"]))
-        parts += [tag("h3", text(entry["name"])), figures(numbers)]
+        if entry["name"] in seen:
+            words = ", ".join([f"Before{judged_at(entry)}", *(f"{name} {v}" for name, v in numbers.items())])
+            parts.append(tag("details", tag("summary", text(words)), protocol))
+            continue
+        seen.add(entry["name"])
+        parts += [tag("h3", text(f"{entry['name']}{judged_at(entry)}")), figures(numbers)]
         parts.append(tag("details", tag("summary", text("The protocol")), protocol))
         of_classes = entry.get("by_class")
         if isinstance(of_classes, dict):
-            rows = [
-                (name, *(f"{n} {show(v)}" for n, v in it.items())) for name, it in of_classes.items() if is_dict(it)
-            ]
-            parts.append(tag("details", tag("summary", text("By class")), table(rows[:2000])))
+            told = {name: it for name, it in list(of_classes.items())[:MOST_CLASSES] if isinstance(it, dict)}
+            head = list(dict.fromkeys(number for it in told.values() for number in it))
+            rows = [(name, *(show(it[number]) if number in it else "" for number in head)) for name, it in told.items()]
+            parts.append(tag("details", tag("summary", text("By class")), table(rows, ("class", *head))))
     return [section("Judged by networks", *parts)] if parts else []
 
 
-def is_dict(value: object) -> bool:
-    return isinstance(value, dict)
+def judged_at(entry: dict) -> str:
+    """' at step 300' for an evaluation of a run that says it."""
+    step = dict(flat_rows(entry["protocol"])).get("samples.run.step")
+    return f" at step {step}" if step else ""
 
 
 def configured(run: Run) -> list[Markup]:
@@ -254,15 +270,16 @@ def configured(run: Run) -> list[Markup]:
             if found.changed:
                 rows = [(name, show_field(a), show_field(b)) for name, a, b in found.changed]
                 parts.append(table(rows, ("field", found.name, "this run")))
-        fields = [(n, show_field(v)) for n, v in flat(run.config).items() if not is_group(v)]
+        fields = [(n, show_field(v)) for n, v in flat(run.config).items() if not isinstance(v, ConfigDict)]
         parts.append(tag("details", tag("summary", text(f"All {len(fields)} fields")), table(fields)))
         parts = [section("Config", *parts, note=note)]
-    lines = [Markup(tag("h3", text(what)) + tag("pre", text(command))) for what, command in base.commands(run, found)]
+    lines = [part for what, words in base.commands(run, found) for part in (tag("h3", text(what)), command(words))]
     return [*parts, section("To repeat it", *lines)]
 
 
-def is_group(value: object) -> bool:
-    return hasattr(value, "items") and len(value) > 0
+def command(line: str) -> Markup:
+    """A command that breaks between its words, not within a flag."""
+    return tag("pre", Markup(" ".join(tag("span", text(word)) for word in line.split(" "))))
 
 
 def show_field(value: object) -> str:
@@ -271,7 +288,7 @@ def show_field(value: object) -> str:
     return written if len(written) <= 300 else f"{written[:300]}..."
 
 
-def surroundings(run: Run) -> list[Markup]:
+def environment(run: Run) -> list[Markup]:
     """Where and with what a run was made, as far as its files say it."""
     if run.made_by is not None:
         return []
@@ -291,7 +308,7 @@ def surroundings(run: Run) -> list[Markup]:
     rows.append(("parameters", parameters(run.folder) or unknown))
     if run.config is not None:
         rows += [("computed in", run.config.dtype), ("seed", run.config.seed)]
-    return [section("Surroundings", table(rows))]
+    return [section("Environment", table(rows))]
 
 
 def when(seconds: float) -> str:
@@ -303,6 +320,9 @@ def when(seconds: float) -> str:
 
 def index_page(runs: Sequence[Run], links: Sequence[str]) -> str:
     """The index over several runs: their pictures, and those of a kind side by side. links: to their pages."""
+    order = ["vqgan", "transformer", None]
+    pairs = sorted(zip(runs, links, strict=True), key=lambda p: (p[0].made_by is not None, order.index(task_of(p[0]))))
+    runs, links = zip(*pairs, strict=True)
     names = names_of(runs)
     parts = [
         tag("p", text("Runs"), class_="kicker"),
@@ -310,9 +330,13 @@ def index_page(runs: Sequence[Run], links: Sequence[str]) -> str:
         tag("div", *[card(*pair) for pair in zip(runs, names, links, strict=True)], class_="cards"),
     ]
     for task, title in (("vqgan", "First stages"), ("transformer", "Second stages")):
-        alike = [(run, name) for run, name in zip(runs, names, strict=True) if run.config and run.config.task == task]
+        alike = [(run, name) for run, name in zip(runs, names, strict=True) if task_of(run) == task]
         parts += compare(f"{title} side by side", alike) if len(alike) > 1 else []
     return whole("Runs", parts)
+
+
+def task_of(run: Run) -> str | None:
+    return run.config.task if run.config is not None else None
 
 
 def names_of(runs: Sequence[Run]) -> list[str]:
@@ -362,7 +386,7 @@ def compare(title: str, alike: Sequence[tuple[Run, str]]) -> list[Markup]:
                 if key in found
             ]
             if len(lines) > 1:
-                charts.append(draw(panel.title, lines, note=curve_name(*key, panel)))
+                charts.append(draw(panel.title, lines, note=curve_name(*key, panel), last=last_step(*numbers)))
     head = ("", *(name for _, name in alike))
     parts = [tag("div", *boxes, class_="switches"), tag("div", *charts, class_="charts")]
     if rows := last_numbers([run for run, _ in alike]):
@@ -370,7 +394,8 @@ def compare(title: str, alike: Sequence[tuple[Run, str]]) -> list[Markup]:
     fields = [flat(run.config) for run, _ in alike]
     written = {
         name: [show_field(f[name]) if name in f else "not there" for f in fields]
-        for name in sorted({name for f in fields for name, value in f.items() if not is_group(value)})
+        for name in sorted({name for f in fields for name in f})
+        if not any(isinstance(f.get(name), ConfigDict) for f in fields)
     }
     rows = [(name, *values) for name, values in written.items() if len(set(values)) > 1]
     parts += [tag("h3", text("Where their configs differ")), table(rows, head)] if rows else []

@@ -11,6 +11,7 @@ from PIL import Image
 
 from taming_jax.report import events
 from taming_jax.report.events import Events
+from taming_jax.values import to_whole
 
 MOST_STEPS = 12  # of a name
 MOST_NAMES = 12  # of a run
@@ -44,10 +45,10 @@ def choose(steps: list[int], most: int = MOST_STEPS) -> list[int]:
     return [steps[i] for i in sorted({round(i) for i in np.linspace(0, len(steps) - 1, most).tolist()})]
 
 
-def encode(content: bytes, most: int, step: int | None = None) -> Shot | None:
+def encode(content: bytes, most: int, step: int | None) -> Shot | None:
     """A PNG or GIF of at most `most` bytes as it is, a larger one as a JPEG that is as small; None for what is neither.
 
-    Of a larger animation there is its last frame.
+    Of a larger animation there is its last frame. step: where None, the picture's own text may say it.
     """
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "GIF")) as picture:
@@ -56,6 +57,7 @@ def encode(content: bytes, most: int, step: int | None = None) -> Shot | None:
                 return None
             kind, note = picture.format, ""
             picture.load()
+            step = to_whole(str(picture.info.get("step", "")), 1 << 53) if step is None else step
             if len(content) > most:
                 if getattr(picture, "n_frames", 1) > 1:
                     picture.seek(picture.n_frames - 1)

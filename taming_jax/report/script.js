@@ -3,7 +3,7 @@
 const show = (value) => (value === undefined ? "" : String(Number(value.toPrecision(4))));
 
 for (const chart of document.querySelectorAll(".chart")) {
-  const { x, low, high, curves } = JSON.parse(chart.dataset.chart);
+  const { x, high, curves } = JSON.parse(chart.dataset.chart);
   const svg = chart.querySelector("svg"), cursor = chart.querySelector(".cursor"), where = chart.querySelector(".where");
   const outputs = [...chart.querySelectorAll("output")], last = outputs.map((output) => output.textContent);
   const [LEFT, RIGHT, WIDTH] = [46, 390, 400];  // as in chart.py
@@ -11,7 +11,7 @@ for (const chart of document.querySelectorAll(".chart")) {
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
     const share = ((event.clientX - box.left) / box.width * WIDTH - LEFT) / (RIGHT - LEFT);
-    const at = low + Math.min(1, Math.max(0, share)) * (high - low);
+    const at = Math.min(1, Math.max(0, share)) * high;
     const shown = curves.filter((_, i) => !outputs[i].closest(".off"));
     if (!shown.length) return;
     const [step] = nearest(shown.map((points) => nearest(points, at)), at);
@@ -20,7 +20,7 @@ for (const chart of document.querySelectorAll(".chart")) {
       outputs[i].textContent = inside ? show(nearest(points, step)[1]) : "–";
     });
     where.textContent = `${x} ${show(step) === String(step) ? step : Math.round(step)}`;
-    const place = high > low ? LEFT + (step - low) / (high - low) * (RIGHT - LEFT) : (LEFT + RIGHT) / 2;
+    const place = LEFT + step / high * (RIGHT - LEFT);
     cursor.setAttribute("x1", place);
     cursor.setAttribute("x2", place);
     cursor.style.visibility = "visible";
