@@ -219,7 +219,7 @@ def codes(run: Run) -> list[Markup]:
         never, half = int((counts == 0).sum()), int(np.searchsorted(shares.cumsum(), 0.5)) + 1
         words.append(
             f"At step {step}, {never} of {len(counts)} codes were never chosen, the {half} most frequent make up half"
-            f" of what was chosen, and the first of them {shares[0]:.2%}."
+            f" of what was chosen, and the first of them {shares[0]:.1%}."
         )
     if not lines:
         return []
