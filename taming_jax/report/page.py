@@ -158,7 +158,7 @@ def key_figures(run: Run) -> dict[str, str]:
         last |= {name: value for name, value in entry["numbers"].items() if is_figure(name, value)}
     order = list(NAMES)
     names = sorted(last, key=lambda name: order.index(name) if name in order else len(order))
-    return {name_of(n): f"{last[n]:.1%}" if n == "code_use" else f"{last[n]:.4g}" for n in names}
+    return {name_of(n): f"{100 * last[n]:.3g}%" if n == "code_use" else f"{last[n]:.4g}" for n in names}
 
 
 def figures(numbers: Mapping[str, str], most: int = 24) -> Markup:
