@@ -379,3 +379,42 @@ def test_the_command(vq_run, tmp_path):
     done = run("report", str(tmp_path))
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2 and line.startswith(f"error: {tmp_path / 'index.html'} is no page of this command")
+
+
+@pytest.mark.slow
+def test_the_pages_in_a_browser(vq_run, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium is installed")
+    write_all(copied(vq_run, tmp_path, "one"), copied(vq_run, tmp_path, "two"))
+    told = []
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        tab = browser.new_page(viewport=dict(width=390, height=800))
+        tab.on("console", lambda message: told.append(message.text))
+        tab.on("pageerror", lambda error: told.append(str(error)))
+        tab.on("request", lambda r: told.append(r.url) if not r.url.startswith(("data:", "file:")) else None)
+
+        def is_narrow() -> bool:
+            return tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+        tab.goto(f"file://{tmp_path / 'index.html'}")
+        assert is_narrow() and tab.locator(".chart").first.locator("li:visible").count() == 2
+        tab.locator(".switches input").first.uncheck()
+        assert tab.locator(".chart").first.locator("li:visible").count() == 1
+        tab.locator(".card").first.click()
+        assert is_narrow() and tab.locator("h1").inner_text() == "one"
+        assert tab.locator(".shots img:visible").get_attribute("alt") == "step 4"
+        tab.locator(".shots input").fill("0")
+        assert tab.locator(".shots img:visible").get_attribute("alt") == "step 2"
+        losses = {r["step"]: r["loss"] for r in read_records(vq_run / "metrics.jsonl") if r["split"] == "train"}
+        chart = tab.locator(".chart").first
+        assert chart.locator("output").inner_text() == f"{losses[4]:.4g}"
+        chart.scroll_into_view_if_needed()
+        box = chart.locator("svg").bounding_box()
+        tab.mouse.move(box["x"] + box["width"] * (46 + 344 * 2 / 4) / 400, box["y"] + 60)
+        assert chart.locator(".where").inner_text() == "step 2"
+        assert float(chart.locator("output").inner_text()) == pytest.approx(losses[2], rel=1e-3)
+        browser.close()
+    assert not told
