@@ -84,8 +84,8 @@ def write_all(*folders: Path, out: Path | None = None) -> None:
     write({folder.resolve(): read(folder) for folder in folders}, out)
 
 
-def draw(writer: Writer, step: int, level: int) -> None:
-    writer.sheet(step, "samples", Sheet(np.full((1, 1, 8, 8, 3), level, np.uint8)))
+def draw(writer: Writer, step: int, level: int, name: str = "samples") -> None:
+    writer.sheet(step, name, Sheet(np.full((1, 1, 8, 8, 3), level, np.uint8)))
 
 
 def levels(folder: Path) -> dict[int, int]:
@@ -123,7 +123,10 @@ def test_event_files_that_are_cut_off_or_damaged_lose_no_more_than_that(tmp_path
 
 
 def test_a_page_has_what_the_run_has_written(vq_run, tmp_path):
-    one = read(copied(vq_run, tmp_path))
+    other = copied(vq_run, tmp_path)
+    with Writer(other, step=4) as writer:  # a second picture
+        draw(writer, 8, 0, "reconstructions")
+    one = read(other)
     elements = parsed(page.run_page(one, None))
     words = "".join(elements.texts)
     log = read_records(vq_run / "metrics.jsonl")
@@ -140,11 +143,11 @@ def test_a_page_has_what_the_run_has_written(vq_run, tmp_path):
     assert ranked[0] == [1, float(f"{counts[0] / counts.sum():.5g}")] and ranked[-1][0] == (counts > 0).sum()
     shown = elements.all("img")
     steps = sorted(one.events.pictures["reconstructions"])
-    assert [image["alt"] for image in shown] == [f"step {step}" for step in steps]
-    assert ["hidden" in image for image in shown] == [True] * (len(steps) - 1) + [False]
-    with Image.open(vq_run / "reconstructions.png") as newest:
-        embedded = Image.open(io.BytesIO(base64.b64decode(shown[-1]["src"].partition(",")[2])))
-        np.testing.assert_array_equal(np.asarray(embedded), np.asarray(newest))
+    assert steps == [4, 8] and [image["alt"] for image in shown] == ["step 4", "step 8"]
+    assert ["hidden" in image for image in shown] == [True, False] and len(elements.all("input", type="range")) == 1
+    with Image.open(vq_run / "reconstructions.png") as fourth:
+        embedded = Image.open(io.BytesIO(base64.b64decode(shown[0]["src"].partition(",")[2])))
+        np.testing.assert_array_equal(np.asarray(embedded), np.asarray(fourth))
     assert (
         re.search(r"devices\d+ devices? \(data \d", words) and "versions, in trainingthe run does not store it" in words
     )
@@ -387,8 +390,10 @@ def test_the_pages_in_a_browser(vq_run, tmp_path):
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no chromium is installed")
-    write_all(copied(vq_run, tmp_path, "one"), copied(vq_run, tmp_path, "two"))
-    told = []
+    one, told = copied(vq_run, tmp_path, "one"), []
+    with Writer(one, step=4) as writer:
+        draw(writer, 8, 0, "reconstructions")
+    write_all(one, copied(vq_run, tmp_path, "two"))
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         tab = browser.new_page(viewport=dict(width=390, height=800))
@@ -405,9 +410,9 @@ def test_the_pages_in_a_browser(vq_run, tmp_path):
         assert tab.locator(".chart").first.locator("li:visible").count() == 1
         tab.locator(".card").first.click()
         assert is_narrow() and tab.locator("h1").inner_text() == "one"
-        assert tab.locator(".shots img:visible").get_attribute("alt") == "step 4"
+        assert tab.locator(".shots img:visible").get_attribute("alt") == "step 8"
         tab.locator(".shots input").fill("0")
-        assert tab.locator(".shots img:visible").get_attribute("alt") == "step 2"
+        assert tab.locator(".shots img:visible").get_attribute("alt") == "step 4"
         losses = {r["step"]: r["loss"] for r in read_records(vq_run / "metrics.jsonl") if r["split"] == "train"}
         chart = tab.locator(".chart").first
         assert chart.locator("output").inner_text() == f"{losses[4]:.4g}"
