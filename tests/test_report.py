@@ -213,6 +213,8 @@ def test_what_is_broken_is_left_out(vq_run, tmp_path):
         {"name": 1},
     ]
     (other / "evaluation.json").write_text(json.dumps(entries))
+    with open(other / "metrics.jsonl", "ab") as log:
+        log.write(b"\n" + json.dumps({"step": 4, "split": "much"} | {f"n{i}": i for i in range(80)}).encode() + b"\n")
     (other / "other.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     (other / "parameters.txt").write_bytes(b"\xff\n")
     for file in (other / "checkpoints").rglob("_sharding"):
@@ -220,6 +222,7 @@ def test_what_is_broken_is_left_out(vq_run, tmp_path):
     shutil.rmtree(other / "events")
     words = "".join(parsed(page.run_page(read(other), None)).texts)
     assert "sfid" in words and "2.5" in words and words.count("the run does not store it") == 7
+    assert re.search(r"\d+ more are in metrics.jsonl", words)
     assert read(other).curves()["train", "loss"] == read(vq_run).curves()["train", "loss"]
     assert [s.name for s in pictures.collect(other, scan(other / "events"))] == ["reconstructions"]
     for file in (other / "checkpoints").glob("*/config/metadata"):
@@ -354,7 +357,7 @@ def test_samples_say_what_made_them(tmp_path):
     assert line[:2] == ["taming", "sample"] and "--workdir=runs/a b" in line and f"--out={folder}_again" in line
     assert {"--seed=3", "--size=64x128", "--classes=cat,dog", "--nokeep_pixels", "--num_samples=2"} <= set(line)
     assert not [word for word in line if word.startswith(("--image", "--step", "--first_stage"))]
-    assert [s.name for s in pictures.collect(folder, one.events)] == ["class_000/00000", "samples"]
+    assert [s.name for s in pictures.collect(folder, one.events)] == ["samples", "class_000/00000"]
     assert "Painted by runs/a b at step 7." in page.run_page(one, None)
 
 
@@ -373,15 +376,11 @@ def test_folders_that_hold_runs(vq_run, tmp_path):
 
 
 def test_the_command(vq_run, tmp_path):
-    copied(vq_run, tmp_path, "one"), copied(vq_run, tmp_path, "two")
-    for _ in range(2):  # the second time, the glob has the index too
-        done = run("report", *map(str, sorted(tmp_path.iterdir())))
-        assert done.returncode == 0 and f"all side by side: {tmp_path / 'index.html'}" in done.stdout, done.stderr
-        assert done.stdout.count("psnr") == 2
-    (tmp_path / "index.html").write_text("mine")
-    done = run("report", str(tmp_path))
-    (line,) = done.stderr.splitlines()
-    assert done.returncode == 2 and line.startswith(f"error: {tmp_path / 'index.html'} is no page of this command")
+    one, two = copied(vq_run, tmp_path, "one"), copied(vq_run, tmp_path, "two")
+    write_all(one, two)  # so that a glob has the index too
+    done = run("report", *map(str, sorted(tmp_path.iterdir())), f"--out={tmp_path / 'out'}")
+    assert done.returncode == 0 and f"all side by side: {tmp_path / 'out/index.html'}" in done.stdout, done.stderr
+    assert done.stdout.count("psnr") == 2 and (tmp_path / "out/two/report.html").is_file()
 
 
 @pytest.mark.slow

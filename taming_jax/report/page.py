@@ -22,6 +22,7 @@ from taming_jax.report import base, events, pictures
 from taming_jax.report.chart import COLORS, Curve, draw
 from taming_jax.report.markup import Markup, table, tag, text
 from taming_jax.report.run import Run, devices, flat_rows, is_figure, learning_rates, parameters
+from taming_jax.writer import LOG
 
 GENERATOR = "taming_jax.report"  # by which our pages are known
 HEAD = 1024  # bytes of a file in which that stands
@@ -84,7 +85,7 @@ def panels_of(known: Iterable[tuple[str, str]]) -> list[Panel]:
     found = [Panel(title, tuple(key for key in numbers if key in known)) for title, numbers in PANELS]
     placed = {key for panel in found for key in panel.numbers}
     rest = [Panel(name_of(name), ((split, name),)) for split, name in known if (split, name) not in placed]
-    return [panel for panel in [*found, *rest] if panel.numbers][:MOST_PANELS]
+    return [panel for panel in [*found, *rest] if panel.numbers]
 
 
 def numbers_of(run: Run) -> dict[tuple[str, str], list[tuple[int, float]]]:
@@ -100,7 +101,6 @@ def numbers_of(run: Run) -> dict[tuple[str, str], list[tuple[int, float]]]:
 def run_page(run: Run, index: str | None) -> str:
     """The page of a run. index: where the index is, as a link from this page."""
     shown = pictures.collect(run.folder, run.events)
-    first = sorted(shown, key=lambda s: (s.name not in ("reconstructions", "samples"), s.name))
     back = [tag("p", tag("a", text("All runs"), href=index), class_="kicker")] if index else []
     parts = [
         *back,
@@ -109,9 +109,9 @@ def run_page(run: Run, index: str | None) -> str:
         tag("p", text(summary(run)), class_="deck"),
         *([tag("p", text(run.trouble), class_="warning")] if run.trouble else []),
         *[tag("p", text(f"Damaged, and left out from there on: {file}"), class_="warning") for file in damaged(run)],
-        *[shots(series) for series in first[:1]],
+        *[shots(series) for series in shown[:1]],
         figures(key_figures(run)),
-        *([tag("div", *[shots(series) for series in first[1:]], class_="more")] if first[1:] else []),
+        *([tag("div", *[shots(series) for series in shown[1:]], class_="more")] if shown[1:] else []),
         *curves(run),
         *codes(run),
         *evaluated(run),
@@ -192,11 +192,12 @@ def section(title: str, *content: Markup, note: str = "") -> Markup:
 
 def curves(run: Run) -> list[Markup]:
     numbers, drawn = numbers_of(run), []
-    last = last_step(numbers)
-    for panel in panels_of(numbers):
+    last, panels = last_step(numbers), panels_of(numbers)
+    for panel in panels[:MOST_PANELS]:
         lines = [Curve(curve_name(*key, panel), numbers[key], i % COLORS) for i, key in enumerate(panel.numbers)]
         drawn.append(draw(panel.title, lines, last=last))
-    return [section("Curves", tag("div", *drawn, class_="charts"))] if drawn else []
+    more = f"{len(panels) - MOST_PANELS} more are in {LOG}." if len(panels) > MOST_PANELS else ""
+    return [section("Curves", tag("div", *drawn, class_="charts"), note=more)] if drawn else []
 
 
 def last_step(*numbers: Mapping[tuple[str, str], Sequence[tuple[int, float]]]) -> int:
@@ -234,8 +235,8 @@ def evaluated(run: Run) -> list[Markup]:
         numbers = {name: f"{v:.4g}" for name, v in entry["numbers"].items() if is_figure(name, v)}
         protocol = table(flat_rows(entry["protocol"]))
         if entry["name"] in seen:
-            words = ", ".join([f"Before{judged_at(entry)}", *(f"{name} {v}" for name, v in numbers.items())])
-            parts.append(tag("details", tag("summary", text(words)), protocol))
+            words = ", ".join(f"{name} {v}" for name, v in numbers.items())
+            parts.append(tag("details", tag("summary", text(f"Earlier{judged_at(entry)}: {words}")), protocol))
             continue
         seen.add(entry["name"])
         parts += [tag("h3", text(f"{entry['name']}{judged_at(entry)}")), figures(numbers)]
@@ -351,8 +352,7 @@ def common_name(runs: Sequence[Run]) -> str:
 
 def card(run: Run, name: str, link: str) -> Markup:
     found = pictures.collect(run.folder, run.events, most_steps=1, budget=COVER)
-    newest = sorted(found, key=lambda s: (s.name not in ("reconstructions", "samples"), s.name))[:1]
-    cover = [tag("img", src=s.shots[-1].uri, alt=f"{s.name} of {name}") for s in newest]
+    cover = [tag("img", src=s.shots[-1].uri, alt=f"{s.name} of {name}") for s in found[:1]]
     inside = [
         tag("p", text(kind_of(run)), class_="kicker"),
         tag("h3", text(name)),
@@ -378,7 +378,7 @@ def compare(title: str, alike: Sequence[tuple[Run, str]]) -> list[Markup]:
     ]
     numbers = [numbers_of(run) for run, _ in alike]
     charts = []
-    for panel in panels_of(dict.fromkeys(key for found in numbers for key in found)):
+    for panel in panels_of(dict.fromkeys(key for found in numbers for key in found))[:MOST_PANELS]:
         for key in panel.numbers:
             lines = [
                 Curve(name, found[key], i, i)

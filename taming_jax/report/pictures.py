@@ -15,6 +15,7 @@ from taming_jax.values import to_whole
 
 MOST_STEPS = 12  # of a name
 MOST_NAMES = 12  # of a run
+FIRST = ("reconstructions", "samples")  # come first
 BUDGET = 3 << 20  # bytes of a name's pictures, which base64 makes a third larger
 PIXELS = 1 << 26  # a larger picture is left out
 SHRINK = 0.75  # of the sides, until a picture is small enough
@@ -88,7 +89,8 @@ def collect(folder: Path, found: Events, most_steps: int = MOST_STEPS, budget: i
     painted = sorted(folder.glob("*_[0-9][0-9][0-9]/*.gif"))
     files = {str(file.relative_to(folder).with_suffix("")): file for file in [*sorted(folder.glob("*.png")), *painted]}
     files |= {file.stem: file for file in sorted(folder.glob("*.gif"))}
-    names = sorted({name for name, places in found.pictures.items() if places} | set(files))[:MOST_NAMES]
+    names = {name for name, places in found.pictures.items() if places} | set(files)
+    names = sorted(names, key=lambda name: (name not in FIRST, name))[:MOST_NAMES]
     return [series for name in names if (series := collect_one(name, found, files.get(name), most_steps, budget))]
 
 
