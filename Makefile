@@ -6,7 +6,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: demo demo-conditional demo-large test test-lowest test-slow test-faults test-parity lint format clean
 
-demo: .venv/installed  ## Trains both stages on OpenMoji and paints samples: about 15 minutes on two CPU cores, then judges them
+demo: .venv/installed  ## Trains both stages on OpenMoji and paints samples: about 15 minutes on two CPU cores, then judges them; runs/index.html shows it all
 	python -m taming_jax.train --config=configs/openmoji_vq.py --workdir=runs/openmoji_vq
 	python -m taming_jax.train --config=configs/openmoji_transformer.py --workdir=runs/openmoji_transformer
 	python -m taming_jax.sample --workdir=runs/openmoji_transformer --out=runs/openmoji_samples

@@ -12,7 +12,8 @@ import pytest
 
 from taming_jax import cli, completion, config_files, console
 from taming_jax.errors import ArgumentError, UserError
-from taming_jax.report import report
+from taming_jax.report.lines import lines as report_lines
+from taming_jax.report.run import read as read_run
 from taming_jax.train import check_weights
 from tests.tiny import ROOT, run
 
@@ -101,12 +102,20 @@ def test_bars_are_for_terminals_and_logs_have_lines(monkeypatch, capsys):
 
 
 def test_a_report_passes_over_what_is_no_record(tmp_path):
-    record = {"split": "train", "steps_per_second": 2.0, "seconds": 60.0}
+    record = {"step": 1, "split": "train", "steps_per_second": 2.0, "seconds": 60.0}
     odd = [record | {"seconds": x} for x in (float("nan"), float("inf"), 10**400, True, None, [])]
-    last = {"split": "validation", "psnr": "high", "l1": 0.5, "l2": float("nan"), "lpips": 10**400, "mse": -(10**400)}
+    last = {
+        "step": 1,
+        "split": "validation",
+        "psnr": "high",
+        "l1": 0.5,
+        "l2": float("nan"),
+        "lpips": 10**400,
+        "mse": -(10**400),
+    }
     lines = [json.dumps(x) for x in (record, [1], 3, {"step": 1}, *odd, last)]
     (tmp_path / "metrics.jsonl").write_bytes("\n".join([*lines, "{", "[" * 100_000]).encode() + b"\n\xff")
-    assert [line.split() for line in report(tmp_path)[1:]] == [
+    assert [line.split() for line in report_lines(read_run(tmp_path))[1:]] == [
         ["l1", "0.5"],
         ["training", "1:00"],
         ["steps", "per", "second", "2", "to", "2"],

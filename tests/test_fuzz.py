@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import common
-from taming_jax import completion, config_files, encoded, report, request, writer
+from taming_jax import completion, config_files, encoded, request, writer
 from taming_jax.conditions.caption import Caption
 from taming_jax.conditions.label import parse_classes
 from taming_jax.conditions.layout import read_scene
@@ -26,6 +26,9 @@ from taming_jax.data.features import FEATURES
 from taming_jax.data.files import open_picture, refusing
 from taming_jax.errors import UserError
 from taming_jax.fields import flat
+from taming_jax.report import page
+from taming_jax.report.lines import lines as report_lines
+from taming_jax.report.run import read as read_run
 from tests import tiny
 
 pytestmark = pytest.mark.slow
@@ -353,9 +356,18 @@ def test_logs(folder, lines):
     log = folder / "log" / writer.LOG
     log.parent.mkdir(exist_ok=True)
     log.write_bytes(b"\n".join(lines))
-    report.report(log.parent)
+    report_lines(read_run(log.parent))
     whole = writer.read_records(log)
     writer.forget_after(log, 5)
     found = writer.read_records(log)
     kept = {writer.key_of(record) for record in whole if record["step"] <= 5}
     assert len(found) == len(kept) and kept == {writer.key_of(record) for record in found}
+
+
+@cases(100)
+@given(st.lists(RECORDS, max_size=5))
+def test_pages_of_logs(folder, records):
+    log = folder / "pages" / writer.LOG
+    log.parent.mkdir(exist_ok=True)
+    log.write_bytes(b"\n".join(map(dumped, records)))
+    assert page.run_page(read_run(log.parent), None).count("<script>") == 1

@@ -21,7 +21,8 @@ from taming_jax.quality import statistics as st
 from taming_jax.quality.options import KINDS
 from taming_jax.quality.pictures import Pictures, open_pictures
 from taming_jax.quality.reconstructions import Disturb, disturb_codes, near_codes
-from taming_jax.report import report
+from taming_jax.report.lines import lines as report_lines
+from taming_jax.report.run import read as read_run
 from taming_jax.writer import read_records
 from tests.tiny import run
 
@@ -203,7 +204,7 @@ def test_the_record_says_what_differs_and_keeps_all(tmp_path, capfd):
         record.write(tmp_path, "it", {"fid": fid}, {"samples": {"seed": seed}})
     assert "samples.seed 0 -> 1" in capfd.readouterr().out
     assert [entry["numbers"]["fid"] for entry in record.read(tmp_path)] == [5, 6]
-    assert [line.split() for line in report(tmp_path)[2:]] == [["fid", "6"]]
+    assert [line.split() for line in report_lines(read_run(tmp_path))[2:]] == [["fid", "6"]]
 
 
 def test_the_command_judges_folders(tmp_path):

@@ -13,7 +13,7 @@ COMMANDS = {
     "encode",
     "show_data",
     "compile_ahead",
-    "report",
+    "report.__main__",
     "convert.__main__",
     "demo.__main__",
 }

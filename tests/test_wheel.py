@@ -55,7 +55,9 @@ def run(commands, tmp_path):
 
 
 def test_wheel_has_the_package_and_its_configs_alone(wheel):
-    files = [p for p in (ROOT / "taming_jax").rglob("*") if p.suffix in (".py", ".csv", ".typed")]
+    files = [
+        p for p in (ROOT / "taming_jax").rglob("*") if p.suffix in (".py", ".csv", ".css", ".html", ".js", ".typed")
+    ]
     expected = {p.relative_to(ROOT).as_posix() for p in files}
     expected |= {f"taming_jax/configs/{p.name}" for p in (ROOT / "configs").glob("*.py")}
     held = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
