@@ -38,7 +38,7 @@ from taming_jax.evaluation import evaluate, make_evaluators, numbers_of
 from taming_jax.fields import check_fields, differences
 from taming_jax.state import Task, TrainState
 from taming_jax.tasks import make_task
-from taming_jax.writer import Writer, read_records
+from taming_jax.writer import Writer, note_start, read_records
 
 PROFILED_STEPS = 3
 SILENCE = 30  # seconds of compiling after which the terminal hears that it goes on
@@ -260,7 +260,7 @@ def check_skipped(in_row: int, summary: dict, state: TrainState, config: ConfigD
 
 
 def describe(config: ConfigDict, workdir: Path, mesh: Mesh, state: TrainState, source, held_out) -> None:
-    """Says what is about to be trained, and writes the table of parameters into the run directory."""
+    """Says what is about to be trained; writes the table of parameters, and with what, into the run directory."""
     sizes = ", ".join(f"{net} {parameter_overview.count_parameters(p) / 1e6:.2f} M" for net, p in state.params.items())
     epochs = config.steps * config.batch_size / len(source)
     say(f"{workdir}: task {config.task}, parameters {sizes}")
@@ -274,6 +274,7 @@ def describe(config: ConfigDict, workdir: Path, mesh: Mesh, state: TrainState, s
         (workdir / "parameters.txt").write_text(
             parameter_overview.get_parameter_overview(state.params, include_stats="sharding")
         )
+        note_start(workdir, int(state.step))
 
 
 def trace_step(task: Task, run_key: jax.Array, phase: Hashable, state: TrainState, batch: dict) -> jax.stages.Traced:

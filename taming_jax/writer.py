@@ -1,8 +1,13 @@
-"""Writes the numbers and pictures of a run: event files, `metrics.jsonl`, PNGs, and to the services of `trackers`."""
+"""Writes the numbers and pictures of a run: event files, `metrics.jsonl`, PNGs, and to the services of `trackers`.
 
+And where and with what the run was trained, `starts.json`: one entry for each time that it was begun or went on.
+"""
+
+import importlib.metadata
 import json
 import math
 import os
+import platform
 import time
 from pathlib import Path
 
@@ -14,12 +19,14 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+import taming_jax
 from taming_jax import images, trackers
 from taming_jax.console import say
 from taming_jax.metrics import Metrics
 from taming_jax.sampling import animation
 
-LOG = "metrics.jsonl"
+LOG, STARTS = "metrics.jsonl", "starts.json"
+MAKERS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")  # whose versions matter
 
 
 class Writer:
@@ -131,6 +138,27 @@ class Writer:
             self.events.close()
         for service in self.services:
             service.finish()
+
+
+def note_start(workdir: Path, step: int) -> None:
+    """Adds an entry to `starts.json`: from which step, when, on which devices, and with which versions."""
+    versions = dict(taming_jax=taming_jax.__version__, python=platform.python_version())
+    versions |= {name: importlib.metadata.version(name) for name in MAKERS}
+    devices = dict(count=jax.device_count(), kind=jax.devices()[0].device_kind, processes=jax.process_count())
+    entry = dict(step=step, time=time.time(), host=platform.node(), devices=devices, versions=versions)
+    content = json.dumps([*read_starts(workdir), entry], indent=1)
+    images.write_whole(workdir / STARTS, lambda part: part.write_text(content + "\n"))
+
+
+def read_starts(workdir: Path) -> list[dict]:
+    """The entries of `starts.json`; without those that are damaged, [] where there are none."""
+    try:
+        found = json.loads((workdir / STARTS).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return []
+    kinds = {"step": int, "time": float, "host": str, "devices": dict, "versions": dict}
+    entries = found if isinstance(found, list) else []
+    return [e for e in entries if isinstance(e, dict) and all(isinstance(e.get(n), kind) for n, kind in kinds.items())]
 
 
 def read_records(file: Path) -> list[dict]:

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -148,9 +149,8 @@ def test_a_page_has_what_the_run_has_written(vq_run, tmp_path):
     with Image.open(vq_run / "reconstructions.png") as fourth:
         embedded = Image.open(io.BytesIO(base64.b64decode(shown[0]["src"].partition(",")[2])))
         np.testing.assert_array_equal(np.asarray(embedded), np.asarray(fourth))
-    assert (
-        re.search(r"devices\d+ devices? \(data \d", words) and "versions, in trainingthe run does not store it" in words
-    )
+    assert re.search(r"devices\d+ devices? \(data \d", words) and f"jax {jax.__version__}, " in words
+    assert re.search(r"kind of device(, from step 0)?count \d+, kind cpu, processes 1", words)
 
 
 def test_the_base_of_a_config_and_the_command_that_makes_it_again(vq_run, transformer_run, tmp_path, monkeypatch):
@@ -220,6 +220,8 @@ def test_what_is_broken_is_left_out(vq_run, tmp_path):
     for file in (other / "checkpoints").rglob("_sharding"):
         file.write_text("{")
     shutil.rmtree(other / "events")
+    starts = json.loads((other / "starts.json").read_text())
+    (other / "starts.json").write_text(json.dumps([7, starts[0] | {"versions": "<b>"}]))
     words = "".join(parsed(page.run_page(read(other), None)).texts)
     assert "sfid" in words and "2.5" in words and words.count("the run does not store it") == 7
     assert re.search(r"\d+ more are in metrics.jsonl", words)

@@ -3,6 +3,7 @@
 import base64
 import functools
 import hashlib
+import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -299,17 +300,23 @@ def environment(run: Run) -> list[Markup]:
     rows.append(("last event", when(times[-1]) if times else unknown))
     rows.append(("host", ", ".join(sorted(hosts)) or unknown))
     rows.append(("devices", (run.step is not None and devices(run.folder, run.step)) or unknown))
-    rows.append(("kind of device", unknown))
-    rows.append(("versions, in training", unknown))
+    starts = {json.dumps([start["devices"], start["versions"]]): start for start in run.starts} or {"": None}
+    for start in starts.values():  # the last of equal ones
+        since = f", from step {start['step']}" if len(starts) > 1 else ""
+        rows.append(("kind of device" + since, listed_fields(start["devices"]) if start else unknown))
+        rows.append(("versions, in training" + since, listed_fields(start["versions"]) if start else unknown))
     for entry in run.evaluations[-1:]:
         versions = entry["protocol"].get("versions")
         if isinstance(versions, dict):
-            words = ", ".join(f"{name} {version}" for name, version in versions.items())
-            rows.append((f"versions, in {entry['name']}", words))
+            rows.append((f"versions, in {entry['name']}", listed_fields(versions)))
     rows.append(("parameters", parameters(run.folder) or unknown))
     if run.config is not None:
         rows += [("computed in", run.config.dtype), ("seed", run.config.seed)]
     return [section("Environment", table(rows))]
+
+
+def listed_fields(fields: dict) -> str:
+    return ", ".join(f"{name} {value}" for name, value in fields.items())
 
 
 def when(seconds: float) -> str:

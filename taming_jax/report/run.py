@@ -13,7 +13,7 @@ from taming_jax import checkpoint, completion, gallery, optim, values
 from taming_jax.errors import UserError, printable, reason
 from taming_jax.quality import record as evaluations
 from taming_jax.report.events import Events, scan
-from taming_jax.writer import LOG, read_records
+from taming_jax.writer import LOG, read_records, read_starts
 
 RATES = ("steps_per_second", "seconds")
 SAMPLES = "samples.json"
@@ -24,12 +24,13 @@ OF_A_RUN = (LOG, "checkpoints", "events", evaluations.FILE, SAMPLES)  # a folder
 class Run:
     """A run directory, or a folder of samples.
 
-    records: of its log. config, step: of its newest checkpoint that can be read, None where there is none, and then
-    `trouble` says why. made_by: what made the samples of a folder of samples, else None.
+    records: of its log. starts: see `writer.note_start`. config, step: of its newest checkpoint that can be read, None
+    where there is none, and then `trouble` says why. made_by: what made the samples of a folder of samples, else None.
     """
 
     folder: Path
     records: list[dict]
+    starts: list[dict]
     evaluations: list[dict]
     config: ConfigDict | None
     step: int | None
@@ -106,7 +107,8 @@ def read(folder: Path) -> Run:
         except OSError as e:
             trouble = f"its config cannot be read: {reason(e)}"
     log = read_records(folder / LOG)
-    return Run(folder, log, evaluations.read(folder), config, step, trouble, scan(folder / "events"), made_by)
+    starts, judged = read_starts(folder), evaluations.read(folder)
+    return Run(folder, log, starts, judged, config, step, trouble, scan(folder / "events"), made_by)
 
 
 def learning_rates(config: ConfigDict, count: int = 200) -> list[tuple[int, float]]:
