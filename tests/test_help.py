@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-from absl import flags
 from ml_collections import ConfigDict
 
 from taming_jax import cli, config_files
