@@ -53,6 +53,8 @@ IN_PLACE = {
     '"flags"': '"cross"',
     "207,282": "0,1",
     '"efficientnet", num_samples=2048': '"vgg", num_samples=16',
+    "sample(16, ": "sample(2, ",
+    "size=(32, 32)": "size=(16, 24)",
 }
 
 OPEN = {"CKPT": "--ckpt=a --config=b", "config=...": "config=custom_vq", "=...": "=x", "runs/*": "runs/a"}
@@ -257,7 +259,14 @@ def test_commands_run(block, run_here, place, provide, stand_in, monkeypatch):
             run_here(f"taming_jax.{module}", *args)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if PYTHON[page]])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if page in ("docs/quality.md", "docs/sampling.md") else [])
+        for page in PAGES
+        if PYTHON[page]
+    ],
+)
 def test_python_runs(page, place):
     """The blocks of a page, one after the other, with what a reader has already."""
     images = np.zeros((6, 16, 16, 3), np.uint8)
