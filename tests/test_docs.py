@@ -54,6 +54,7 @@ IN_PLACE = {
     "207,282": "0,1",
     '"efficientnet", num_samples=2048': '"vgg", num_samples=16',
     "sample(16, ": "sample(2, ",
+    "sample(4, seed": "sample(1, seed",
     "size=(32, 32)": "size=(16, 24)",
 }
 
@@ -236,7 +237,7 @@ def made_small(command: list[str]) -> list[str]:
 
 
 RUN = [b for b in SHELL if any((c := ours(words)) and not why_not(c) for words in b.commands)]
-FAST = {("README.md", 2), ("docs/quality.md", 0), ("docs/runs.md", 1), ("docs/troubleshooting.md", 0)}
+FAST = {("docs/runs.md", 1), ("docs/troubleshooting.md", 0)}  # what compiles nothing
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
@@ -249,14 +250,17 @@ def test_commands_run(block, run_here, place, provide, stand_in, monkeypatch):
     """Those of a block, one after the other, on small data and with small models."""
     monkeypatch.setattr(cli, "run", lambda main, operands="": main(*cli.parse(["command", *args], bool(operands))))
     for words in block.commands:
-        if (command := ours(words)) and not why_not(command):
+        if (command := ours(words)) and not why_not(command) and not cli.HELP & set(command):
             module, *args = made_small(command)
             provide([module, *args])
             if module in ("train", "encode"):
                 config = config_files.load(next(a.partition("=")[2] for a in args if a.startswith("--config=")))
                 for stage in completion.stages_of(config):
                     stand_in(config[stage].workdir, "vq")
-            run_here(f"taming_jax.{module}", *args)
+            try:
+                run_here(f"taming_jax.{module}", *args)
+            except SystemExit as ended:  # as `check` does
+                assert not ended.code
 
 
 @pytest.mark.parametrize(
