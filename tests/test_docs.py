@@ -251,8 +251,8 @@ def test_commands_run(block, run_here, place, provide, stand_in, monkeypatch):
     monkeypatch.setattr(cli, "run", lambda main, operands="": main(*cli.parse(["command", *args], bool(operands))))
     for words in block.commands:
         if (command := ours(words)) and not why_not(command) and not cli.HELP & set(command):
+            provide([replaced(word) for word in command])
             module, *args = made_small(command)
-            provide([module, *args])
             if module in ("train", "encode"):
                 config = config_files.load(next(a.partition("=")[2] for a in args if a.startswith("--config=")))
                 for stage in completion.stages_of(config):
