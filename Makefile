@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Memory in large pages (Linux with glibc): steps on CPUs took up to a fifth less time, since fewer pages are made anew.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-conditional demo-large test test-lowest test-slow test-faults test-parity lint format clean
+.PHONY: demo demo-conditional demo-large test test-lowest test-slow test-faults test-parity docs lint format clean
 
 demo: .venv/installed  ## Trains both stages on OpenMoji and paints samples: about 15 minutes on two CPU cores, then judges them; runs/index.html shows it all
 	python -m taming_jax.train --config=configs/openmoji_vq.py --workdir=runs/openmoji_vq
@@ -40,6 +40,9 @@ test-faults: .venv/installed-test  ## Runs that are killed more than forty times
 
 test-parity: .venv-parity/installed  ## Conversion against the original's own classes in PyTorch: minutes, and 1 GB to install
 	.venv-parity/bin/python -m pytest -o addopts= --durations=5 tests/parity
+
+docs: .venv/installed-test  ## Builds the pages into site/; `.venv/bin/mkdocs serve` shows them, and builds them anew as they change
+	mkdocs build --strict
 
 lint: .venv/installed-test
 	ruff check .

@@ -3,7 +3,9 @@
 import atexit
 import fcntl
 import os
+import runpy
 import shutil
+import sys
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -24,9 +26,10 @@ from pathlib import Path
 import pytest
 from absl import flags
 
+from taming_jax import cli
 from taming_jax.generator import Generator
 from taming_jax.loop import train
-from tests.tiny import annotate, draw_pictures, tiny_transformer, tiny_vq
+from tests.tiny import ROOT, annotate, draw_pictures, tiny_transformer, tiny_vq
 
 flags.FLAGS.mark_as_parsed()
 
@@ -89,3 +92,27 @@ def transformer_run(vq_run: Path, make_once: MakeOnce) -> Path:
 def generator(transformer_run: Path) -> Generator:
     """That second stage, loaded once."""
     return Generator.load(transformer_run)
+
+
+@pytest.fixture
+def run_here(monkeypatch) -> Callable[..., None]:
+    """Runs a command in this process, which takes no seconds for imports; what it defines is gone after the test."""
+    before, environment = set(flags.FLAGS), dict(os.environ)
+    monkeypatch.setattr(cli, "_begun", {})
+    monkeypatch.chdir(ROOT)
+
+    def forget() -> None:
+        for name in set(flags.FLAGS) - before:
+            if flags.FLAGS.find_module_defining_flag(name) != "absl.app":  # which adds --help once
+                delattr(flags.FLAGS, name)
+        cli._begun.clear()
+
+    def run_here(module: str, *args: str) -> None:
+        forget()
+        monkeypatch.setattr(sys, "argv", ["command", *args])
+        runpy.run_module(module, run_name="__main__")
+
+    yield run_here
+    forget()
+    os.environ.clear()
+    os.environ.update(environment)

@@ -6,10 +6,8 @@ import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
-from absl import flags
 from ml_collections import ConfigDict
 
 from taming_jax import cli, config_files
@@ -38,30 +36,6 @@ def get_config():
     return c
 """
 CONFIGS = sorted({p.stem for p in (ROOT / "configs").glob("*.py")} - {"common", "finetune", "stored"})
-
-
-@pytest.fixture
-def run_here(monkeypatch) -> Callable[..., None]:
-    """Runs a command in this process, which takes no seconds for imports; what it defines is gone after the test."""
-    before, environment = set(flags.FLAGS), dict(os.environ)
-    monkeypatch.setattr(cli, "_begun", {})
-    monkeypatch.chdir(ROOT)
-
-    def forget() -> None:
-        for name in set(flags.FLAGS) - before:
-            if flags.FLAGS.find_module_defining_flag(name) != "absl.app":  # which adds --help once
-                delattr(flags.FLAGS, name)
-        cli._begun.clear()
-
-    def run_here(module: str, *args: str) -> None:
-        forget()
-        monkeypatch.setattr(sys, "argv", ["command", *args])
-        runpy.run_module(module, run_name="__main__")
-
-    yield run_here
-    forget()
-    os.environ.clear()
-    os.environ.update(environment)
 
 
 def docstring(command: str) -> str:

@@ -12,10 +12,24 @@ from nbclient import NotebookClient
 from tests.tiny import ROOT
 
 
+def shown_by(name: str, values: dict) -> dict[str, list[str]]:
+    """Runs a notebook of launch/ with values in its first cell; -> the kinds of pictures that each cell shows."""
+    notebook = nbformat.read(ROOT / "launch" / name, as_version=4)
+    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert set(re.findall(r"^(\w+) =", cell.source, re.MULTILINE)) == set(values)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    cell.source = "\n".join(f"{name} = {value!r}" for name, value in values.items())
+    where = {"metadata": {"path": str(ROOT / "launch")}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
+    return {
+        cell.id: [kind for output in cell.outputs for kind in output.get("data", {}) if kind.startswith("image/")]
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    }
+
+
 @pytest.mark.slow
 def test_notebook(transformer_run, tmp_path):
-    notebook = nbformat.read(ROOT / "launch" / "colab.ipynb", as_version=4)
-    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     values = dict(
         REPOSITORY="",
         WORKDIR=str(transformer_run),
@@ -27,18 +41,7 @@ def test_notebook(transformer_run, tmp_path):
         SIZE="18x24",
         BATCH_SIZE=8,
     )
-    assert set(re.findall(r"^(\w+) =", cell.source, re.MULTILINE)) == set(values)
-    cell.source = "\n".join(f"{name} = {value!r}" for name, value in values.items())
-    client = NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT / "launch")}}
-    )
-    client.execute()
-    shown = {
-        cell.id: [kind for output in cell.outputs for kind in output.get("data", {}) if kind.startswith("image/")]
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-    }
-    assert shown == {
+    assert shown_by("colab.ipynb", values) == {
         "where": [],
         "install": [],
         "import": [],
@@ -47,6 +50,14 @@ def test_notebook(transformer_run, tmp_path):
         "half": ["image/png"] * 2,
         "large": ["image/png", "image/gif"],
     }
+
+
+@pytest.mark.slow
+def test_the_method_on_a_picture_of_ones_own(vq_run, transformer_run, picture_folder):
+    values = dict(TOKENIZER=str(vq_run), TRANSFORMER=str(transformer_run), PICTURE=str(picture_folder / "cross/0.png"))
+    shown = shown_by("method.ipynb", values)
+    assert [shown.pop(cell) for cell in ("where", "here", "window")] == [[], [], ["image/gif"]]
+    assert len(shown) == 6 and all("image/png" in kinds for kinds in shown.values())
 
 
 def test_checkpoints_are_fetched_once_and_not_mixed_up(tmp_path, monkeypatch):
