@@ -26,13 +26,14 @@ from tests.tiny import ROOT
 PAGES = ["README.md", *sorted(p.relative_to(ROOT).as_posix() for p in ROOT.glob("docs/*.md")), "launch/README.md"]
 TEXTS = {page: (ROOT / page).read_text() for page in PAGES}
 # What the shell and other programs do, which are not here or not ours.
-FOREIGN = {"pip", "docker", "gcloud", "kubectl", "source"}
+FOREIGN = {"cd", "pip", "docker", "gcloud", "kubectl", "source"}
 # Commands of ours whose flags and fields are read, and no more.
 NOT_RUN = {
     r"train .*--coordinator_address": "waits for its other processes; tests/test_multihost.py has some",
-    r"train .*(/bucket/|/shared/)": "no such disk here",
+    r"(train|report) .*(/bucket/|/kaggle/|/shared/)": "no such disk here",
+    r"hub (push|pull) .*hf://": "there is no hub; tests/test_hub.py has folders",
     r"convert .*--ckpt": "nobody's checkpoint is here; tests/test_convert.py makes some",
-    r"convert .*--to-": "needs PyTorch; `make test-parity`",
+    r"convert .*--to-": "needs PyTorch, or is of tests/test_export.py; `make test-parity`",
     r"compile_ahead": "compiles for minutes; tests/test_aot.py does so",
     r"demo": "serves until it is stopped; tests/test_demo.py does so",
     r"evaluate .*inception": "fetches its weights; tests/test_quality.py has random ones",
@@ -49,6 +50,7 @@ SHORT = "batch_size=8 accumulate=1 steps=6 log_every=2 eval_every=6 checkpoint_e
 # What a page names, and what there is in its place.
 IN_PLACE = {
     "/my/": "my/",
+    "hf://user/": "runs/",
     "=flags": "=cross",
     '"flags"': '"cross"',
     "207,282": "0,1",
@@ -58,8 +60,8 @@ IN_PLACE = {
     "size=(32, 32)": "size=(16, 24)",
 }
 
+# What sentences leave open.
 OPEN = {"CKPT": "--ckpt=a --config=b", "config=...": "config=custom_vq", "=...": "=x", "runs/*": "runs/a"}
-GROUPS = "data model quantizer loss disc optim gpt cond sample mesh"
 
 
 class Block(NamedTuple):
@@ -73,7 +75,7 @@ class Block(NamedTuple):
     @property
     def commands(self) -> list[list[str]]:
         """The words of each command."""
-        lines = self.text.replace("\\\n", " ").splitlines()
+        lines = [line.lstrip("!") for line in self.text.replace("\\\n", " ").splitlines()]  # as in a notebook
         words = [shlex.split(part, comments=True) for line in lines for part in line.split(" && ")]
         return [command for command in words if command]
 
@@ -101,10 +103,8 @@ def spoken() -> list[list[str]]:
     """The commands in the middle of sentences and in tables, which may leave a value open."""
     found = []
     for _, span in SPANS:
-        span = (
-            span.replace("CKPT", "--ckpt=a --config=b").replace("config=...", "config=custom_vq").replace("=...", "=x")
-        )
-        span = span.replace("runs/*", "runs/a")
+        for open_, closed in OPEN.items():
+            span = span.replace(open_, closed)
         if span.split()[0] in COMMANDS and "--" in span:
             span = f"taming {span}"
         if span.startswith(("taming ", "python -m taming_jax.")):
@@ -237,13 +237,13 @@ def made_small(command: list[str]) -> list[str]:
 
 
 RUN = [b for b in SHELL if any((c := ours(words)) and not why_not(c) for words in b.commands)]
-FAST = {("docs/runs.md", 1), ("docs/troubleshooting.md", 0)}  # what compiles nothing
+FAST = {b for b in RUN if {c[0] for words in b.commands if (c := ours(words))} <= {"check", "report"}}
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 @pytest.mark.parametrize(
     "block",
-    [pytest.param(b, marks=[] if (b.page, b.number) in FAST else pytest.mark.slow) for b in RUN],
+    [pytest.param(b, marks=[] if b in FAST else pytest.mark.slow) for b in RUN],
     ids=lambda block: f"{block.page}-{block.number}",
 )
 def test_commands_run(block, run_here, place, provide, stand_in, monkeypatch):
