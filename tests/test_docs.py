@@ -307,7 +307,7 @@ def test_flags_and_fields_in_sentences_are_there(run_here, monkeypatch):
         found = re.fullmatch(
             r"((?:data|model|quantizer|loss|disc|optim|gpt|cond|sample|mesh)\.[a-z_.]+)(?:=(.+))?", span
         )
-        if found and not found[1].endswith(".py"):
+        if found and not found[1].endswith((".py", ".json", ".safetensors")):
             assert found[1] in rules or found[1] in groups, (page, span)
         if found and found[2] and found[1] in rules:
             try:
