@@ -51,6 +51,7 @@ SHORT = "batch_size=8 accumulate=1 steps=6 log_every=2 eval_every=6 checkpoint_e
 IN_PLACE = {
     "/my/": "my/",
     "hf://user/": "runs/",
+    "published/openmoji": "runs/openmoji_transformer",
     "=flags": "=cross",
     '"flags"': '"cross"',
     "207,282": "0,1",

@@ -14,6 +14,7 @@ COMMANDS = {
     "show_data",
     "compile_ahead",
     "report.__main__",
+    "hub.__main__",
     "convert.__main__",
     "demo.__main__",
 }
