@@ -244,7 +244,7 @@ def test_a_published_transformer_names_its_first_stage(published_transformer, tm
     described["config"]["first_stage"]["digest"] = ""
     described["sums"]["config"] = checkpoint.sum_json(described["config"])
     change(folder / published.CONFIG, **described)
-    with pytest.raises(UserError, match="config.json is damaged: first_stage.digest is missing"):
+    with pytest.raises(UserError, match=r"config\.json is damaged: first_stage\.digest is missing"):
         completion.load_config(folder)
 
 
