@@ -400,7 +400,8 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        status, code = next((code for name, code in REFUSALS.items() if f"/{name}" in path), (200, ""))
+        refusals = {} if self.asked else REFUSALS  # the new repository is there as soon as it is asked for
+        status, code = next((code for name, code in refusals.items() if f"/{name}" in path), (200, ""))
         files = {str(f.relative_to(self.folder)): f for f in self.folder.rglob("*") if f.is_file()}
         tree = [dict(type="file", path=name, size=f.stat().st_size, oid=name) for name, f in files.items()]
         body = json.dumps(tree if "/tree/" in path else dict(name="user", id="user/taken", private=False, sha=COMMIT))

@@ -163,7 +163,7 @@ pictures = load("decode")(weights, codes)
 LOOP = """
 `model.json` holds `order`, the cells of the grid, row by row, in the order in which codes are written, and
 `no_condition`, the id in place of a condition for guidance. Where it names ids in `used`, the transformer writes places
-in that list, and one more for all other ids. A loop that always takes the likeliest code:
+in that list, and maybe one more, for all other ids. A loop that always takes the likeliest code:
 
 ```python
 import json
