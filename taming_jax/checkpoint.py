@@ -34,7 +34,6 @@ from taming_jax.state import Task, TrainState
 
 T = TypeVar("T")
 
-COPIES = {"first_stage": "first_stage", "cond": "cond_stage"}  # folders of a run, as `convert` names them too
 PLACES = ("workdir", "origin", "codes", "path", "dir", "init_from")  # fields of configs that hold paths
 CLOSED = "Event loop is closed"
 PAUSES = (1, 4)  # seconds before reading is tried again
@@ -90,11 +89,7 @@ def open_manager(workdir: Path, keep: int = 3, read_only: bool = False) -> Itera
 
     Raises UserError where a save fails. read_only: nothing is made, deleted or written.
     """
-    if published.is_published(workdir):
-        raise UserError(
-            f"{workdir} is a published run, which is to be read alone; make a run directory of it:"
-            f" taming hub pull --from={workdir} --workdir=..."
-        )
+    published.check_writable(workdir)
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         enable_async_checkpointing=True,
@@ -358,7 +353,7 @@ def read_metadata(workdir: Path, step: int) -> dict:
     if published.is_published(workdir):
         with reading(path):
             found = {name: jax.ShapeDtypeStruct(*like) for name, like in published.shapes(workdir).items()}
-        return {"params": {}, "extra": {}} | traverse_util.unflatten_dict(found, sep="/")
+            return {"params": {}, "extra": {}} | traverse_util.unflatten_dict(found, sep="/")
     with quiet(), ocp.PyTreeCheckpointer() as reader:
         return attempt(lambda: reader.metadata(path).item_metadata.tree, workdir, step)
 
@@ -514,7 +509,7 @@ def read_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int
 
     def read(step: int) -> ConfigDict:
         stored = read_json(workdir, step, "config")
-        stored = published.at_home(stored, COPIES) if published.is_published(workdir) else stored
+        stored = published.at_home(stored) if published.is_published(workdir) else stored
         stored = stored if read_sums(workdir, step) is None else from_relative(workdir, stored)
         return ConfigDict(to_tuples(stored))
 

@@ -12,8 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from taming_jax import checkpoint
-from taming_jax.checkpoint import COPIES
+from taming_jax import checkpoint, published
 from taming_jax.conditions import find_condition
 from taming_jax.console import say
 from taming_jax.data.classes import number_classes
@@ -24,6 +23,7 @@ from taming_jax.first_stage import make_first_stage
 from taming_jax.hub import address
 from taming_jax.models.quantize import QUANTIZERS, CodebookQuantizer, make_quantizer
 from taming_jax.parts import CODES, PARTS, within
+from taming_jax.published import COPIES
 from taming_jax.second_stage import make_second_stage
 from taming_jax.tasks import transformer, vqgan
 from taming_jax.values import among
@@ -148,6 +148,10 @@ def load_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int
     with about(f"the config that {workdir} has stored at step {step}"):
         config = upgrade(config)
         check_stored(config)
+    if published.is_published(workdir):
+        for name in stages_of(config):
+            if not config[name].digest:
+                raise checkpoint.Damaged(f"{workdir / published.CONFIG} is damaged: {name}.digest is missing")
     for name, copy in COPIES.items():
         stage = config.get(name)
         if stage is not None and stage.workdir:

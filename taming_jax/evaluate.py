@@ -18,7 +18,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from taming_jax import checkpoint, cli, completion, data, places, sharding, trackers
+from taming_jax import checkpoint, cli, completion, data, places, published, sharding, trackers
 from taming_jax.console import say
 from taming_jax.errors import ArgumentError, printable
 from taming_jax.evaluation import evaluate, make_evaluators
@@ -48,6 +48,7 @@ def main() -> None:
     if given.features is None:
         refuse(judging, "it is for --features, the network that judges")
     workdir, pictures = cli.required_folder("workdir"), cli.folder("data_path")
+    published.check_writable(workdir)
     config, _ = completion.load_config(workdir)
     config.batch_size = given.batch_size or config.batch_size
     out = workdir

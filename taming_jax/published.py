@@ -5,6 +5,7 @@ stages lie in it as such folders. Nothing in it is unpickled, and no path of the
 """
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from taming_jax import images
 from taming_jax.errors import UserError, reason, show
 
 CONFIG, WEIGHTS, FORMAT = "config.json", "model.safetensors", "taming_jax/1"
+COPIES = {"first_stage": "first_stage", "cond": "cond_stage"}  # folders of a run, by the groups of its config
 PARTS = {"config": dict, "data": dict, "sums": dict}  # of `config.json`, besides 'format' and 'step'
 FLOATS = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
+DTYPES = {"F32": np.float32, "BF16": np.float32, "I32": np.int32, "I64": np.int64, "U32": np.uint32, "BOOL": np.bool_}
+NAME = re.compile(r"step|(params|extra)/[^/]+/.+")  # of an array
 
 
 def describe(folder: Path) -> dict | None:
@@ -38,7 +42,7 @@ def describe(folder: Path) -> dict | None:
         return None
     if form != FORMAT:
         raise UserError(f"{file} is of format {show(form)}; this version reads {FORMAT!r}: install a later one")
-    if type(found.get("step")) is not int or found["step"] < 0:
+    if type(found.get("step")) is not int or not 0 <= found["step"] < 2**31:
         raise UserError(f"{file} is damaged: 'step' is {show(found.get('step'))}")
     for name, kind in PARTS.items():
         if not isinstance(found.get(name), kind):
@@ -51,12 +55,29 @@ def is_published(folder: Path) -> bool:
     return not (folder / "checkpoints").is_dir() and describe(folder) is not None
 
 
+def check_writable(folder: Path) -> None:
+    """Raises UserError for a published run, and says how to make a run directory of it."""
+    if is_published(folder):
+        raise UserError(
+            f"{folder} is a published run, which is to be read alone; make a run directory of it:"
+            f" taming hub pull --from={folder} --workdir=..."
+        )
+
+
 def shapes(folder: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and dtype of each array by its path, 'params/gen/...'. What cannot be read raises any exception."""
+    """Shape and dtype of each array by its path, 'params/gen/...', as `read` gives them.
+
+    What cannot be read raises any exception, and so does what is no array of a run, such as weights of integers.
+    """
+    found = {}
     with safe_open(folder / WEIGHTS, "numpy") as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}
-        kinds = {"I32": np.int32, "I64": np.int64, "U32": np.uint32, "BOOL": np.bool_}
-        return {n: (tuple(s.get_shape()), np.dtype(kinds.get(s.get_dtype(), np.float32))) for n, s in slices.items()}
+        for name in file.keys():
+            array = file.get_slice(name)
+            dtype = DTYPES.get(array.get_dtype())
+            if dtype is None or (name.startswith("params/") and dtype != np.float32) or not NAME.fullmatch(name):
+                raise ValueError(f"{show(name)}, of {array.get_dtype()}, is no array of a run")
+            found[name] = tuple(array.get_shape()), np.dtype(dtype)
+    return found
 
 
 def read(folder: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
@@ -89,20 +110,17 @@ def save_tensors(file: Path, tensors: dict[str, np.ndarray], metadata: dict[str,
     file.chmod(mode)
 
 
-def at_home(config: dict, copies: dict[str, str]) -> dict:
-    """A complete config without paths and services of the machine that it comes from.
-
-    copies: the folders of the first stages inside the run's, by the groups that name them.
-    """
+def at_home(config: dict) -> dict:
+    """A complete config without paths and services of the machine that it comes from."""
     config = config | dict(init_from="", fresh=(), evals={}, checkpoint_best="", tracker="tensorboard", ema_decay=0.0)
     config["data"] = config["data"] | dict(path="", dir="")
     if "codes" in config:
         config["codes"] = ""
-    for name, copy in copies.items():
+    for name, copy in COPIES.items():
         if name in config:
             stage = config[name]
             place = f"./{copy}" if stage.get("digest") else ""
             config[name] = stage | dict(workdir=place, origin=place)
             if isinstance(stage.get("config"), dict):
-                config[name]["config"] = at_home(stage["config"], copies)
+                config[name]["config"] = at_home(stage["config"])
     return config

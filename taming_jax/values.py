@@ -90,12 +90,11 @@ def line(name: str, value: Any, kind: type[UserError] = UserError) -> None:
 def path(name: str, value: Any, kind: type[UserError] = UserError) -> None:
     """A file or a folder of this machine."""
     line(name, value, kind)
-    if address.is_address(value):
+    if value.startswith("hf:"):
         raise kind(f"{name}={show(value)}: a run directory of this machine; taming hub pull --from={value} makes one")
     if re.match(r"\w+://", value):
-        raise kind(
-            f"{name}={show(value)}: it is a path in this machine's file system; mount the bucket, with gcsfuse say"
-        )
+        how = "download the file" if value.lower().startswith("http") else "mount the bucket, with gcsfuse say"
+        raise kind(f"{name}={show(value)}: it is a path in this machine's file system; {how}")
     try:
         long = any(len(os.fsencode(part)) > 255 for part in value.split("/")) or len(value) > 4000
     except UnicodeEncodeError as e:

@@ -1,5 +1,6 @@
 """Published runs: in folders, in the hub's cache, and what keeps one from a hub that is asked for real."""
 
+import base64
 import json
 import re
 import shutil
@@ -13,8 +14,9 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from safetensors.numpy import load_file, save_file
 
-from taming_jax import checkpoint, completion, config_files, encoded, origin, published, sharding
+from taming_jax import checkpoint, completion, config_files, encoded, origin, published, sharding, values
 from taming_jax.check import check_copies, check_run
 from taming_jax.demo import painted
 from taming_jax.errors import ArgumentError, UserError
@@ -136,7 +138,9 @@ def test_a_pulled_run_is_evaluated_and_trained_further_with_a_new_discriminator(
 
 
 def test_a_pulled_transformer_has_its_first_stage(published_transformer, transformer_run, tmp_path):
+    shutil.copytree(transformer_run / "first_stage", tmp_path / "run.part" / "first_stage")  # of an interrupted pull
     runs.pull(str(published_transformer), tmp_path / "run")
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
     moved = (tmp_path / "run").rename(tmp_path / "moved")
     assert check_run(moved) == [] and check_copies(moved) == []
     assert_same(weights_of(moved), weights_of(transformer_run))
@@ -192,6 +196,12 @@ def change(file: Path, **fields) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
 
 
+def store(folder: Path, *names: str, dtype: str | None = None) -> None:
+    """Writes its weights in another dtype, or with arrays of more names."""
+    arrays = {name: x.astype(dtype or x.dtype) for name, x in load_file(folder / published.WEIGHTS).items()}
+    save_file(arrays | {name: np.zeros((), np.float32) for name in names}, folder / published.WEIGHTS)
+
+
 DAMAGE = {
     "a bit": (
         lambda f: damage(f / published.WEIGHTS, -(2**17)),
@@ -208,6 +218,13 @@ DAMAGE = {
     "later": (lambda f: change(f / published.CONFIG, format="taming_jax/9"), "'taming_jax/9'; this version reads"),
     "no sums": (lambda f: change(f / published.CONFIG, sums=None), "'sums' is None"),
     "no step": (lambda f: change(f / published.CONFIG, step="4"), "'step' is '4'"),
+    "large step": (lambda f: change(f / published.CONFIG, step=2**40), "'step' is 1099511627776"),
+    "half": (lambda f: store(f, dtype="float16"), "model.safetensors is damaged.*, of F16, is no array of a run"),
+    "bytes": (lambda f: store(f, dtype="int8"), "model.safetensors is damaged.*, of I8, is no array of a run"),
+    "whole numbers": (lambda f: store(f, dtype="int32"), "'params/.*, of I32, is no array of a run"),
+    "array and group": (lambda f: store(f, "params/gen/conv_out"), "model.safetensors is damaged"),
+    "array of a net": (lambda f: store(f, "params/gen"), "'params/gen', of F32, is no array of a run"),
+    "array of extra": (lambda f: store(f, "extra"), "'extra', of F32, is no array of a run"),
 }
 
 
@@ -221,13 +238,39 @@ def test_damage_is_named(kind, published_vq, tmp_path):
     assert not kind == "a bit" or check_run(folder) == [4]
 
 
+def test_a_published_transformer_names_its_first_stage(published_transformer, tmp_path):
+    folder = shutil.copytree(published_transformer, tmp_path / "run")
+    described = json.loads((folder / published.CONFIG).read_text())
+    described["config"]["first_stage"]["digest"] = ""
+    described["sums"]["config"] = checkpoint.sum_json(described["config"])
+    change(folder / published.CONFIG, **described)
+    with pytest.raises(UserError, match=r"config\.json is damaged: first_stage\.digest is missing"):
+        completion.load_config(folder)
+
+
+def test_pictures_alone_lie_beside_a_pulled_run(published_vq, tmp_path):
+    folder = shutil.copytree(published_vq, tmp_path / "source")
+    (tmp_path / "secret.txt").write_text("mine")
+    shutil.copy(folder / runs.PICTURES / "reconstructions.png", tmp_path / "other.png")
+    for name, other in {"a.png": "secret.txt", "b.png": "other.png"}.items():
+        (folder / runs.PICTURES / name).symlink_to(tmp_path / other)
+    for name in ("c.png", "metrics.jsonl", "starts.json"):
+        (folder / runs.PICTURES / name).write_text("no picture")
+    (folder / "evaluation.json").symlink_to(tmp_path / "secret.txt")
+    runs.pull(str(folder), tmp_path / "run")
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"README.md", "checkpoints", "reconstructions.png"}
+    (tmp_path / "run" / "link.png").symlink_to(tmp_path / "other.png")
+    (tmp_path / "run" / "text.gif").write_text("no picture")
+    assert runs.read(tmp_path / "run").pictures == [tmp_path / "run" / "reconstructions.png"]
+
+
 def test_paths_and_services_stay_at_home(published_transformer, vq_run, tmp_path):
     config = completion.load_config(vq_run)[0]
     config.update(tracker="wandb:secret", init_from=str(tmp_path), checkpoint_best="lpips")
     told = {"name": "a/b", "numbers": {"fid": 1.0}, "protocol": {"samples": {"run": {"step": 4}, "path": "/a/b"}}}
     texts = [f.read_text() for f in published_transformer.rglob("*") if f.suffix in (".json", ".md")]
     texts += [
-        json.dumps(published.at_home(config.to_dict(), checkpoint.COPIES)),
+        json.dumps(published.at_home(config.to_dict())),
         json.dumps(card.without_folders(told)),
     ]
     assert not [text for text in texts if re.search(r'"/\w|secret|/tmp', text)]
@@ -243,12 +286,16 @@ def test_the_card_says_what_it_is_and_where_its_numbers_come_from(published_tran
     names = [result.metric_name for result in found.data.eval_results]
     assert "validation nll" in names and "| validation nll |" in found.text
     protocol = {"network": {"name": "vgg"}, "samples": {"count": 7, "kind": "samples", "run": {"step": 4}}}
-    numbers = card.Told({}, [{"name": "samples_vgg", "numbers": {"fd_vgg": 3.0}, "protocol": protocol}])
+    judged = [{"name": "samples_vgg", "numbers": {"fd_vgg": 3.0}, "protocol": protocol}]
+    judged += [{"name": "validation", "numbers": {"fd | of all": 2.0}, "protocol": {}}]
+    numbers = card.Told({"nll": 1.0}, judged)
     config = completion.load_config(transformer_run)[0]
     config.data.name = "openmoji/px64"
     asked = dict(license=None, dtype="float32", size=1, began="")
     text = card.write("x", "hf://user/x", config, 4, numbers, [], **asked)
-    assert "| samples_vgg fd_vgg | 3 | samples: 7 samples; network vgg; step 4 |" in text
+    assert "| validation nll | 1 | the whole validation split, step 4 |" in text and "pipeline_tag" not in text
+    assert "| validation fd / of all | 2 | by its protocol, step 4 |" in text
+    assert "| samples_vgg fd_vgg | 3 | samples: 7 samples; network vgg, step 4 |" in text
     assert "license: cc-by-sa-4.0" in text and "OpenMoji" in text and 'Generator.load("hf://user/x")' in text
     assert "license: mit" in card.write("x", "y", config, 4, numbers, [], **asked | dict(license="mit"))
 
@@ -294,6 +341,9 @@ def test_nothing_is_written_over(vq_run, published_vq, tmp_path):
         runs.pull(str(vq_run), tmp_path / "new")
     with pytest.raises(ArgumentError, match="leave @v1 out"):
         runs.push(vq_run, "hf://user/name@v1")
+    for asked in ("private", "update"):
+        with pytest.raises(ArgumentError, match=f"{asked}: it is for a repository on the hub"):
+            runs.push(vq_run, str(tmp_path / "new"), **{asked: True})
     assert not (tmp_path / "new").exists() and (tmp_path / "file").read_text() == "mine"
 
 
@@ -308,6 +358,21 @@ def test_a_published_run_is_not_trained_in_its_folder(published_vq, picture_fold
     assert sorted(published_vq.iterdir()) == before
 
 
+def test_a_published_run_is_not_evaluated_in_its_folder(published_vq, run_here, capsys):
+    before = sorted(published_vq.iterdir())
+    with pytest.raises(SystemExit, match="2"):
+        run_here("taming_jax.evaluate", f"--workdir={published_vq}", "--features=vgg")
+    assert "taming hub pull --from=" in capsys.readouterr().err and sorted(published_vq.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "given, how", [("hf://user/name", "taming hub pull"), ("https://huggingface.co/user/name/x.pt", "download")]
+)
+def test_a_path_of_this_machine_is_no_address(given, how):
+    with pytest.raises(UserError, match=how):
+        values.path("ckpt", given)
+
+
 def test_the_command_tells_on_one_line_that_there_is_no_network(tmp_path):
     done = run("hub", "pull", "--from=hf://user/nothing", f"--workdir={tmp_path / 'x'}")
     assert done.returncode == 2 and "Traceback" not in done.stderr
@@ -315,6 +380,7 @@ def test_the_command_tells_on_one_line_that_there_is_no_network(tmp_path):
 
 
 REFUSALS = {
+    "new": (404, "RepoNotFound"),
     "gated": (403, "GatedRepo"),
     "private": (401, "RepoNotFound"),
     "revision": (404, "RevisionNotFound"),
@@ -323,24 +389,52 @@ REFUSALS = {
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Refuses as the hub does, by status and by the header that the hub's own client reads."""
+    """Answers the hub's own client: refuses some, gives a published run, and takes a new one.
+
+    folder: of user/shapes. asked, taken: of the new repository, its files by their names.
+    """
+
+    folder: Path
+    asked: dict
+    taken: dict[str, bytes]
 
     def do_GET(self) -> None:
-        found = next((code for name, code in REFUSALS.items() if f"/{name}" in self.path), (200, ""))
-        body = json.dumps({"name": "user", "id": "user/taken"}).encode()
-        self.send_response(found[0])
-        self.send_header("X-Error-Code", found[1])
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body if self.command == "GET" else b"")
+        path = self.path.partition("?")[0]
+        refusals = {} if self.asked else REFUSALS  # the new repository is there as soon as it is asked for
+        status, code = next((code for name, code in refusals.items() if f"/{name}" in path), (200, ""))
+        files = {str(f.relative_to(self.folder)): f for f in self.folder.rglob("*") if f.is_file()}
+        tree = [dict(type="file", path=name, size=f.stat().st_size, oid=name) for name, f in files.items()]
+        body = json.dumps(tree if "/tree/" in path else dict(name="user", id="user/taken", private=False, sha=COMMIT))
+        name = path.partition(f"/shapes/resolve/{COMMIT if COMMIT in path else 'main'}/")[2]
+        if name:
+            self.answer(200, files[name].read_bytes(), ETag=f'"{name}"', X_Repo_Commit=COMMIT)
+        else:
+            self.answer(status, body.encode(), X_Error_Code=code)
 
     do_HEAD = do_GET
 
     def do_POST(self) -> None:
-        self.send_response(403)
-        self.send_header("X-Error-Message", "You do not have the rights to create a model here")
-        self.send_header("Content-Length", "0")
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path.endswith("/repos/create"):
+            self.asked.update(json.loads(body))
+        elif "/preupload/" in self.path:
+            files = [file["path"] for file in json.loads(body)["files"]]
+            modes = [dict(path=file, uploadMode="regular", shouldIgnore=False) for file in files]
+            return self.answer(200, json.dumps(dict(files=modes)).encode())
+        elif "/commit/" in self.path:
+            lines = [json.loads(line) for line in body.splitlines()]
+            files = [line["value"] for line in lines if line["key"] == "file"]
+            self.taken.update({file["path"]: base64.b64decode(file["content"]) for file in files})
+        url = f"http://{self.headers['Host']}/user/new"
+        self.answer(200, json.dumps(dict(url=url, commitUrl=f"{url}/commit/{COMMIT}", commitOid=COMMIT)).encode())
+
+    def answer(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        self.wfile.write(body if self.command != "HEAD" else b"")
 
     def log_message(self, *_) -> None:
         pass
@@ -356,14 +450,18 @@ for repo in ("gated", "private", "revision", "other"):
         address.find(f"hf://user/{repo}")
     except UserError as e:
         print(e)
-try:
-    runs.push(Path(sys.argv[1]), "hf://user/taken")
-except UserError as e:
-    print(e)
+for asked in ({}, dict(private=True, update=True)):
+    try:
+        runs.push(Path(sys.argv[1]), "hf://user/taken", **asked)
+    except UserError as e:
+        print(e)
+runs.pull("hf://user/shapes", Path(sys.argv[2]))
+runs.push(Path(sys.argv[1]), "hf://user/new", private=True)
 """
 
 
-def test_what_a_hub_refuses_is_told_on_one_line(vq_run, tmp_path, monkeypatch):
+def test_a_hub_refuses_gives_and_takes(vq_run, published_vq, tmp_path, monkeypatch):
+    Hub.folder, Hub.asked, Hub.taken = published_vq, {}, {}
     server = HTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     environment = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_TOKEN": "hf_x"}
@@ -372,7 +470,11 @@ def test_what_a_hub_refuses_is_told_on_one_line(vq_run, tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     try:
         done = subprocess.run(
-            [sys.executable, "-c", ASK, str(vq_run)], cwd=ROOT, capture_output=True, text=True, timeout=300
+            [sys.executable, "-c", ASK, str(vq_run), str(tmp_path / "run")],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
     finally:
         server.shutdown()
@@ -382,8 +484,15 @@ def test_what_a_hub_refuses_is_told_on_one_line(vq_run, tmp_path, monkeypatch):
         r"hf://user/revision: the repository has no such revision",
         r"hf://user/other is no published run of taming_jax: it has no config.json",
         r"hf://user/taken is there already; --update",
+        r"hf://user/taken is public, and --private",
     ]
-    lines = done.stdout.splitlines()
-    assert len(lines) == len(expected), done.stderr
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("hf://")]
     for line, pattern in zip(lines, expected, strict=True):
         assert re.match(pattern, line), line
+    assert_same(weights_of(tmp_path / "run"), weights_of(vq_run))
+    assert (tmp_path / "run" / "reconstructions.png").exists()
+    assert (Hub.asked["name"], Hub.asked["visibility"]) == ("new", "private")
+    assert Hub.taken.keys() == {str(f.relative_to(published_vq)) for f in published_vq.rglob("*") if f.is_file()}
+    for name in (published.CONFIG, published.WEIGHTS):
+        assert Hub.taken[name] == (published_vq / name).read_bytes()

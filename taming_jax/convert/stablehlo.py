@@ -4,6 +4,7 @@ Each is a serialized `jax.export.Exported` for any batch on any of PLATFORMS. We
 file of safetensors beside it: inside of the programs they would be constants, once in each and for each platform.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +57,7 @@ def to_stablehlo(workdir: Path, out: Path) -> None:
             "first_stage": load_first_stages(config, second)["gen"],
             "transformer": jax.device_get(jax.jit(second.decode_params)(params)),
         }
-        programs = of_first_stage(second.first) | of_transformer(second)
+        programs = of_first_stage(dataclasses.replace(second.first, used=())) | of_transformer(second)
         described = describe_first_stage(second.first) | describe_transformer(second, config)
     flat = {name: traverse_util.flatten_dict(tree, sep="/") for name, tree in nets.items()}
     with places.claimed(out):
@@ -85,7 +86,7 @@ def nested(weights: dict[str, jax.Array]) -> dict:
 
 
 def of_first_stage(stage: FirstStage) -> dict[str, Program]:
-    """Pictures as large as in training to ids, and back."""
+    """Pictures as large as in training to ids of the whole codebook, and back."""
     (b,) = export.symbolic_shape("b")
     pixels = jax.ShapeDtypeStruct((b, stage.size, stage.size, stage.model.out_ch), jnp.float32)
     ids = jax.ShapeDtypeStruct((b, stage.side, stage.side), jnp.int32)
@@ -98,10 +99,10 @@ def of_first_stage(stage: FirstStage) -> dict[str, Program]:
 
     of = "one-hot maps" if stage.input == "segmentation" else "pictures in [-1, 1]"
     seen, grid = "x".join(map(str, pixels.shape[1:])), f"{stage.side}x{stage.side}"
-    known = "ids of the whole codebook" + (", of which a transformer knows `used`" if stage.used else "")
+    known = f"ids of the whole codebook, int32 [b,{grid}]"
     return {
-        "encode": Program(encode, "first_stage", (pixels,), f"{of} float32 [b,{seen}] -> {known}, int32 [b,{grid}]"),
-        "decode": Program(decode, "first_stage", (ids,), f"ids int32 [b,{grid}] -> pictures float32, about [-1, 1]"),
+        "encode": Program(encode, "first_stage", (pixels,), f"{of} float32 [b,{seen}] -> {known}"),
+        "decode": Program(decode, "first_stage", (ids,), f"{known} -> pictures float32, about [-1, 1]"),
     }
 
 
@@ -123,7 +124,8 @@ def of_transformer(stage: SecondStage) -> dict[str, Program]:
     length, codes = stage.cond.length, stage.first.num_ids
     number = jax.ShapeDtypeStruct((), jnp.int32)
     told = f"condition int32 [b,{length}] -> (logits float32 [b,{codes}] of the first code, cache)"
-    then = f"codes int32 [b], how many there are by now int32 [], cache -> (logits [b,{codes}] of the next, cache)"
+    known = "codes, places in `used` of `model.json`," if stage.first.used else "codes"
+    then = f"{known} int32 [b], how many there are by now int32 [], cache -> (logits [b,{codes}] of the next, cache)"
     return {
         "begin": Program(begin, "transformer", (condition,), told),
         "step": Program(step, "transformer", (ids, number, cache), then),
@@ -160,19 +162,24 @@ pictures = load("decode")(weights, codes)
 """
 LOOP = """
 `model.json` holds `order`, the cells of the grid, row by row, in the order in which codes are written, and
-`no_condition`, the id in place of a condition for guidance. A loop that always takes the likeliest code:
+`no_condition`, the id in place of a condition for guidance. Where it names ids in `used`, the transformer writes places
+in that list, and maybe one more, for all other ids. A loop that always takes the likeliest code:
 
 ```python
 import json
 
-weights, begin, step = load_file("transformer.safetensors"), load("begin"), load("step")
-order = np.array(json.load(open("model.json"))["order"])
-logits, cache = begin(weights, np.zeros((1, LENGTH), np.int32))  # the condition's ids
+transformer, begin, step = load_file("transformer.safetensors"), load("begin"), load("step")
+model = json.load(open("model.json"))
+order, used = np.array(model["order"]), np.array(model["used"])
+logits, cache = begin(transformer, np.zeros((1, LENGTH), np.int32))  # the condition's ids
 drawn = [logits.argmax(-1).astype(np.int32)]
 for number in range(1, len(order)):
-    logits, cache = step(weights, drawn[-1], np.int32(number), cache)
+    logits, cache = step(transformer, drawn[-1], np.int32(number), cache)
     drawn.append(logits.argmax(-1).astype(np.int32))
 codes = np.stack(drawn, 1)[:, np.argsort(order)].reshape(-1, SIDE, SIDE)
+if len(used):
+    codes = used[np.where(codes < len(used), codes, 0)].astype(np.int32)
+pictures = load("decode")(weights, codes)
 ```
 """
 

@@ -10,7 +10,8 @@ from taming_jax.errors import UserError, reason, show
 
 WRITTEN = "an address is written hf://user/name, or hf://user/name@revision"
 LIKE = re.compile(r"(hf|huggingface):|https?:/+(www\.)?(huggingface\.co|hf\.co)/", re.IGNORECASE)
-NETS = (published.CONFIG, published.WEIGHTS, f"*/{published.CONFIG}", f"*/{published.WEIGHTS}")
+FOLDERS = ("", *(f"{copy}/" for copy in published.COPIES.values()))
+NETS = tuple(f"{folder}{file}" for folder in FOLDERS for file in (published.CONFIG, published.WEIGHTS))
 BESIDE = ("README.md", "evaluation.json", "pictures/*.png", "pictures/*.gif")  # what else a published run has
 
 

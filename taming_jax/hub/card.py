@@ -67,11 +67,13 @@ def write(name: str, address: str, config: ConfigDict, step: int, told: Told, pi
 
     licence, owed = next((x for n, x in LICENCES.items() if config.data.name.startswith(n)), (None, ""))
     first = config.task == "vqgan"
-    task = "image-to-image" if first else "unconditional-image-generation"
+    task = "image-to-image" if first else None  # the hub has none for classes
+    if not first and config.cond.name == "none":
+        task = "unconditional-image-generation"
     data = printable(config.data.name if config.data.name != "folder" else "a folder of images")
-    numbers = {f"validation {n}": x for n, x in told.validation.items()}
-    numbers |= {f"{e['name']} {n}": x for e in told.judged for n, x in e["numbers"].items()}
-    finite = {n: x for n, x in numbers.items() if isinstance(x, (int, float)) and math.isfinite(x)}
+    numbers = [("validation", n, x, "the whole validation split") for n, x in told.validation.items()]
+    numbers += [(e["name"], n, x, whence(e["protocol"])) for e in told.judged for n, x in e["numbers"].items()]
+    finite = [row for row in numbers if isinstance(row[2], (int, float)) and math.isfinite(row[2])]
     head = ModelCardData(
         license=asked["license"] or licence,
         library_name="taming_jax",
@@ -79,7 +81,8 @@ def write(name: str, address: str, config: ConfigDict, step: int, told: Told, pi
         pipeline_tag=task,
         model_name=name,
         eval_results=[
-            EvalResult(task, data.replace(" ", "-"), data, n.split()[-1], x, metric_name=n) for n, x in finite.items()
+            EvalResult(task or "image-generation", data.replace(" ", "-"), data, n, x, metric_name=f"{kind} {n}")
+            for kind, n, x, _ in finite
         ]
         or None,
     )
@@ -87,7 +90,9 @@ def write(name: str, address: str, config: ConfigDict, step: int, told: Told, pi
     parts += [f"![{Path(picture).stem}]({picture})" for picture in pictures]
     parts += ["## Use", use(address, config)]
     if finite:
-        rows = "\n".join(f"| {n} | {x:.4g} | {whence(n, told, step)} |" for n, x in finite.items())
+        rows = "\n".join(
+            f"| {cell(f'{kind} {n}')} | {x:.4g} | {cell(how)}, step {step} |" for kind, n, x, how in finite
+        )
         parts += ["## Numbers", f"| number | value | how it was measured |\n|---|---|---|\n{rows}"]
     if finite and asked["dtype"] != "float32":
         parts += [f"They were measured before the weights were rounded to {asked['dtype']}."]
@@ -140,12 +145,13 @@ def use(address: str, config: ConfigDict) -> str:
     return f"```python\n{python}\n```\n\n```\n{chr(10).join(shell)}\n```"
 
 
-def whence(name: str, told: Told, step: int) -> str:
-    """How one of the numbers was measured, in a few words."""
-    kind, _, number = name.rpartition(" ")
-    if kind == "validation":
-        return f"the whole validation split, step {step}"
-    protocol = next(e["protocol"] for e in told.judged if e["name"] == kind and number in e["numbers"])
+def cell(text: str) -> str:
+    """A text in a table."""
+    return printable(text).replace("|", "/")
+
+
+def whence(protocol: dict) -> str:
+    """How numbers were measured, in a few words."""
     words = []
     for part in ("samples", "reference"):
         found = protocol.get(part)
@@ -153,7 +159,7 @@ def whence(name: str, told: Told, step: int) -> str:
             words.append(f"{part}: {' '.join(str(found[k]) for k in ('count', 'kind', 'split') if k in found)}")
     network = protocol.get("network")
     words += [f"network {network.get('name')}"] if isinstance(network, dict) else []
-    return printable("; ".join([*words, f"step {step}"])).replace("|", "/")
+    return "; ".join(words) or "by its protocol"
 
 
 def terms(config: ConfigDict, data: str, owed: str, licence: str | None) -> list[str]:
