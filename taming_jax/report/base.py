@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from taming_jax import completion, config_files
 from taming_jax.errors import UserError
 from taming_jax.fields import flat
+from taming_jax.hub.address import is_address
 from taming_jax.report.run import Run
 
 COMPLETED = {"data.class_names", "data.features", "data.num_labels", "cond.vocabulary"}  # from the data
@@ -36,10 +37,14 @@ def find(run: Run) -> Base | None:
 
 
 def candidates(config: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
-    """Our configs, and those of a user in configs/, that can be loaded and are of the same task."""
+    """Our configs, and those of a user in configs/, that can be loaded and are of the same task.
+
+    Without `finetune` of an address: nothing is downloaded for a page.
+    """
     names = {file.stem: None for folder in config_files.folders() for file in sorted(folder.glob("*.py"))}
     given = [name for name in names if name not in PROGRAMS and not name.startswith("_")]
-    for name in [*([f"finetune:{config.init_from}"] if config.init_from else []), *given]:
+    local = config.init_from and not is_address(config.init_from)
+    for name in [*([f"finetune:{config.init_from}"] if local else []), *given]:
         try:
             loaded = config_files.load(name).copy_and_resolve_references()
         except UserError:  # of a run that has gone, or of a user's own
@@ -96,9 +101,8 @@ def sampling(made_by: dict, out: str) -> str:
     for name in ("size", "keep"):
         if isinstance(asked.get(name), (list, tuple)):
             asked[name] = ("x" if name == "size" else ",").join(map(str, asked[name]))
-    workdir, first_stage = asked.pop("workdir", ""), made_by.get("first_stage")
-    words = ["taming", "sample", f"--workdir={workdir}", f"--out={out}"]
-    if first_stage and first_stage != f"{workdir}/{completion.COPIES['first_stage']}":
+    words = ["taming", "sample", f"--workdir={asked.pop('workdir', '')}", f"--out={out}"]
+    if first_stage := made_by.get("first_stage"):
         words.append(f"--first_stage={first_stage}")
     for name, value in asked.items():
         if isinstance(value, bool):
