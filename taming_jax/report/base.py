@@ -10,6 +10,7 @@ from taming_jax import completion, config_files
 from taming_jax.errors import UserError
 from taming_jax.fields import flat
 from taming_jax.hub.address import is_address
+from taming_jax.published import is_published
 from taming_jax.report.run import Run
 
 COMPLETED = {"data.class_names", "data.features", "data.num_labels", "cond.vocabulary"}  # from the data
@@ -84,11 +85,13 @@ def commands(run: Run, base: Base | None) -> list[tuple[str, str]]:
         but = f", but for {', '.join(others)}, for which it needs a config file of its own" if others else ""
         found.append((f"The same training, into another folder{but}", shlex.join(command)))
     if run.config is not None:
-        further = f"--config=stored:{folder}"
-        found += [
-            ("On from its newest checkpoint", shlex.join(["taming", "train", further, f"--workdir={folder}"])),
-            ("Its numbers and pictures again", shlex.join(["taming", "evaluate", f"--workdir={folder}"])),
-        ]
+        if is_published(run.folder):  # which is to be read alone
+            pulled = ["taming", "hub", "pull", f"--from={folder}", f"--workdir={folder}_run"]
+            found.append(("A run directory of it, which can be trained further", shlex.join(pulled)))
+        else:
+            further = ["taming", "train", f"--config=stored:{folder}", f"--workdir={folder}"]
+            found.append(("On from its newest checkpoint", shlex.join(further)))
+        found.append(("Its numbers and pictures again", shlex.join(["taming", "evaluate", f"--workdir={folder}"])))
         if run.config.task == "transformer":
             painted = ["taming", "sample", f"--workdir={folder}", f"--out={folder}_samples"]
             found.append(("Images", shlex.join(painted)))
