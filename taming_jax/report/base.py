@@ -87,11 +87,11 @@ def commands(run: Run, base: Base | None) -> list[tuple[str, str]]:
     if run.config is not None:
         if is_published(run.folder):  # which is to be read alone
             pulled = ["taming", "hub", "pull", f"--from={folder}", f"--workdir={folder}_run"]
-            found.append(("A run directory of it, which can be trained further", shlex.join(pulled)))
+            found.append(("A run directory of it, to evaluate and to train further", shlex.join(pulled)))
         else:
             further = ["taming", "train", f"--config=stored:{folder}", f"--workdir={folder}"]
             found.append(("On from its newest checkpoint", shlex.join(further)))
-        found.append(("Its numbers and pictures again", shlex.join(["taming", "evaluate", f"--workdir={folder}"])))
+            found.append(("Its numbers and pictures again", shlex.join(["taming", "evaluate", f"--workdir={folder}"])))
         if run.config.task == "transformer":
             painted = ["taming", "sample", f"--workdir={folder}", f"--out={folder}_samples"]
             found.append(("Images", shlex.join(painted)))
