@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from taming_jax import images, request
+from taming_jax.checkpoint import COPIES
 from taming_jax.conditions import ARGUMENTS, Condition
 from taming_jax.errors import ArgumentError, UserError
 from taming_jax.generator import Generator
@@ -35,12 +37,28 @@ def describe(generator: Generator, plan: Plan, asked: Mapping[str, Any]) -> dict
     told["classes"] = told["classes"] and ",".join(told["classes"])
     lists = [asked[name] or [] for name in ARGUMENTS if name != "classes"]
     files = digest([asked["image"], asked["keep"], *(part for parts in lists for part in parts)])
+    stage = asked["first_stage"]
     made_by = dict(
         workdir=asked["workdir"] if is_address(asked["workdir"]) else str(Path(asked["workdir"])),
         step=generator.step,
-        first_stage=generator.config.first_stage.workdir,
+        first_stage=stage if stage and is_address(stage) else generator.config.first_stage.workdir,
     )
-    return made_by | told | plan.sampling._asdict() | {"files": files}
+    return without_own_stage(made_by | told | plan.sampling._asdict() | {"files": files})
+
+
+def without_own_stage(made_by: dict) -> dict:
+    """Without 'first_stage' where it is the run's own copy, in its folder or in what the hub's cache has of it."""
+    workdir, stage = made_by.get("workdir"), made_by.get("first_stage")
+    if not isinstance(workdir, str) or not isinstance(stage, str):
+        return made_by
+    folder, copy = os.path.split(os.path.abspath(stage))
+    if is_address(workdir):
+        cached = "models--" + workdir.removeprefix("hf://").partition("@")[0].replace("/", "--")
+        own = cached in Path(folder).parts
+    else:
+        own = folder == os.path.abspath(workdir)
+    own = own and copy == COPIES["first_stage"]
+    return {name: value for name, value in made_by.items() if name != "first_stage" or not own}
 
 
 def digest(files: Iterable[str | None]) -> str:
@@ -63,7 +81,7 @@ def read_record(record: Path) -> dict:
     classes = told.get("classes") and ",".join(word.strip() for word in told["classes"].split(","))
     # Samples from before these were recorded were made with their present defaults.
     defaults = {"tile": TILE, "guidance_power": 0.0, "guidance_codes": 0}
-    return defaults | told | ({"classes": classes} if "classes" in told else {})
+    return without_own_stage(defaults | told | ({"classes": classes} if "classes" in told else {}))
 
 
 def check_out(out: Path, made_by: dict) -> None:

@@ -117,8 +117,9 @@ def save_png(picture: Image.Image, path: Path, **metadata: object) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file completely or not at all: `write` gets a temporary path."""
+    """Writes a file completely or not at all: `write` gets a temporary path, where nothing is."""
     part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)  # in a stranger's folder, it may be a link to anywhere
     try:
         write(part)
         part.replace(path)

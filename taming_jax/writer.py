@@ -3,7 +3,6 @@
 And where and with what the run was trained, `starts.json`: one entry for each time that it was begun or went on.
 """
 
-import importlib.metadata
 import json
 import math
 import os
@@ -11,22 +10,26 @@ import platform
 import time
 from pathlib import Path
 
+import flax
 import jax
+import jaxlib
 import numpy as np
+import optax
+import orbax.checkpoint
 from ml_collections import ConfigDict
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-import taming_jax
 from taming_jax import images, trackers
 from taming_jax.console import say
 from taming_jax.metrics import Metrics
 from taming_jax.sampling import animation
+from taming_jax.versions import versions_of
 
 LOG, STARTS = "metrics.jsonl", "starts.json"
-MAKERS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")  # whose versions matter
+MAKERS = (jax, jaxlib, flax, optax, orbax.checkpoint, np)  # whose versions matter
 
 
 class Writer:
@@ -141,24 +144,36 @@ class Writer:
 
 
 def note_start(workdir: Path, step: int) -> None:
-    """Adds an entry to `starts.json`: from which step, when, on which devices, and with which versions."""
-    versions = dict(taming_jax=taming_jax.__version__, python=platform.python_version())
-    versions |= {name: importlib.metadata.version(name) for name in MAKERS}
+    """Adds an entry to `starts.json`: from which step, when, on which devices, and with which versions.
+
+    A file that is damaged goes to the end of one beside it.
+    """
+    file, versions = workdir / STARTS, dict(python=platform.python_version()) | versions_of(*MAKERS)
     devices = dict(count=jax.device_count(), kind=jax.devices()[0].device_kind, processes=jax.process_count())
     entry = dict(step=step, time=time.time(), host=platform.node(), devices=devices, versions=versions)
-    content = json.dumps([*read_starts(workdir), entry], indent=1)
-    images.write_whole(workdir / STARTS, lambda part: part.write_text(content + "\n"))
+    entries, whole = read_starts(workdir)
+    if not whole:
+        aside = file.with_name(f"{file.name}.damaged")
+        with open(aside, "ab") as out:
+            out.write(file.read_bytes() + b"\n")
+        say(f"{file} is damaged; as it was, it is in {aside} now")
+    content = json.dumps([*entries, entry], indent=1)
+    images.write_whole(file, lambda part: part.write_text(content + "\n"))
 
 
-def read_starts(workdir: Path) -> list[dict]:
-    """The entries of `starts.json`; without those that are damaged, [] where there are none."""
+def read_starts(workdir: Path) -> tuple[list[dict], bool]:
+    """The entries of `starts.json` without those that are damaged, and whether none is; ([], True) for no file."""
     try:
         found = json.loads((workdir / STARTS).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return []
+    except FileNotFoundError:
+        return [], True
+    except (ValueError, RecursionError):
+        return [], False
+    if not isinstance(found, list):
+        return [], False
     kinds = {"step": int, "time": float, "host": str, "devices": dict, "versions": dict}
-    entries = found if isinstance(found, list) else []
-    return [e for e in entries if isinstance(e, dict) and all(isinstance(e.get(n), kind) for n, kind in kinds.items())]
+    kept = [e for e in found if isinstance(e, dict) and all(isinstance(e.get(n), kind) for n, kind in kinds.items())]
+    return kept, len(kept) == len(found)
 
 
 def read_records(file: Path) -> list[dict]:

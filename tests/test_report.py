@@ -18,9 +18,11 @@ from absl import flags
 from ml_collections import config_flags
 from PIL import Image
 
-from taming_jax import places
+from taming_jax import places, published
 from taming_jax.config_files import find as find_config
 from taming_jax.errors import UserError
+from taming_jax.hub import address
+from taming_jax.hub.runs import push
 from taming_jax.images import Sheet
 from taming_jax.quality import record
 from taming_jax.report import base, chart, page, pictures
@@ -28,9 +30,11 @@ from taming_jax.report.__main__ import write
 from taming_jax.report.chart import Curve
 from taming_jax.report.events import read as read_event
 from taming_jax.report.events import scan
+from taming_jax.report.index import index_page
 from taming_jax.report.markup import Markup, tag, text
 from taming_jax.report.run import Run, find, flat_rows, learning_rates, read
-from taming_jax.writer import Writer, read_records
+from taming_jax.versions import versions_of
+from taming_jax.writer import Writer, note_start, read_records, read_starts
 from tests.tiny import change_stored, run
 
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
@@ -167,6 +171,8 @@ def test_the_base_of_a_config_and_the_command_that_makes_it_again(vq_run, transf
         given(argv)
         assert words[0] == f"--config={found.name}" and base.changes(given.config, one.config) == []
     named = copied(vq_run, tmp_path, "openmoji_l2_vq")
+    change_stored(named, lambda config: config.update(init_from="hf://user/name"))
+    monkeypatch.setattr(address, "find", lambda place: pytest.fail(f"{place} would be downloaded"))
     assert base.find(read(named)).name == "openmoji_l2_vq"
     change_stored(named, lambda config: config.update(task="unheard of"))
     assert "unheard of" in read(named).trouble and "unheard of" in page.run_page(read(named), None)
@@ -235,6 +241,57 @@ def test_what_is_broken_is_left_out(vq_run, tmp_path):
     assert len(flat_rows(deep)) == 1 and flat_rows({"a": {"b": [1, {}]}, "c": {}}) == [("a.b", "[1, {}]"), ("c", "{}")]
 
 
+def test_what_cannot_be_read_ends_no_report_of_others(vq_run, tmp_path):
+    copied(vq_run, tmp_path, "good")
+    odd = copied(vq_run, tmp_path, "odd")
+    (odd / "metrics.jsonl").unlink()
+    for name in ("metrics.jsonl", "events/events.out.tfevents.1.host"):
+        (odd / name).mkdir()
+    (odd / "starts.json").write_text("[{}]")
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later" / published.CONFIG).write_text('{"format": "taming_jax/2"}')
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / published.CONFIG).write_text('{"format": "another"}')
+    push(vq_run, str(tmp_path / "published"))
+    found = find(tmp_path)
+    assert [folder.name for folder in found] == ["good", "later", "odd", "published"]
+    assert read(found[3]).config.task == "vqgan" and read(found[3]).trouble == ""
+    lines = " ".join(line for _, line in base.commands(read(found[3]), None))
+    assert "taming hub pull" in lines and "stored:" not in lines and "taming evaluate" not in lines
+    write_all(*found)
+    assert read(found[0]).trouble == "" and "install a later one" in (tmp_path / "later/report.html").read_text()
+    trouble = read(odd).trouble
+    assert "metrics.jsonl cannot be read" in trouble and "starts.json is damaged" in trouble
+    assert "from there on: events.out.tfevents.1.host" in (odd / "report.html").read_text()
+
+
+def test_starts_that_are_damaged_stay_beside_the_new_ones(tmp_path):
+    note_start(tmp_path, 0)
+    first, file, aside = read_starts(tmp_path)[0], tmp_path / "starts.json", tmp_path / "starts.json.damaged"
+    assert first[0]["versions"].items() >= versions_of(jax, np).items() and not aside.exists()
+    assert versions_of(jax, np, shutil) == versions_of(jax, np)  # it has no version
+    for content in (json.dumps([*first, {"step": 1}]), "{", "3"):
+        before = aside.read_text() if aside.exists() else ""
+        file.write_text(content)
+        note_start(tmp_path, 2)
+        starts, whole = read_starts(tmp_path)
+        assert whole and [start["step"] for start in starts] == [0] * (content[0] == "[") + [2]
+        assert aside.read_text() == f"{before}{content}\n"
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(IsADirectoryError):
+        note_start(tmp_path, 3)
+
+
+def test_figures_say_whose_and_of_which_step_they_are(vq_run, tmp_path):
+    other = copied(vq_run, tmp_path)  # whose newest validation is of step 4
+    for name, step, fid in (("samples", 1, 9.0), ("samples", 4, 7.0), ("reconstructions", 2, 5.0)):
+        record.write(other, name, {"fid": fid, name: 1.0}, {"samples": {"run": {"step": step}}})
+    told = page.key_figures(read(other))
+    assert {"PSNR, dB", "samples"} <= set(told) and told["fid, samples"] == "7" and "fid" not in told
+    assert told["fid, reconstructions at step 2"] == "5" and told["reconstructions at step 2"] == "1"
+
+
 def test_files_of_others_stay(vq_run, tmp_path):
     one, two = copied(vq_run, tmp_path, "one"), copied(vq_run, tmp_path, "two")
     for place in (one / "report.html", tmp_path / "index.html"):
@@ -248,8 +305,11 @@ def test_files_of_others_stay(vq_run, tmp_path):
     with pytest.raises(UserError, match=r"report\.html cannot be written: .*--out=FOLDER writes elsewhere"):
         write_all(one)
     (one / "report.html.part").rmdir()
+    (tmp_path / "victim").write_text("mine")
+    (one / "report.html.part").symlink_to(tmp_path / "victim")
     for _ in range(2):  # its own pages it writes again
         write_all(one, two)
+    assert (tmp_path / "victim").read_text() == "mine" and not (one / "report.html").is_symlink()
     with pytest.raises(UserError, match="no folder holds all of these runs"):
         write({Path("/one"): read(one), tmp_path: read(two)}, None)
 
@@ -281,7 +341,7 @@ def test_runs_side_by_side(vq_run, transformer_run, tmp_path):
     log = [record | ({"psnr": 99.0} if record["split"] == "validation" else {}) for record in log]
     (two / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in log))
     runs = [read(transformer_run), read(one), read(two)]
-    elements = parsed(page.index_page(runs, ["a", "b", "c"]))
+    elements = parsed(index_page(runs, ["a", "b", "c"]))
     assert [a["href"] for a in elements.all("a")] == ["b", "c", "a"]  # first stages first
     shown = [json.loads(figure["data-chart"])["curves"] for figure in elements.all("figure", **{"class": "chart"})]
     assert shown and all(len(curves) == 2 for curves in shown)
@@ -291,7 +351,7 @@ def test_runs_side_by_side(vq_run, transformer_run, tmp_path):
         and "First stages side by side" in words
         and "Second" not in words.split("side by side")[1]
     )
-    content = page.index_page(runs, ["a", "b", "c"])
+    content = index_page(runs, ["a", "b", "c"])
     assert "<b>99</b>" in content and content.count('type="checkbox"') == 2
 
 
@@ -316,7 +376,7 @@ def test_charts_of_any_numbers_stay_within_their_frame():
     assert chart.log_ticks(0.02, 30) == pytest.approx([0.1, 1, 10])
 
 
-def test_pictures_are_bounded_in_number_and_size():
+def test_pictures_are_bounded_in_number_and_size(tmp_path):
     assert pictures.choose([*range(0, 100, 10)], 4) == [0, 30, 60, 90] and pictures.choose([7], 4) == [7]
     chosen = pictures.choose([*range(1000)], 12)
     assert len(chosen) == 12 and chosen[0] == 0 and chosen[-1] == 999
@@ -327,6 +387,11 @@ def test_pictures_are_bounded_in_number_and_size():
     frames[0].save(gif, format="GIF", save_all=True, append_images=frames[1:])
     whole = pictures.encode(png.getvalue(), 1 << 20, 3)
     assert base64.b64decode(whole.uri.removeprefix("data:image/png;base64,")) == png.getvalue() and whole.note == ""
+    for i in range(5):
+        (tmp_path / f"{i}.png").write_bytes(png.getvalue() if i else b"none")
+    series = pictures.collect(tmp_path, scan(tmp_path), most_names=3, budget=90_000)
+    assert [s.name for s in series] == ["1", "2", "3"]
+    assert sum(len(base64.b64decode(s.shots[0].uri.partition(",")[2])) for s in series) <= 90_000
     small = pictures.encode(png.getvalue(), 20_000, 3)
     assert small.uri.startswith("data:image/jpeg") and len(base64.b64decode(small.uri.partition(",")[2])) <= 20_000
     assert (small.width, small.height) == (400, 300) and "from 400x300" in small.note
@@ -351,15 +416,24 @@ def test_samples_say_what_made_them(tmp_path):
         classes="cat,dog",
         image=None,
     )
+    for other in (
+        dict(workdir=str(folder.parent / "a"), first_stage=str(folder.parent / "a" / "first_stage")),
+        dict(workdir="hf://user/name@v1", first_stage="/cache/hub/models--user--name/snapshots/0a/first_stage"),
+    ):
+        (folder / "samples.json").write_text(json.dumps(told | other))
+        assert "first_stage" not in base.commands(read(folder), None)[0][1]
+    (folder / "samples.json").write_text(json.dumps(told | dict(first_stage="runs/vq")))
+    assert "--first_stage=runs/vq" in base.commands(read(folder), None)[0][1]
     (folder / "samples.json").write_text(json.dumps(told | dict(keep_pixels=False, num_samples=2)))
     Image.new("RGB", (8, 8)).save(folder / "samples.png")
+    Image.new("RGB", (8, 8)).save(folder / "samples.gif")
     Image.new("RGB", (8, 8)).save(folder / "class_000" / "00000.gif")
     one = read(folder)
     line = shlex.split(base.commands(one, None)[0][1])
     assert line[:2] == ["taming", "sample"] and "--workdir=runs/a b" in line and f"--out={folder}_again" in line
     assert {"--seed=3", "--size=64x128", "--classes=cat,dog", "--nokeep_pixels", "--num_samples=2"} <= set(line)
     assert not [word for word in line if word.startswith(("--image", "--step", "--first_stage"))]
-    assert [s.name for s in pictures.collect(folder, one.events)] == ["samples", "class_000/00000"]
+    assert [s.name for s in pictures.collect(folder, one.events)] == ["samples", "class_000/00000", "samples, animated"]
     assert "Painted by runs/a b at step 7." in page.run_page(one, None)
 
 
@@ -377,7 +451,8 @@ def test_folders_that_hold_runs(vq_run, tmp_path):
     assert isinstance(read(one), Run)
 
 
-def test_the_command(vq_run, tmp_path):
+def test_the_command(vq_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")  # which a training has, and this machine has not
     one, two = copied(vq_run, tmp_path, "one"), copied(vq_run, tmp_path, "two")
     write_all(one, two)  # so that a glob has the index too
     done = run("report", *map(str, sorted(tmp_path.iterdir())), f"--out={tmp_path / 'out'}")

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-import taming_jax
 from taming_jax.errors import ArgumentError, UserError, reason
 from taming_jax.quality.features import Seen
 from taming_jax.quality.inception import SPATIAL
@@ -18,6 +17,7 @@ from taming_jax.quality.statistics import (
     inception_score,
     precision_recall,
 )
+from taming_jax.versions import versions_of
 
 SFID = 17 * 17 * SPATIAL  # features of sFID, of so many places
 NEIGHBOURS = 3  # of precision and recall, as in their paper
@@ -81,7 +81,7 @@ def protocol(network: Network, samples: dict, reference: dict) -> dict:
         neighbours=NEIGHBOURS,
         precision_recall_of=MOST,
         splits=SPLITS,
-        versions=dict(taming_jax=taming_jax.__version__, jax=jax.__version__, numpy=np.__version__),
+        versions=versions_of(jax, np),
     )
 
 

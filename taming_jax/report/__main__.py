@@ -14,12 +14,14 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
+import jax
 from absl import flags
 
 from taming_jax import checkpoint, cli, values
 from taming_jax.console import say
 from taming_jax.errors import UserError
 from taming_jax.report import page
+from taming_jax.report.index import index_page
 from taming_jax.report.lines import lines
 from taming_jax.report.run import Run, find, read
 
@@ -27,6 +29,7 @@ PAGE, INDEX = "report.html", "index.html"
 
 
 def main(*names: str) -> None:
+    jax.config.update("jax_platforms", "cpu")  # the accelerator is the training's that may run beside this
     for name in names:
         values.path("run directory", name)
     given = [Path(name) for name in names]
@@ -55,7 +58,7 @@ def write(runs: dict[Path, Run], out: Path | None) -> None:
         page.write(home / PAGE, page.run_page(run, link(index, home) if index else None))
         say(f"page of {run.name}: {home / PAGE}")
     if index:
-        page.write(index, page.index_page(list(runs.values()), [link(home / PAGE, index.parent) for home in homes]))
+        page.write(index, index_page(list(runs.values()), [link(home / PAGE, index.parent) for home in homes]))
         say(f"all side by side: {index}")
 
 

@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 from taming_jax import completion, config_files
 from taming_jax.errors import UserError
 from taming_jax.fields import flat
+from taming_jax.hub.address import is_address
+from taming_jax.published import is_published
 from taming_jax.report.run import Run
 
 COMPLETED = {"data.class_names", "data.features", "data.num_labels", "cond.vocabulary"}  # from the data
@@ -36,10 +38,14 @@ def find(run: Run) -> Base | None:
 
 
 def candidates(config: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
-    """Our configs, and those of a user in configs/, that can be loaded and are of the same task."""
+    """Our configs, and those of a user in configs/, that can be loaded and are of the same task.
+
+    Without `finetune` of an address: nothing is downloaded for a page.
+    """
     names = {file.stem: None for folder in config_files.folders() for file in sorted(folder.glob("*.py"))}
     given = [name for name in names if name not in PROGRAMS and not name.startswith("_")]
-    for name in [*([f"finetune:{config.init_from}"] if config.init_from else []), *given]:
+    local = config.init_from and not is_address(config.init_from)
+    for name in [*([f"finetune:{config.init_from}"] if local else []), *given]:
         try:
             loaded = config_files.load(name).copy_and_resolve_references()
         except UserError:  # of a run that has gone, or of a user's own
@@ -79,11 +85,13 @@ def commands(run: Run, base: Base | None) -> list[tuple[str, str]]:
         but = f", but for {', '.join(others)}, for which it needs a config file of its own" if others else ""
         found.append((f"The same training, into another folder{but}", shlex.join(command)))
     if run.config is not None:
-        further = f"--config=stored:{folder}"
-        found += [
-            ("On from its newest checkpoint", shlex.join(["taming", "train", further, f"--workdir={folder}"])),
-            ("Its numbers and pictures again", shlex.join(["taming", "evaluate", f"--workdir={folder}"])),
-        ]
+        if is_published(run.folder):  # which is to be read alone
+            pulled = ["taming", "hub", "pull", f"--from={folder}", f"--workdir={folder}_run"]
+            found.append(("A run directory of it, to evaluate and to train further", shlex.join(pulled)))
+        else:
+            further = ["taming", "train", f"--config=stored:{folder}", f"--workdir={folder}"]
+            found.append(("On from its newest checkpoint", shlex.join(further)))
+            found.append(("Its numbers and pictures again", shlex.join(["taming", "evaluate", f"--workdir={folder}"])))
         if run.config.task == "transformer":
             painted = ["taming", "sample", f"--workdir={folder}", f"--out={folder}_samples"]
             found.append(("Images", shlex.join(painted)))
@@ -96,9 +104,8 @@ def sampling(made_by: dict, out: str) -> str:
     for name in ("size", "keep"):
         if isinstance(asked.get(name), (list, tuple)):
             asked[name] = ("x" if name == "size" else ",").join(map(str, asked[name]))
-    workdir, first_stage = asked.pop("workdir", ""), made_by.get("first_stage")
-    words = ["taming", "sample", f"--workdir={workdir}", f"--out={out}"]
-    if first_stage and first_stage != f"{workdir}/{completion.COPIES['first_stage']}":
+    words = ["taming", "sample", f"--workdir={asked.pop('workdir', '')}", f"--out={out}"]
+    if first_stage := made_by.get("first_stage"):
         words.append(f"--first_stage={first_stage}")
     for name, value in asked.items():
         if isinstance(value, bool):

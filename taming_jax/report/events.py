@@ -29,7 +29,7 @@ class Events(NamedTuple):
     """What the event files of a run hold.
 
     pictures, histograms: by name and step. times: seconds since 1970 of the first event and of the last, or none.
-    files: all of them; damaged: those of which a part is none.
+    files: all of them; damaged: those of which a part is none, or cannot be read.
     """
 
     pictures: dict[str, dict[int, Place]]
@@ -46,17 +46,25 @@ def scan(folder: Path) -> Events:
     """
     found = Events({}, {}, [], sorted(folder.glob("events.out.tfevents.*")), [])
     for file in found.files:
-        for place, event in read_file(file, found.damaged):
-            found.times[1:] = [event.wall_time]
-            if event.session_log.status == SessionLog.START:
-                for places in (*found.pictures.values(), *found.histograms.values()):
-                    for step in [step for step in places if step >= event.step]:
-                        del places[step]
-            for value in event.summary.value:
-                kind = {"image": found.pictures, "histo": found.histograms}.get(value.WhichOneof("value"))
-                if kind is not None:
-                    kind.setdefault(value.tag, {})[event.step] = place
+        try:
+            for place, event in read_file(file, found.damaged):
+                add(found, place, event)
+        except OSError:  # nobody may read it, or the disk cannot
+            found.damaged.append(file)
     return found
+
+
+def add(found: Events, place: Place, event: Event) -> None:
+    """Adds an event to what was found before it."""
+    found.times[1:] = [event.wall_time]
+    if event.session_log.status == SessionLog.START:
+        for places in (*found.pictures.values(), *found.histograms.values()):
+            for step in [step for step in places if step >= event.step]:
+                del places[step]
+    for value in event.summary.value:
+        kind = {"image": found.pictures, "histo": found.histograms}.get(value.WhichOneof("value"))
+        if kind is not None:
+            kind.setdefault(value.tag, {})[event.step] = place
 
 
 def read_file(file: Path, damaged: list[Path]) -> Iterator[tuple[Place, Event]]:

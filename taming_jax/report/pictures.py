@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +17,11 @@ from taming_jax.values import to_whole
 MOST_STEPS = 12  # of a name
 MOST_NAMES = 12  # of a run
 FIRST = ("reconstructions", "samples")  # come first
-BUDGET = 3 << 20  # bytes of a name's pictures, which base64 makes a third larger
+BUDGET = 6 << 20  # bytes of a run's pictures, evenly for its names, which base64 makes a third larger
 PIXELS = 1 << 26  # a larger picture is left out
 SHRINK = 0.75  # of the sides, until a picture is small enough
+
+Read = tuple[int | None, Callable[[], bytes]]  # the step of a picture, and what reads it
 
 
 class Shot(NamedTuple):
@@ -81,30 +84,33 @@ def as_jpeg(picture: Image.Image) -> bytes:
     return out.getvalue()
 
 
-def collect(folder: Path, found: Events, most_steps: int = MOST_STEPS, budget: int = BUDGET) -> list[Series]:
-    """The pictures of a folder; of a name that event files do not have, that in its files. Animations: the newest.
+def collect(
+    folder: Path, found: Events, most_names: int = MOST_NAMES, most_steps: int = MOST_STEPS, budget: int = BUDGET
+) -> list[Series]:
+    """The pictures of a folder, of at most `budget` bytes; of a name that event files do not have, that in its files.
 
-    Those of the first images of a folder of samples, `--animate`, are among them.
+    Animations come after what else has their name, the newest of each; those of the first images of a folder of
+    samples, `--animate`, are among them.
     """
-    painted = sorted(folder.glob("*_[0-9][0-9][0-9]/*.gif"))
-    files = {str(file.relative_to(folder).with_suffix("")): file for file in [*sorted(folder.glob("*.png")), *painted]}
-    files |= {file.stem: file for file in sorted(folder.glob("*.gif"))}
-    names = {name for name, places in found.pictures.items() if places} | set(files)
-    names = sorted(names, key=lambda name: (name not in FIRST, name))[:MOST_NAMES]
-    return [series for name in names if (series := collect_one(name, found, files.get(name), most_steps, budget))]
+    named = {name: event_reads(name, places, most_steps) for name, places in found.pictures.items() if places}
+    for file in [*sorted(folder.glob("*.png")), *sorted(folder.glob("pictures/*.png"))]:  # there, of a published run
+        named.setdefault(file.stem, [(None, file.read_bytes)])
+    for file in [*sorted(folder.glob("*.gif")), *sorted(folder.glob("*_[0-9][0-9][0-9]/*.gif"))]:
+        name = str(file.relative_to(folder).with_suffix(""))
+        step = max(found.pictures.get(name, ()), default=None)
+        named[f"{name}, animated" if name in named else name] = [(step, file.read_bytes)]
+    names = sorted(named, key=lambda name: (name not in FIRST, name))
+    share = budget // max(1, min(len(names), most_names))
+    shown = (Series(n, embed(named[n], share), len(found.pictures.get(n, ()))) for n in names)
+    return list(itertools.islice((series for series in shown if series.shots), most_names))
 
 
-def collect_one(name: str, found: Events, file: Path | None, most_steps: int, budget: int) -> Series | None:
-    """The pictures of one name; None where none can be shown."""
-    places = found.pictures.get(name, {})
-    steps = choose(sorted(places), most_steps)
-    reads: list[tuple[int | None, Callable[[], bytes]]] = [
-        (step, lambda place=places[step]: read_event(place, name)) for step in steps
-    ]
-    if file is not None and file.suffix == ".gif":
-        reads = [(max(steps, default=None), file.read_bytes)]
-    elif file is not None and not steps:
-        reads = [(None, file.read_bytes)]
+def event_reads(name: str, places: dict[int, events.Place], most_steps: int) -> list[Read]:
+    return [(step, lambda place=places[step]: read_event(place, name)) for step in choose(sorted(places), most_steps)]
+
+
+def embed(reads: list[Read], budget: int) -> list[Shot]:
+    """Those of the pictures that can be shown, of at most `budget` bytes."""
     shots = []
     for step, read in reads:
         try:
@@ -112,7 +118,7 @@ def collect_one(name: str, found: Events, file: Path | None, most_steps: int, bu
         except OSError:  # it has gone in the meantime
             continue
         shots += [shot] if shot is not None else []
-    return Series(name, shots, len(places)) if shots else None
+    return shots
 
 
 def read_event(place: events.Place, name: str) -> bytes:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +15,20 @@ from taming_jax import checkpoint, completion, gallery, optim, values
 from taming_jax.errors import UserError, printable, reason
 from taming_jax.quality import record as evaluations
 from taming_jax.report.events import Events, scan
-from taming_jax.writer import LOG, read_records, read_starts
+from taming_jax.writer import LOG, STARTS, read_records, read_starts
 
 RATES = ("steps_per_second", "seconds")
 SAMPLES = "samples.json"
-OF_A_RUN = (LOG, "checkpoints", "events", evaluations.FILE, SAMPLES)  # a folder with one of them can be reported
+OF_A_RUN = (LOG, "checkpoints", "events", evaluations.FILE, SAMPLES)  # besides what a published run has
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run directory, or a folder of samples.
+    """A run directory, a published run, or a folder of samples.
 
     records: of its log. starts: see `writer.note_start`. config, step: of its newest checkpoint that can be read, None
-    where there is none, and then `trouble` says why. made_by: what made the samples of a folder of samples, else None.
+    where there is none. made_by: what made the samples of a folder of samples, else None. trouble: what could not be
+    read, and why; or ''.
     """
 
     folder: Path
@@ -72,43 +75,59 @@ def is_figure(name: str, value: object) -> bool:
 
 
 def find(folder: Path) -> list[Path]:
-    """A folder itself, if it is a run directory or one of samples, else those right below it.
+    """A folder itself, if it can be reported, else those right below it that can.
 
     Raises UserError where there is none.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist" if not folder.exists() else f"{folder} is a file; name a folder")
-    if is_run(folder):
+    if can_be_reported(folder):
         return [folder]
-    if found := [below for below in sorted(folder.iterdir()) if below.is_dir() and is_run(below)]:
+    if found := [below for below in sorted(folder.iterdir()) if below.is_dir() and can_be_reported(below)]:
         return found
     raise UserError(f"{folder} is no run directory, holds none, and no samples: it has none of {', '.join(OF_A_RUN)}")
 
 
-def is_run(folder: Path) -> bool:
-    return any((folder / name).exists() for name in OF_A_RUN)
+def can_be_reported(folder: Path) -> bool:
+    """Whether a folder is a run directory, a published run or one of samples, damaged or not."""
+    try:
+        return any(os.path.exists(folder / name) for name in OF_A_RUN) or checkpoint.is_run(folder)
+    except UserError:  # of a published run, which its page says
+        return True
+    except OSError:  # nobody may look into it
+        return False
 
 
 def read(folder: Path) -> Run:
     """Reads what a folder tells; what is damaged in it is left out."""
-    config, step, trouble, made_by = None, None, "", None
-    if (folder / SAMPLES).exists():
+    troubles = []
+
+    def attempt(what: str, call: Callable[[], Any], otherwise: Any) -> Any:
         try:
-            made_by = gallery.read_record(folder / SAMPLES)
+            return call()
         except UserError as e:
-            trouble = str(e)
-    elif not checkpoint.steps(folder):
-        trouble = "the run has no checkpoint yet"
-    else:
-        try:
-            config, step = completion.load_config(folder)
-        except UserError as e:
-            trouble = str(e)
+            troubles.append(str(e))
         except OSError as e:
-            trouble = f"its config cannot be read: {reason(e)}"
-    log = read_records(folder / LOG)
-    starts, judged = read_starts(folder), evaluations.read(folder)
-    return Run(folder, log, starts, judged, config, step, trouble, scan(folder / "events"), made_by)
+            troubles.append(f"{what} cannot be read: {reason(e)}")
+        return otherwise
+
+    config, step, made_by = None, None, None
+    if os.path.exists(folder / SAMPLES):
+        made_by = attempt(SAMPLES, lambda: gallery.read_record(folder / SAMPLES), None)
+    else:
+        config, step = attempt("its config", lambda: newest_config(folder), (None, None))
+    records = attempt(LOG, lambda: read_records(folder / LOG), [])
+    starts, whole = attempt(STARTS, lambda: read_starts(folder), ([], True))
+    troubles += [] if whole else [f"{STARTS} is damaged"]
+    judged, events = evaluations.read(folder), scan(folder / "events")
+    return Run(folder, records, starts, judged, config, step, "; ".join(troubles), events, made_by)
+
+
+def newest_config(folder: Path) -> tuple[ConfigDict, int]:
+    """As `completion.load_config`. Raises UserError where a run has none."""
+    if not checkpoint.steps(folder):
+        raise UserError("the run has no checkpoint yet")
+    return completion.load_config(folder)
 
 
 def learning_rates(config: ConfigDict, count: int = 200) -> list[tuple[int, float]]:
