@@ -26,6 +26,7 @@ def test_second_stage_takes_data_and_codes_from_the_first(vq_run, transformer_ru
     assert (transformer_run / "samples.png").exists()
 
 
+@pytest.mark.slow
 def test_a_changed_config_is_said(picture_folder, vq_run, tmp_path, capfd):
     shutil.copytree(vq_run, tmp_path / "run")
     config = tiny_vq(picture_folder)

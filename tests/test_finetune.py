@@ -113,6 +113,7 @@ def tuned_transformer(transformer_run, decoder_run, pictures, make_once) -> Path
     return make_once("tuned", lambda workdir: train(finetune(transformer_run, pictures, **fields), workdir))
 
 
+@pytest.mark.slow
 def test_a_transformer_begins_with_another_ones_weights(transformer_run, tuned_transformer, decoder_run):
     """Also on a tokenizer with another decoder, and with its numbers of the classes."""
     config, _, after = completion.load_run(tuned_transformer)
@@ -173,7 +174,8 @@ def test_a_source_without_averages_or_discriminator(vq_run, picture_folder, tmp_
     assert int(state.step) == 0 and "bare at step 7; anew: disc" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("freeze", [("encoder", "codebook"), pytest.param(("decoder",), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("freeze", [("encoder", "codebook"), ("decoder",)])
 def test_running_means_stay_where_the_codebook_is_frozen(freeze, picture_folder, tmp_path):
     """Codes that are means of what chose them would move without any gradient, and dead ones onto latents."""
     config = tiny_vq(picture_folder)

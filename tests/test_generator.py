@@ -30,6 +30,7 @@ def compilations():
     monitoring.unregister_event_duration_listener(listen)
 
 
+@pytest.mark.slow
 def test_other_classes_seeds_and_temperatures_compile_nothing(generator, compilations):
     quietly = dict(num_samples=4, progress=False)
     first = generator.sample(classes=["cross", "circle"], **quietly)
@@ -42,6 +43,7 @@ def test_other_classes_seeds_and_temperatures_compile_nothing(generator, compila
     np.testing.assert_allclose(again.astype(int), first[4:], atol=1)
 
 
+@pytest.mark.slow
 def test_training_shows_what_the_command_paints(generator, transformer_run, tmp_path):
     """The pictures of the last evaluation are those of the run's seed: the same sheet, but for rounding."""
     done = run("sample", f"--workdir={transformer_run}", f"--out={tmp_path}", "--num_samples=4", "--batch_size=8")

@@ -794,7 +794,9 @@ def test_windows():
             np.testing.assert_array_equal(column[at] - begin, column[f"local_{at}"])
 
 
-@pytest.mark.parametrize(("case", "method"), [("empty", "wavefront"), ("half", "cached")])
+@pytest.mark.parametrize(
+    ("case", "method"), [("empty", "wavefront"), pytest.param("half", "cached", marks=pytest.mark.slow)]
+)
 def test_sliding_window(case, method):
     """Ours paints all that is unknown. The original begins every row at the column where the given half ends, if it
     ends within a row: grids are then equal up to the first code that it leaves out.

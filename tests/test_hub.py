@@ -120,6 +120,7 @@ def test_bfloat16_is_half_as_large_and_a_transformer_knows_its_rounded_first_sta
     assert "rounded to bfloat16" in (tmp_path / "half" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_pulled_run_is_evaluated_and_trained_further_with_a_new_discriminator(vq_run, published_vq, tmp_path):
     workdir = tmp_path / "run"
     runs.pull(str(published_vq), workdir)

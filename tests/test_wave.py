@@ -124,6 +124,7 @@ def wave_run(vq_run, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_it_trains_resumes_and_paints_any_size(wave_run, tmp_path):
     config, step = completion.load_config(wave_run)
     assert step == 4 and config.gpt.context.kind == "wavefront"
