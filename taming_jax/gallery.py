@@ -37,7 +37,7 @@ def describe(generator: Generator, plan: Plan, asked: Mapping[str, Any]) -> dict
     told["classes"] = told["classes"] and ",".join(told["classes"])
     lists = [asked[name] or [] for name in ARGUMENTS if name != "classes"]
     files = digest([asked["image"], asked["keep"], *(part for parts in lists for part in parts)])
-    stage = asked["first_stage"]
+    stage = asked.get("first_stage")
     made_by = dict(
         workdir=asked["workdir"] if is_address(asked["workdir"]) else str(Path(asked["workdir"])),
         step=generator.step,

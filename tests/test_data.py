@@ -654,6 +654,7 @@ def test_show_data_draws_conditions_that_are_no_pictures(fields, vq_run):
         assert (np.diff(beside[..., 0].astype(int), axis=-2) >= 0).all() and beside.std() > 10
 
 
+@pytest.mark.slow
 def test_show_data_draws_what_a_config_sees_or_says_what_is_missing(annotated_folder, tmp_path):
     command = ["show_data", "--config=configs/openmoji_segmentation_vq.py", f"--out={tmp_path / 'check.png'}"]
     fields = "data.name=folder data.size=16 data.label_shift=1 model.ch_mult=(1,1) model.out_ch=4".split()

@@ -68,6 +68,7 @@ def decoder_run(vq_run, pictures, make_once) -> Path:
     return make_once("decoder", lambda workdir: train(finetune(vq_run, pictures, **fields), workdir))
 
 
+@pytest.mark.slow
 def test_what_is_frozen_stays_and_images_keep_their_codes(vq_run, decoder_run, pictures):
     """In the weights and in their averages; the optimizer keeps nothing of it."""
     _, _, before = completion.load_run(vq_run)

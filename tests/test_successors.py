@@ -83,7 +83,8 @@ def runs(make_once) -> dict[str, tuple[Path, Path, Path]]:
     }
 
 
-@pytest.mark.parametrize("kind", [pytest.param("llamagen", marks=pytest.mark.slow), "rar"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TOKENIZER_OF)
 def test_a_converted_run_paints_scores_and_goes_back(kind, runs):
     file, tokenizer, workdir = runs[kind]
     generator = Generator.load(workdir)

@@ -150,6 +150,7 @@ def test_it_trains_resumes_and_paints_any_size(wave_run, tmp_path):
     assert list(tmp_path.rglob("*.gif"))
 
 
+@pytest.mark.slow
 def test_likelihoods_are_those_of_training(wave_run):
     """Of parameters as they are stored, whose layers are scanned, and as sampling has them, layer by layer."""
     generator = Generator.load(wave_run)
