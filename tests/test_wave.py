@@ -200,6 +200,7 @@ def test_what_does_not_fit_gets_one_line(vq_run):
             completion.net_shapes(config)
 
 
+@pytest.mark.slow
 def test_a_wavefront_is_not_the_originals(wave_run):
     config, step = completion.load_config(wave_run)
     with pytest.raises(UserError, match="wavefront transformer, which the original does not know"):
