@@ -20,6 +20,7 @@ from taming_jax.painting import Plan, make_sheet
 from taming_jax.published import COPIES
 from taming_jax.sampling.tiling import TILE
 
+RECORD = "samples.json"  # what made the samples of a folder
 SHEET = (16, 8)  # rows and columns at most
 ALWAYS = ("classes", "condition", "layout")  # recorded even if the user does not set them
 
@@ -88,7 +89,7 @@ def check_out(out: Path, made_by: dict) -> None:
     """Raises ArgumentError where `out` is a run directory, UserError where it holds samples made with other options."""
     if (out / "checkpoints").exists():
         raise ArgumentError(f"out={out} is a run directory, whose pictures would be written over; name another")
-    record = out / "samples.json"
+    record = out / RECORD
     if record.exists() and read_record(record) != made_by:
         raise UserError(f"{out} holds samples made with other options (see {record}); name another --out")
 
@@ -119,7 +120,7 @@ class Gallery:
     def save(self, number: int, image: np.ndarray) -> None:
         """Writes an image uint8 [H,W,3], with what made it as its text; before the first, `samples.json` with that."""
         row, index = divmod(number, self.columns)
-        names, record, file = self.cond.names(self.rows), self.out / "samples.json", self.files[number]
+        names, record, file = self.cond.names(self.rows), self.out / RECORD, self.files[number]
         file.parent.mkdir(parents=True, exist_ok=True)
         if not record.exists():
             images.write_whole(record, lambda part: part.write_text(json.dumps(self.made_by)))

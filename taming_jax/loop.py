@@ -260,7 +260,7 @@ def check_skipped(in_row: int, summary: dict, state: TrainState, config: ConfigD
 
 
 def describe(config: ConfigDict, workdir: Path, mesh: Mesh, state: TrainState, source, held_out) -> None:
-    """Says what is about to be trained; writes the table of parameters, and with what, into the run directory."""
+    """Says what is about to be trained; the run directory gets the parameters, and the devices and versions."""
     sizes = ", ".join(f"{net} {parameter_overview.count_parameters(p) / 1e6:.2f} M" for net, p in state.params.items())
     epochs = config.steps * config.batch_size / len(source)
     say(f"{workdir}: task {config.task}, parameters {sizes}")

@@ -5,13 +5,13 @@ import re
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from safetensors import SafetensorError
 
-from taming_jax import checkpoint, completion, images, places, published
+from taming_jax import completion, images, places
 from taming_jax.console import say
+from taming_jax.convert.files import write_tensors
 from taming_jax.convert.names import ENDS, Rules, inside_out
 from taming_jax.convert.tensors import to_torch
-from taming_jax.errors import ArgumentError, UserError
+from taming_jax.errors import UserError
 
 
 def diffusers_rules(levels: int) -> Rules:
@@ -51,10 +51,7 @@ def to_diffusers(workdir: Path, out: Path) -> None:
     with places.claimed(out):
         places.check_empty("to-diffusers", out)
         weights, described = out / "diffusion_pytorch_model.safetensors", json.dumps(describe(config), indent=2)
-        try:
-            images.write_whole(weights, lambda part: published.save_tensors(part, tensors, {"format": "pt"}))
-        except SafetensorError as e:  # of a full disk, say
-            raise ArgumentError(f"to-diffusers={out} cannot be written: {checkpoint.cause_of(e)}") from e
+        write_tensors("to-diffusers", weights, tensors, {"format": "pt"})
         images.write_whole(out / "config.json", lambda part: part.write_text(described))
     say(f"{len(tensors)} tensors of step {step}: {out}")
 

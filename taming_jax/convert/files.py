@@ -14,7 +14,9 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError
 
+from taming_jax import checkpoint, images, published
 from taming_jax.convert.pickles import Object, describe
 from taming_jax.errors import ArgumentError, UserError
 
@@ -329,3 +331,11 @@ def read_folder(path: Path) -> tuple[Tensors, int]:
     if files:
         raise UserError(f"is a folder, not a file: name one of those in it, such as {files[0]}")
     raise UserError("is a folder, not a file: if DeepSpeed wrote it, its zero_to_fp32.py makes a file of it")
+
+
+def write_tensors(flag: str, file: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> None:
+    """Writes safetensors as a whole. Raises ArgumentError about the flag that names their folder."""
+    try:
+        images.write_whole(file, lambda part: published.save_tensors(part, tensors, metadata))
+    except SafetensorError as e:  # of a full disk, say
+        raise ArgumentError(f"{flag}={file.parent} cannot be written: {checkpoint.cause_of(e)}") from e

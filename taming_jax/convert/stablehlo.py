@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax import export
 from ml_collections import ConfigDict
-from safetensors import SafetensorError
 
-from taming_jax import checkpoint, completion, images, places, published
+from taming_jax import completion, images, places
 from taming_jax.console import bar, say
-from taming_jax.errors import ArgumentError, UserError
+from taming_jax.convert.files import write_tensors
+from taming_jax.errors import UserError
 from taming_jax.first_stage import FirstStage, make_first_stage
 from taming_jax.second_stage import SecondStage, WaveStage, make_second_stage
 from taming_jax.tasks.transformer import load_first_stages
@@ -68,11 +68,7 @@ def to_stablehlo(workdir: Path, out: Path) -> None:
             content = export.export(jax.jit(program.call), platforms=PLATFORMS)(like, *program.inputs).serialize()
             images.write_whole(out / f"{name}.stablehlo", lambda part, content=content: part.write_bytes(content))
         for name, tree in flat.items():
-            weights = out / f"{name}.safetensors"
-            try:
-                images.write_whole(weights, lambda part, tree=tree: published.save_tensors(part, tree))
-            except SafetensorError as e:  # of a full disk, say
-                raise ArgumentError(f"to-stablehlo={out} cannot be written: {checkpoint.cause_of(e)}") from e
+            write_tensors("to-stablehlo", out / f"{name}.safetensors", tree)
         described |= {"step": step, "platforms": PLATFORMS, "jax": jax.__version__}
         images.write_whole(out / "model.json", lambda part: part.write_text(json.dumps(described, indent=1) + "\n"))
         text = write_readme(programs, config.task)

@@ -36,16 +36,8 @@ def read_numbers(workdir: Path, step: int) -> Told:
     """What a run directory says of the weights of a step."""
     logged = [r for r in read_records(workdir / LOG) if key_of(r) == (step, "validation")]
     last = {n: x for n, x in (logged[-1] if logged else {}).items() if n != "step" and isinstance(x, (int, float))}
-    judged = [entry for entry in record.read(workdir) if step_of(entry) == step]
+    judged = [entry for entry in record.read(workdir) if record.step_of(entry) == step]
     return Told(last, [without_folders(entry) for entry in judged])
-
-
-def step_of(entry: dict) -> Any:
-    """The step of the run that an entry of `evaluation.json` is about; None where it is about none."""
-    found = entry["protocol"]
-    for name in ("samples", "run", "step"):
-        found = found.get(name) if isinstance(found, dict) else None
-    return found
 
 
 def without_folders(tree: Any) -> Any:

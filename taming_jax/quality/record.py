@@ -8,7 +8,8 @@ from taming_jax.console import say
 from taming_jax.fields import differences
 
 FILE = "evaluation.json"
-MOVING = ("samples.run.step", "samples.run.weights")
+STEP = "samples.run.step"  # in a protocol
+MOVING = (STEP, "samples.run.weights")
 
 
 def read(folder: Path) -> list[dict]:
@@ -25,6 +26,14 @@ def read(folder: Path) -> list[dict]:
         for entry in found
         if isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
     ]
+
+
+def step_of(entry: dict) -> int | None:
+    """The step of the run that an entry is about, None where its protocol does not say it."""
+    found = entry["protocol"]
+    for name in STEP.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if type(found) is int and 0 <= found < 1 << 53 else None
 
 
 def write(

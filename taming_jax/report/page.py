@@ -19,11 +19,11 @@ from taming_jax import __version__, best, images
 from taming_jax.console import duration
 from taming_jax.errors import UserError, reason, show
 from taming_jax.fields import flat
+from taming_jax.quality import record as evaluations
 from taming_jax.report import base, events, pictures
 from taming_jax.report.chart import COLORS, Curve, draw
 from taming_jax.report.markup import Markup, table, tag, text
 from taming_jax.report.run import Run, devices, flat_rows, is_figure, learning_rates, parameters
-from taming_jax.values import to_whole
 from taming_jax.writer import LOG
 
 GENERATOR = "taming_jax.report"  # by which our pages are known
@@ -158,7 +158,8 @@ def key_figures(run: Run) -> dict[str, str]:
     """
     held_out = {key: points for key, points in run.curves().items() if key[0] == "validation"}
     found = [("", last_step(held_out) or None, {n: v for n, v in run.last().items() if n not in LEFT_OUT})]
-    found += [(e["name"], step_of(e), e["numbers"]) for e in {e["name"]: e for e in run.evaluations}.values()]
+    judged = {e["name"]: e for e in run.evaluations}
+    found += [(name, evaluations.step_of(e), e["numbers"]) for name, e in judged.items()]
     newest = max((step for _, step, _ in found if step is not None), default=None)
     all_names, order, told = [name for *_, numbers in found for name in numbers], list(NAMES), {}
     for name in sorted(dict.fromkeys(all_names), key=lambda name: order.index(name) if name in order else len(order)):
@@ -261,13 +262,8 @@ def evaluated(run: Run) -> list[Markup]:
 
 def judged_at(entry: dict) -> str:
     """' at step 300' for an evaluation of a run that says it."""
-    step = step_of(entry)
+    step = evaluations.step_of(entry)
     return "" if step is None else f" at step {step}"
-
-
-def step_of(entry: dict) -> int | None:
-    """The step of the run that an evaluation judged, where its protocol says it."""
-    return to_whole(dict(flat_rows(entry["protocol"])).get("samples.run.step", ""), 1 << 53)
 
 
 def configured(run: Run) -> list[Markup]:
@@ -342,10 +338,8 @@ def when(seconds: float) -> str:
 def whole(title: str, parts: Sequence[Markup]) -> str:
     """A complete page. Its policy lets nothing in but its own style, script and embedded pictures."""
     style, script = asset("style.css"), asset("script.js")
-    now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    footer = tag(
-        "footer", text(f"Written by taming_jax {__version__} on {now}, from the files of the run directories.")
-    )
+    words = f"Written by taming_jax {__version__} on {when(time.time())}, from the files of the run directories."
+    footer = tag("footer", text(words))
     return Template(asset("page.html")).substitute(
         generator=GENERATOR,
         title=text(title),

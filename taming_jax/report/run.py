@@ -18,8 +18,7 @@ from taming_jax.report.events import Events, scan
 from taming_jax.writer import LOG, STARTS, read_records, read_starts
 
 RATES = ("steps_per_second", "seconds")
-SAMPLES = "samples.json"
-OF_A_RUN = (LOG, "checkpoints", "events", evaluations.FILE, SAMPLES)  # besides what a published run has
+OF_A_RUN = (LOG, "checkpoints", "events", evaluations.FILE, gallery.RECORD)  # besides what a published run has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +111,8 @@ def read(folder: Path) -> Run:
         return otherwise
 
     config, step, made_by = None, None, None
-    if os.path.exists(folder / SAMPLES):
-        made_by = attempt(SAMPLES, lambda: gallery.read_record(folder / SAMPLES), None)
+    if os.path.exists(folder / gallery.RECORD):
+        made_by = attempt(gallery.RECORD, lambda: gallery.read_record(folder / gallery.RECORD), None)
     else:
         config, step = attempt("its config", lambda: newest_config(folder), (None, None))
     records = attempt(LOG, lambda: read_records(folder / LOG), [])
