@@ -61,7 +61,8 @@ class Lasting:
 def say(message: str) -> None:
     """Prints a line, from process 0 alone; what the terminal cannot write is replaced."""
     if jax.process_index() == 0:
-        print(message.encode("utf-8", "replace").decode(), flush=True)
+        # The end of the line is part of it: threads that read data write at the same time.
+        print(message.encode("utf-8", "replace").decode() + "\n", end="", flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -58,7 +58,7 @@ class StopSignal:
 def tell(message: str) -> None:
     """Prints a line, if the terminal takes it: a signal is answered in any case."""
     with suppress(OSError, ValueError):
-        print(message, flush=True)
+        print(message + "\n", end="", flush=True)
 
 
 def _alone() -> bool:

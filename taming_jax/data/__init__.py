@@ -109,7 +109,8 @@ class Readable:
                     f" data.max_bad_share={self.max_bad_share:g}: remove the damaged files or raise that share"
                 ) from e
             if first:
-                print(f"{message}: skipped, {count} of {len(self)} so far", flush=True)
+                # The end of the line is part of it: other threads write at the same time.
+                print(f"{message}: skipped, {count} of {len(self)} so far\n", end="", flush=True)
             return None
 
 
