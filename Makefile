@@ -4,7 +4,10 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Memory in large pages (Linux with glibc): steps on CPUs took up to a fifth less time, since fewer pages are made anew.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-conditional demo-large test test-lowest test-slow test-faults test-parity docs lint format clean
+.PHONY: try demo demo-conditional demo-large test test-lowest test-slow test-faults test-parity docs lint format clean
+
+try: .venv/installed  ## Paints with two trained nets that come with the project
+	python -m taming_jax.sample --workdir=openmoji --out=runs/try
 
 demo: .venv/installed  ## Trains both stages on OpenMoji and paints samples: about 15 minutes on two CPU cores, then judges them; runs/index.html shows it all
 	python -m taming_jax.train --config=configs/openmoji_vq.py --workdir=runs/openmoji_vq

@@ -55,6 +55,7 @@ LATER_OF = {
     "vqgan": {"model.network": "vqgan", "model.remat": False, "loss.pixel_weight": 1.0, "disc.delta": 1e-4},
     "transformer": {
         "codes": "",
+        "noise_until": 0,
         "canvas": (0, 0),
         "gpt.remat": "none",
         "gpt.architecture": "gpt",

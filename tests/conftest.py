@@ -7,11 +7,20 @@ import runpy
 import shutil
 import sys
 import tempfile
+from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")  # eight in `make test-slow`: two cores would lose time with so many
-# Most of the tests' time is XLA's: the models are tiny, so quick compilation beats quick programs.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_experimental_ynn_fusion_type=")
+# Most of the tests' time is XLA's: the models are tiny, so quick compilation beats quick programs. Each of the last two
+# took a sixth off that of a training; two workers on two cores gain nothing from parts that are compiled at once.
+QUICK = [
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_experimental_ynn_fusion_type=",
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
+if version("jax").startswith("0.10."):  # unknown to later ones, which end at an unknown flag
+    QUICK.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(QUICK))
 # Tests compile the same small programs over and over. pytest itself makes the cache; its workers and the commands that
 # they start find the variable set, and so all have one.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -22,6 +31,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from absl import flags
@@ -116,3 +126,18 @@ def run_here(monkeypatch) -> Callable[..., None]:
     forget()
     os.environ.clear()
     os.environ.update(environment)
+
+
+@pytest.fixture
+def type_here(run_here, capfd) -> Callable[..., CompletedProcess]:
+    """`tiny.run`, but for mistakes, in this process."""
+
+    def type_here(module: str, *args: str) -> CompletedProcess:
+        code = 0
+        try:
+            run_here(f"taming_jax.{module}", *args)
+        except SystemExit as ended:
+            code = ended.code
+        return CompletedProcess(args, code, *capfd.readouterr())
+
+    return type_here

@@ -15,7 +15,7 @@ from taming_jax.errors import ArgumentError, UserError
 from taming_jax.report.lines import lines as report_lines
 from taming_jax.report.run import read as read_run
 from taming_jax.train import check_weights
-from tests.tiny import ROOT, run
+from tests.tiny import ROOT
 
 MISTAKES = {
     "no config": (["train", "--workdir=x"], "--config is missing"),
@@ -34,9 +34,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_on_the_command_line_gets_one_line(mistake):
+def test_a_mistake_on_the_command_line_gets_one_line(mistake, type_here):
     args, message = MISTAKES[mistake]
-    done = run(*args)
+    done = type_here(*args)
     assert done.returncode == 2, done.stderr
     (line,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
     assert re.search(message, line) and len(line) < 600

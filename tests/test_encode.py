@@ -30,7 +30,6 @@ from tests.tiny import (
     free_port,
     put,
     records,
-    run,
     state_of,
     tiny_transformer,
     tiny_vq,
@@ -317,8 +316,8 @@ def test_codes_are_not_written_over_anything_else(vq_run, crops_run, class_codes
         (["--config=configs/openmoji_transformer.py", "--workdir=/nowhere"], "run directory /nowhere does not exist"),
     ],
 )
-def test_a_mistake_gets_one_line(flags, message):
-    done = run("encode", *flags)
+def test_a_mistake_gets_one_line(flags, message, type_here):
+    done = type_here("encode", *flags)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     (line,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
     assert message in line

@@ -208,11 +208,11 @@ def test_a_mistake_is_refused_with_one_line(mistake, generator, compilations):
 
 
 @pytest.mark.parametrize("flag", ["--classes=crosss", "--size=8x16", "--guidance=3", "--condition=x.png"])
-def test_the_command_says_the_same_with_its_flag(flag, generator, transformer_run, tmp_path):
+def test_the_command_says_the_same_with_its_flag(flag, generator, transformer_run, tmp_path, type_here):
     name, value = flag[2:].split("=")
     with pytest.raises(taming_jax.UserError) as caught:
         generator.sample(progress=False, **{name: float(value) if name == "guidance" else value})
-    done = run("sample", f"--workdir={transformer_run}", f"--out={tmp_path / 'out'}", flag)
+    done = type_here("sample", f"--workdir={transformer_run}", f"--out={tmp_path / 'out'}", flag)
     assert done.returncode == 2 and f"error: --{caught.value}\n" in done.stderr
 
 

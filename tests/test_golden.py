@@ -45,7 +45,7 @@ from taming_jax.sampling.window import window_start
 from taming_jax.second_stage import next_code
 from taming_jax.state import TrainState
 from taming_jax.tasks import vqgan
-from taming_jax.tasks.transformer import corrupt
+from taming_jax.tasks.transformer import corrupt, draw_noise
 from tests.tiny import sample_plainly
 
 DEVIATIONS: dict[str, float] = {}
@@ -686,6 +686,17 @@ def test_pkeep_corrupts_its_share():
     seen = np.asarray(corrupt(ids, 0.75, 64, jax.random.key(0)))
     assert abs((seen == 7).mean() - (0.75 + 0.25 / 64)) < 0.01
     np.testing.assert_array_equal(np.unique(seen), np.arange(64))
+
+
+def test_noise_is_drawn_for_each_sequence_and_fades():
+    """U(0, 1 - step / until) of each sequence's codes become random ones, and none any more at the end."""
+    ids = jnp.full((2000, 64), 7)
+    for step, bound in ((0, 1.0), (25, 0.75), (75, 0.25), (100, 0.0), (500, 0.0)):
+        share = draw_noise(jax.random.key(1), jnp.int32(step), 100, len(ids))
+        assert share.shape == (2000, 1) and abs(share.mean() - bound / 2) < 0.02 and share.max() <= bound
+        assert abs(share.std() - bound / 12**0.5) < 0.01
+        changed = np.asarray(corrupt(ids, 1 - share, 4096, jax.random.key(2)) != 7).mean(1)
+        assert abs(changed - share[:, 0]).mean() < 0.05 and (bound > 0 or not changed.any())
 
 
 def test_adamw_and_its_groups():

@@ -40,6 +40,7 @@ def test_notebook(transformer_run, tmp_path):
         IMAGE="",
         SIZE="18x24",
         BATCH_SIZE=8,
+        TRAIN_STEPS=3,
     )
     assert shown_by("colab.ipynb", values) == {
         "where": [],
@@ -49,6 +50,7 @@ def test_notebook(transformer_run, tmp_path):
         "classes": ["image/png"],
         "half": ["image/png"] * 2,
         "large": ["image/png", "image/gif"],
+        "train": ["image/png"],
     }
 
 

@@ -1,4 +1,7 @@
-"""Addresses of published runs: hf://user/name, or hf://user/name@revision, a branch, a tag or a commit."""
+"""Addresses of published runs: hf://user/name, or hf://user/name@revision, a branch, a tag or a commit.
+
+And the names of those that come with the package.
+"""
 
 import re
 from collections.abc import Iterator
@@ -12,6 +15,8 @@ WRITTEN = "an address is written hf://user/name, or hf://user/name@revision"
 LIKE = re.compile(r"(hf|huggingface):|https?:/+(www\.)?(huggingface\.co|hf\.co)/", re.IGNORECASE)
 FOLDERS = ("", *(f"{copy}/" for copy in published.COPIES.values()))
 NETS = tuple(f"{folder}{file}" for folder in FOLDERS for file in (published.CONFIG, published.WEIGHTS))
+OURS = Path(__file__).parents[1] / "nets"
+NAMES = {"openmoji": OURS / "openmoji", "openmoji_vq": OURS / "openmoji" / "first_stage"}  # what `make demo` trains
 BESIDE = ("README.md", "evaluation.json", "pictures/*.png", "pictures/*.gif")  # what else a published run has
 
 
@@ -38,10 +43,10 @@ def parse(address: str, kind: type[UserError] = UserError) -> tuple[str, str | N
 def find(place: str | Path, also: tuple[str, ...] = ()) -> Path:
     """The folder of a run: a path is as it is, a published run is downloaded into the hub's cache, unless it is there.
 
-    also: patterns of files besides its nets. Raises UserError.
+    A name of NAMES is a path where there is one. also: patterns of files besides its nets. Raises UserError.
     """
     if not is_address(place):
-        return Path(place)
+        return NAMES.get(str(place), Path(place)) if not Path(place).exists() else Path(place)
     from huggingface_hub import snapshot_download
 
     folder = begin(str(place))  # another repository's files may be large

@@ -77,11 +77,23 @@ def check_architecture(config: ConfigDict) -> None:
         raise UserError(f"gpt.num_kv_heads={gpt.num_kv_heads} does not divide gpt.num_heads={gpt.num_heads}")
 
 
-def corrupt(ids: jax.Array, pkeep: float, vocab_size: int, key: jax.Array) -> jax.Array:
-    """Each id stays with probability `pkeep`, or else becomes a random one (the original's pkeep). [B,T] -> [B,T]."""
+def corrupt(ids: jax.Array, pkeep: float | jax.Array, vocab_size: int, key: jax.Array) -> jax.Array:
+    """Each id stays with probability `pkeep`, or else becomes a random one (the original's pkeep). [B,T] -> [B,T].
+
+    pkeep: of all sequences, or of each, [B,1].
+    """
     keep_key, key = jax.random.split(key)
     keep = jax.random.bernoulli(keep_key, pkeep, ids.shape)
     return jnp.where(keep, ids, jax.random.randint(key, ids.shape, 0, vocab_size))
+
+
+def draw_noise(key: jax.Array, step: jax.Array, until: int, batch_size: int) -> jax.Array:
+    """The share of each sequence's codes that become random ones, [B,1] in [0, 1): reAR's noise (arXiv 2510.04450).
+
+    Drawn evenly from 0 to a bound that falls linearly from 1 to 0 at step `until`. So a code learns to follow codes
+    that are wrong in part, as those that sampling writes are, and at the end to trust them.
+    """
+    return jnp.clip(1 - step / until, 0, 1) * jax.random.uniform(key, (batch_size, 1))
 
 
 def drop(c: jax.Array, share: float, null: int, key: jax.Array) -> jax.Array:
@@ -120,7 +132,12 @@ def make_task(config: ConfigDict) -> states.Task:
                 share = random_share(state.step, *config.gpt.random_order)
                 ordered["orders"] = draw_orders(jax.random.fold_in(key, 4), share, targets.shape)
                 targets = jnp.take_along_axis(targets, ordered["orders"], 1)
-            ids = corrupt(targets, config.pkeep, gpt.vocab_size, corrupt_key) if config.pkeep < 1 else targets
+            pkeep = config.pkeep
+            if config.noise_until:
+                noise = draw_noise(jax.random.fold_in(key, 5), state.step, config.noise_until, len(targets))
+                pkeep *= 1 - noise
+            noisy = config.pkeep < 1 or config.noise_until
+            ids = corrupt(targets, pkeep, gpt.vocab_size, corrupt_key) if noisy else targets
 
             def loss_fn(learned):
                 params = {**state.params["gpt"], **learned}
