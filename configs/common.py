@@ -166,9 +166,11 @@ def get_sample(**fields) -> ConfigDict:
 
 
 def get_optim(**fields) -> ConfigDict:
-    """Adam, or AdamW where there is weight decay."""
+    """Adam, or AdamW where there is weight decay; or Muon (`optim.make_optimizer`)."""
     return ConfigDict(
         dict(
+            name="adam",  # or muon, which learns matrices otherwise
+            momentum=0.95,  # of muon: of a matrix's gradient
             final_share=0.01,  # of the learning rate, at the end of a cosine schedule
             eps=1e-8,  # Adam's, beside its divisor
         )

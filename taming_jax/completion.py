@@ -43,6 +43,8 @@ LATER = {
     "checkpoint_best": "",
     "evals": {},
     "tracker": "tensorboard",
+    "optim.name": "adam",
+    "optim.momentum": 0.95,
     "optim.eps": 1e-8,
     "optim.final_share": 0.01,
     "data.random_scale": False,

@@ -64,6 +64,8 @@ COMMON: dict[str, Rule] = {
     "init_from": run,
     "tracker": trackers.rule,
     **{f"mesh.{axis}": devices for axis in ("data", "fsdp", "tensor")},
+    "optim.name": among(optim.OPTIMIZERS),
+    "optim.momentum": SHARE,
     "optim.learning_rate": real(above=0),
     "optim.schedule": among(optim.SCHEDULES),
     "optim.warmup_steps": whole(),

@@ -3,8 +3,11 @@
 import jax
 import optax
 from ml_collections import ConfigDict
+from optax.contrib import MuonDimensionNumbers, muon
 
-SCHEDULES = ("constant", "cosine")
+SCHEDULES, OPTIMIZERS = ("constant", "cosine"), ("adam", "muon")
+LAST_LAYERS = {"head", "conv_out"}
+MATCH_ADAM = 0.2  # the root mean square of an update of AdamW's, over its rate
 
 
 def learning_rate(optim: ConfigDict, steps: int) -> optax.Schedule:
@@ -22,16 +25,44 @@ def decayed(params: dict) -> dict:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
+def matrices(params: dict) -> dict:
+    """Which axes of a weight Muon takes for a matrix's; None for what Adam learns: all but kernels, and the last layer.
+
+    A convolution's window and inputs are one axis (Jordan 2024); layers of a stack are matrices of their own.
+    """
+
+    def axes(path: tuple, weight: jax.Array) -> MuonDimensionNumbers | None:
+        *above, name = (part.key for part in path)
+        if name != "kernel" or LAST_LAYERS & set(above):
+            return None
+        window = range(weight.ndim - 4, weight.ndim - 2) if weight.ndim >= 4 else ()
+        return MuonDimensionNumbers((*window, weight.ndim - 2), weight.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(axes, params)
+
+
 def make_optimizer(optim: ConfigDict, steps: int) -> optax.GradientTransformation:
-    """Clipping by global norm (`clip_norm`, 0 for none), then Adam; AdamW where `weight_decay` is above 0."""
+    """Clipping by global norm (`clip_norm`, 0 for none), then the optimizer of `optim.name`.
+
+    adam: AdamW where `weight_decay` is above 0. muon: the updates of matrices are made orthogonal (Jordan 2024), of
+    the size that AdamW's have (Liu et al. 2025, arXiv 2502.16982, section 2.2), so that rates carry over. What is no
+    matrix is Adam's with Nesterov's momentum, as optax has it, and does not decay.
+    """
+    rate, fields = learning_rate(optim, steps), dict(eps=optim.eps, weight_decay=optim.weight_decay)
+    if optim.name == "muon":
+        learn = muon(
+            rate,
+            **fields,
+            beta=optim.momentum,
+            consistent_rms=MATCH_ADAM,
+            weight_decay_mask=decayed,
+            muon_weight_dimension_numbers=matrices,
+            adam_b1=optim.b1,
+            adam_b2=optim.b2,
+        )
+    else:
+        learn = optax.adamw(rate, **fields, b1=optim.b1, b2=optim.b2, mask=decayed)
     return optax.chain(
         optax.clip_by_global_norm(optim.clip_norm) if optim.clip_norm > 0 else optax.identity(),
-        optax.adamw(
-            learning_rate(optim, steps),
-            b1=optim.b1,
-            b2=optim.b2,
-            eps=optim.eps,
-            weight_decay=optim.weight_decay,
-            mask=decayed,
-        ),
+        learn,
     )
