@@ -13,7 +13,7 @@ from configs import common, openmoji_transformer
 
 
 def get_config() -> ConfigDict:
-    c = openmoji_transformer.get_config()
+    c = openmoji_transformer.get_base()
     c.cond = common.get_cond("caption")
     c.cond.max_words = 8
     c.cond.drop = 0.1

@@ -13,7 +13,7 @@ from configs import common, openmoji_transformer
 
 
 def get_config() -> ConfigDict:
-    c = openmoji_transformer.get_config()
+    c = openmoji_transformer.get_base()
     c.first_stage = common.get_first_stage("runs/openmoji_crops_vq")
     c.cond = common.get_cond("coordinates")
     c.cond.down = 4

@@ -12,7 +12,7 @@ from configs import common, openmoji_vq
 
 
 def get_config() -> ConfigDict:
-    c = openmoji_vq.get_config()
+    c = openmoji_vq.get_base()
     c.quantizer = common.get_ema(1024)
     c.data.resize_factor = 2.0
     c.data.random_crop = True

@@ -9,6 +9,6 @@ from configs import common, openmoji_vq
 
 
 def get_config() -> ConfigDict:
-    c = openmoji_vq.get_config()
+    c = openmoji_vq.get_base()
     c.quantizer = common.get_ema(1024)
     return c

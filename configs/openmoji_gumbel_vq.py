@@ -13,7 +13,7 @@ from configs import openmoji_vq
 
 
 def get_config() -> ConfigDict:
-    c = openmoji_vq.get_config()
+    c = openmoji_vq.get_base()
     c.quantizer = ConfigDict(dict(name="gumbel", codebook_size=512, embed_dim=16))
     c.quantizer.straight_through = True  # one-hot draws in training too; False: soft ones
     c.quantizer.temperature = dict(  # of the draws: a warm-up, then a cosine; decay_steps counts both

@@ -11,7 +11,7 @@ from configs import openmoji_vq
 
 
 def get_config() -> ConfigDict:
-    c = openmoji_vq.get_config()
+    c = openmoji_vq.get_base()
     c.loss.perceptual_weight = 0.0
     c.disc.weight = 0.0
     return c

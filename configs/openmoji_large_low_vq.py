@@ -11,7 +11,7 @@ from configs import common, openmoji_vq
 
 
 def get_config() -> ConfigDict:
-    c = openmoji_vq.get_config()
+    c = openmoji_vq.get_base()
     c.input = "low"
     c.data.features = ("image", "low")
     common.use_large_crops(c)

@@ -12,7 +12,7 @@ from configs import openmoji_vq
 
 
 def get_config() -> ConfigDict:
-    c = openmoji_vq.get_config()
+    c = openmoji_vq.get_base()
     c.input = "low"
     c.data.features = ("image", "low")
     c.data.resize_factor = 2.0

@@ -9,7 +9,7 @@ from configs import common, openmoji_vq
 
 
 def get_config() -> ConfigDict:
-    c = openmoji_vq.get_config()
+    c = openmoji_vq.get_base()
     c.quantizer = common.get_ema(1024)
     c.data.update(name="openmoji/scenes", size=64)
     c.batch_size = 4

@@ -87,7 +87,8 @@ def tiny_vq(folder: Path) -> ConfigDict:
     c.loss.update(perceptual_start=0, perceptual_weight=0.0)
     c.disc.update(ndf=8, n_layers=1, start=0, gen_start=2, ramp_steps=2)
     c.update(batch_size=8, steps=4, log_every=1, eval_every=4, checkpoint_every=2)
-    c.optim.update(learning_rate=1e-3, warmup_steps=0, schedule="constant")
+    # Adam, since Muon takes longer to compile.
+    c.optim.update(name="adam", learning_rate=1e-3, warmup_steps=0, schedule="constant")
     return c
 
 
@@ -97,7 +98,7 @@ def tiny_transformer(first_stage: Path) -> ConfigDict:
     c.first_stage.workdir = str(first_stage)
     c.gpt.update(num_layers=2, num_heads=2, embed_dim=32)
     c.update(batch_size=8, steps=4, log_every=1, eval_every=4, checkpoint_every=2)
-    c.optim.update(warmup_steps=0, schedule="constant")
+    c.optim.update(name="adam", learning_rate=1e-3, warmup_steps=0, schedule="constant")
     return c
 
 
