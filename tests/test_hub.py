@@ -497,3 +497,21 @@ def test_a_hub_refuses_gives_and_takes(vq_run, published_vq, tmp_path, monkeypat
     assert Hub.taken.keys() == {str(f.relative_to(published_vq)) for f in published_vq.rglob("*") if f.is_file()}
     for name in (published.CONFIG, published.WEIGHTS):
         assert Hub.taken[name] == (published_vq / name).read_bytes()
+
+
+def test_nets_that_come_along_paint_and_are_moved_aside_by_a_folder_of_their_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    generator, tokenizer = Generator.load("openmoji"), Tokenizer.load("openmoji_vq")
+    assert len(generator.class_names) == 9 and tokenizer.config.quantizer.codebook_size == 1024
+    own = completion.load_run(address.find("openmoji") / "first_stage")[2]
+    assert checkpoint.digest(own) == generator.config.first_stage.digest
+    images = generator.sample(2, classes="Flags", progress=False)
+    assert images.shape == (2, 32, 32, 3) and (images[:, :2] > 240).all()  # a flag on white paper
+    ids = tokenizer.encode(images)
+    # What it has painted stays about the same through codes and back.
+    assert np.abs(tokenizer.decode(ids).astype(int) - images).mean() < 20
+    (tmp_path / "openmoji").mkdir()
+    with pytest.raises(UserError, match="openmoji"):
+        Generator.load("openmoji")
+    card_text = (ROOT / "taming_jax/nets/openmoji/README.md").read_text()
+    assert "cc-by-sa-4.0" in card_text and "OpenMoji" in card_text

@@ -60,6 +60,7 @@ def test_wheel_has_the_package_and_its_configs_alone(wheel):
     ]
     expected = {p.relative_to(ROOT).as_posix() for p in files}
     expected |= {f"taming_jax/configs/{p.name}" for p in (ROOT / "configs").glob("*.py")}
+    expected |= {p.relative_to(ROOT).as_posix() for p in (ROOT / "taming_jax/nets").rglob("*") if p.is_file()}
     held = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     assert sorted(held) == sorted(expected)
 
