@@ -30,6 +30,7 @@ from ml_collections import ConfigDict
 from taming_jax import memory, published, sharding
 from taming_jax.console import say
 from taming_jax.errors import UserError
+from taming_jax.hub import address
 from taming_jax.state import Task, TrainState
 
 T = TypeVar("T")
@@ -520,7 +521,13 @@ def read_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int
 def required_steps(workdir: Path, step: int | None = None) -> list[int]:
     """The steps with a checkpoint, or the one that is asked for; raises UserError where there is none."""
     if not workdir.is_dir():
-        raise UserError(f"run directory {workdir} does not exist; train there first, or name another")
+        ours = address.is_name(workdir)
+        how = (
+            f"taming hub pull --from={workdir} --workdir=... makes one"
+            if ours
+            else "train there first, or name another"
+        )
+        raise UserError(f"run directory {workdir} does not exist; {how}")
     found = steps(workdir)
     if not found or (step is not None and step not in found):
         raise UserError(
@@ -556,7 +563,11 @@ def relative_to(workdir: Path, config: dict) -> dict:
     inside = tuple(folder + os.sep for folder in (os.path.abspath(workdir), real))
 
     def change(path: str) -> str:
-        if path.startswith(("~", "hf://")) or (Path(path).is_absolute() and not path.startswith(inside)):
+        if (
+            path.startswith("~")
+            or address.is_address(path)
+            or (Path(path).is_absolute() and not path.startswith(inside))
+        ):
             return path
         moved = os.path.relpath(os.path.realpath(path) if path.startswith(inside) else os.path.abspath(path), real)
         return moved if moved.startswith("..") else os.path.join(".", moved)

@@ -309,7 +309,9 @@ def find_origin(config: ConfigDict) -> ConfigDict:
     with about("init_from"):
         found, _ = load_config(address.find(config.init_from))
     if found.task != config.task:
-        own = f"; its tokenizer is {Path(config.init_from) / COPIES['first_stage']}" * (found.task == "transformer")
+        own = ""
+        if found.task == "transformer":
+            own = f"; its tokenizer is {address.find(config.init_from) / COPIES['first_stage']}"
         raise UserError(
             f"init_from={config.init_from} holds a {found.task!r} run, the config is for {config.task!r}{own}"
         )
@@ -377,7 +379,7 @@ def complete_ahead(config: ConfigDict, stages: dict[str, ConfigDict]) -> ConfigD
     check_fields(config)
     if config.task != "transformer" and stages:
         raise UserError(f"--{min(stages)}: only a transformer has it, the config is for {config.task!r}")
-    ahead = {Path(config[name].workdir): complete(stage) for name, stage in stages.items()}
+    ahead = {address.find(config[name].workdir): complete(stage) for name, stage in stages.items()}
 
     def load(workdir: Path, step: int | None) -> tuple[ConfigDict, int]:
         if workdir in ahead:
@@ -545,5 +547,9 @@ def explain_misfit(stored: ConfigDict | None, config: ConfigDict) -> Iterator[No
         yield
     except checkpoint.Misfit as e:
         changed = differences(stored, config) if stored is not None else []
+        changed.sort(key=lambda field: not field.startswith("optim.name"))  # with it, all of the optimizer's arrays
         told = f"; changed since: {', '.join(changed[:5])}" if changed else ""
-        raise UserError(f"{e}{told}; name another run directory, or set the fields back") from e
+        raise UserError(
+            f"{e}{told}; set the fields back, go on with the run's own by --config=stored:RUN, or name another run"
+            " directory"
+        ) from e

@@ -162,7 +162,7 @@ OF_TASK: dict[str, dict[str, Rule]] = {
         **{f"cond.layout.{name}": rule for name, rule in LAYOUT.items()},
         "order": among(permute.ORDERS),
         "pkeep": real(above=0, most=1),
-        "noise_until": STEP,
+        "noise_until": whole(),
         "codes": folder,
         "gpt.num_layers": whole(1, 2**12),
         "gpt.num_heads": WIDTH,

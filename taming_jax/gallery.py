@@ -15,7 +15,7 @@ from taming_jax import images, request
 from taming_jax.conditions import ARGUMENTS, Condition
 from taming_jax.errors import ArgumentError, UserError
 from taming_jax.generator import Generator
-from taming_jax.hub.address import is_address
+from taming_jax.hub.address import find, is_address, is_hub
 from taming_jax.painting import Plan, make_sheet
 from taming_jax.published import COPIES
 from taming_jax.sampling.tiling import TILE
@@ -53,11 +53,11 @@ def without_own_stage(made_by: dict) -> dict:
     if not isinstance(workdir, str) or not isinstance(stage, str):
         return made_by
     folder, copy = os.path.split(os.path.abspath(stage))
-    if is_address(workdir):
+    if is_hub(workdir):
         cached = "models--" + workdir.removeprefix("hf://").partition("@")[0].replace("/", "--")
         own = cached in Path(folder).parts
     else:
-        own = folder == os.path.abspath(workdir)
+        own = folder == os.path.abspath(find(workdir))
     own = own and copy == COPIES["first_stage"]
     return {name: value for name, value in made_by.items() if name != "first_stage" or not own}
 

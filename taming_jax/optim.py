@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from optax.contrib import MuonDimensionNumbers, muon
 
 SCHEDULES, OPTIMIZERS = ("constant", "cosine"), ("adam", "muon")
-LAST_LAYERS = {"head", "conv_out"}
+LAST_LAYERS = {"head", "conv_out"}  # the encoder's, too, in front of the quantizer
 MATCH_ADAM = 0.2  # the root mean square of an update of AdamW's, over its rate
 
 
@@ -26,9 +26,10 @@ def decayed(params: dict) -> dict:
 
 
 def matrices(params: dict) -> dict:
-    """Which axes of a weight Muon takes for a matrix's; None for what Adam learns: all but kernels, and the last layer.
+    """Which axes of a weight Muon takes for a matrix's; None for what Adam learns: all but kernels, and last layers.
 
-    A convolution's window and inputs are one axis (Jordan 2024); layers of a stack are matrices of their own.
+    A convolution's window and inputs are one axis (Jordan 2024); layers of a stack are matrices of their own. Jordan
+    leaves first layers to Adam, too; here those are Muon's.
     """
 
     def axes(path: tuple, weight: jax.Array) -> MuonDimensionNumbers | None:
@@ -45,8 +46,8 @@ def make_optimizer(optim: ConfigDict, steps: int) -> optax.GradientTransformatio
     """Clipping by global norm (`clip_norm`, 0 for none), then the optimizer of `optim.name`.
 
     adam: AdamW where `weight_decay` is above 0. muon: the updates of matrices are made orthogonal (Jordan 2024), of
-    the size that AdamW's have (Liu et al. 2025, arXiv 2502.16982, section 2.2), so that rates carry over. What is no
-    matrix is Adam's with Nesterov's momentum, as optax has it, and does not decay.
+    the size that AdamW's have (Liu et al. 2025, arXiv 2502.16982, section 2.2), so that rates are comparable. What it
+    leaves is Adam's with Nesterov's momentum, as optax has it, and does not decay. `eps` is also beside Muon's norms.
     """
     rate, fields = learning_rate(optim, steps), dict(eps=optim.eps, weight_decay=optim.weight_decay)
     if optim.name == "muon":
@@ -55,7 +56,6 @@ def make_optimizer(optim: ConfigDict, steps: int) -> optax.GradientTransformatio
             **fields,
             beta=optim.momentum,
             consistent_rms=MATCH_ADAM,
-            weight_decay_mask=decayed,
             muon_weight_dimension_numbers=matrices,
             adam_b1=optim.b1,
             adam_b2=optim.b2,

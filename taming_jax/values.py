@@ -115,7 +115,7 @@ def folder(name: str, value: Any, kind: type[UserError] = UserError) -> None:
 def run(name: str, value: Any, kind: type[UserError] = UserError) -> None:
     """A run directory, or the address of a published run."""
     line(name, value, kind)
-    if address.is_address(value):
+    if address.is_hub(value):
         address.parse(value, kind)
     else:
         folder(name, value, kind)

@@ -501,7 +501,7 @@ def test_a_hub_refuses_gives_and_takes(vq_run, published_vq, tmp_path, monkeypat
 
 def test_nets_that_come_along_paint_and_are_moved_aside_by_a_folder_of_their_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    generator, tokenizer = Generator.load("openmoji"), Tokenizer.load("openmoji_vq")
+    generator, tokenizer = Generator.load("openmoji"), Tokenizer.load("openmoji_tokenizer")
     assert len(generator.class_names) == 9 and tokenizer.config.quantizer.codebook_size == 1024
     own = completion.load_run(address.find("openmoji") / "first_stage")[2]
     assert checkpoint.digest(own) == generator.config.first_stage.digest

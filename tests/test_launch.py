@@ -362,7 +362,7 @@ def test_two_hosts_are_set_up_and_train(tmp_path):
     code, printed, errors = cloud.run()
     assert code == 1 and cloud.did() == [*ONCE, *ONCE[1:] * 3]
     # A crash ends the connection to the other host, perhaps before its last line has come; its log has it.
-    assert "step 1 on host 0\n" in printed and "step 1 on host 1" not in printed
+    assert 1 <= printed.count("step 1 on host 0\n") <= 4 and "step 1 on host 1" not in printed
     assert errors.count("host 1: step 1 on host 1\n") == 4
     for home in (first, second):
         installed = (home / "installed").read_text().splitlines()

@@ -47,7 +47,10 @@ def test_every_rule_is_used_and_every_large_leaf_is_sharded(picture_folder, vq_r
     config = completion.complete(tiny_transformer(vq_run))
     rar = completion.complete(changed(tiny_transformer(vq_run), gpt__architecture="rar"))
     used = set()
-    for task in (vqgan.make_task(vq_config), transformer.make_task(config), transformer.make_task(rar)):
+    tasks = [vqgan.make_task(vq_config), transformer.make_task(config), transformer.make_task(rar)]
+    tasks += [vqgan.make_task(changed(vq_config, optim__name="muon"))]
+    tasks += [transformer.make_task(changed(config, optim__name="muon"))]
+    for task in tasks:
         shapes, shardings = states(task, mesh)
         leaves = jax.tree_util.tree_leaves_with_path(shapes)
         for (path, leaf), where in zip(leaves, jax.tree.leaves(shardings), strict=True):
@@ -73,6 +76,19 @@ def losses_on(task, config, mesh_sizes, devices, steps=3):
             state, logged = step(state, sharding.shard_batch(batch, mesh), jax.random.key(i), task.phase(i))
             losses.append({k: v for k, v in jax.device_get(logged.compute()).items() if k.endswith("loss")})
     return losses
+
+
+@pytest.mark.slow
+def test_noise_is_in_the_steps_until_its_end_alone(picture_folder, vq_run):
+    """From step 2 on, what is learned from equal weights is equal."""
+    config = completion.complete(tiny_transformer(vq_run))
+    config.data.class_names = ("circle", "cross", "square")
+    config.optim.learning_rate = 1e-20
+    clean, noisy = (
+        losses_on(transformer.make_task(changed(config, noise_until=until)), config, mesh_of(), jax.devices()[:1], 4)
+        for until in (0, 2)
+    )
+    assert [a["loss"] == b["loss"] for a, b in zip(clean, noisy, strict=True)] == [False, False, True, True]
 
 
 @pytest.mark.slow

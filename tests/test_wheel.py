@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from taming_jax.__main__ import COMMANDS
+from taming_jax.hub import address
+from taming_jax.published import CONFIG, WEIGHTS
 
 ROOT = Path(__file__).parents[1]
 SMALL = """data.name=folder data.size=16 data.validation_share=0.2 model.ch_mult=(1,) model.num_res_blocks=1
@@ -61,6 +63,8 @@ def test_wheel_has_the_package_and_its_configs_alone(wheel):
     expected = {p.relative_to(ROOT).as_posix() for p in files}
     expected |= {f"taming_jax/configs/{p.name}" for p in (ROOT / "configs").glob("*.py")}
     expected |= {p.relative_to(ROOT).as_posix() for p in (ROOT / "taming_jax/nets").rglob("*") if p.is_file()}
+    for folder in address.NAMES.values():
+        assert {(folder / file).relative_to(ROOT).as_posix() for file in (CONFIG, WEIGHTS)} <= expected
     held = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     assert sorted(held) == sorted(expected)
 

@@ -17,6 +17,7 @@ from taming_jax.console import say
 from taming_jax.errors import UserError
 from taming_jax.gallery import Gallery, check_out, describe
 from taming_jax.generator import Generator
+from taming_jax.hub import address
 from taming_jax.painting import Plan
 from taming_jax.sampling.animation import PAPER
 
@@ -29,6 +30,8 @@ def find_runs(folder: Path) -> dict[str, Path]:
 
     Raises UserError where there is none.
     """
+    if address.is_name(folder):
+        return {str(folder): folder}
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist")
     if checkpoint.is_run(folder):

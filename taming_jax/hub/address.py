@@ -3,6 +3,7 @@
 And the names of those that come with the package.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +17,23 @@ LIKE = re.compile(r"(hf|huggingface):|https?:/+(www\.)?(huggingface\.co|hf\.co)/
 FOLDERS = ("", *(f"{copy}/" for copy in published.COPIES.values()))
 NETS = tuple(f"{folder}{file}" for folder in FOLDERS for file in (published.CONFIG, published.WEIGHTS))
 OURS = Path(__file__).parents[1] / "nets"
-NAMES = {"openmoji": OURS / "openmoji", "openmoji_vq": OURS / "openmoji" / "first_stage"}  # what `make demo` trains
+NAMES = {"openmoji": OURS / "openmoji", "openmoji_tokenizer": OURS / "openmoji" / "first_stage"}  # of `make demo`
 BESIDE = ("README.md", "evaluation.json", "pictures/*.png", "pictures/*.gif")  # what else a published run has
 
 
-def is_address(place: str | Path) -> bool:
-    """Whether a text is an address, or is meant to be one; a path of this machine is none."""
+def is_hub(place: str | Path) -> bool:
+    """Whether a text is an address on the hub, or is meant to be one."""
     return LIKE.match(str(place)) is not None
+
+
+def is_name(place: str | Path) -> bool:
+    """Whether a text is one of NAMES; a path of this machine is none."""
+    return str(place) in NAMES and not os.path.lexists(place)
+
+
+def is_address(place: str | Path) -> bool:
+    """Whether a text leads to a published run and is no path of this machine."""
+    return is_hub(place) or is_name(place)
 
 
 def parse(address: str, kind: type[UserError] = UserError) -> tuple[str, str | None]:
@@ -43,10 +54,10 @@ def parse(address: str, kind: type[UserError] = UserError) -> tuple[str, str | N
 def find(place: str | Path, also: tuple[str, ...] = ()) -> Path:
     """The folder of a run: a path is as it is, a published run is downloaded into the hub's cache, unless it is there.
 
-    A name of NAMES is a path where there is one. also: patterns of files besides its nets. Raises UserError.
+    also: patterns of files besides its nets. Raises UserError.
     """
-    if not is_address(place):
-        return NAMES.get(str(place), Path(place)) if not Path(place).exists() else Path(place)
+    if not is_hub(place):
+        return NAMES[str(place)] if is_name(place) else Path(place)
     from huggingface_hub import snapshot_download
 
     folder = begin(str(place))  # another repository's files may be large

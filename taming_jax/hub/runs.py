@@ -55,7 +55,7 @@ def push(
     to: the folder, or 'hf://user/name'. update: whether a repository that is there gets another commit. Raises
     UserError.
     """
-    if not address.is_address(to):
+    if not address.is_hub(to):
         for name, given in dict(private=private, update=update).items():
             if given:
                 raise ArgumentError(f"{name}: it is for a repository on the hub, to={to} is a folder")
@@ -201,7 +201,7 @@ def pull(source: str, workdir: Path) -> None:
         runs[part / copy] = read_net(folder / copy, config[name].digest)
         config[name].update(workdir=str(part / copy), origin=source)
     runs[part] = config, read_net(folder)[1]
-    home = folder.parents[1] if address.is_address(source) else folder  # the hub's cache is made of links
+    home = folder.parents[1] if address.is_hub(source) else folder  # the hub's cache is made of links
     beside = [file for file in (folder / CARD, folder / record.FILE) if lies_in(home, file)]
     with places.claimed(workdir):
         shutil.rmtree(part, ignore_errors=True)  # what an interrupted pull has left

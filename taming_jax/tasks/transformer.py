@@ -137,7 +137,9 @@ def make_task(config: ConfigDict) -> states.Task:
                 noise = draw_noise(jax.random.fold_in(key, 5), state.step, config.noise_until, len(targets))
                 pkeep *= 1 - noise
             noisy = config.pkeep < 1 or config.noise_until
-            ids = corrupt(targets, pkeep, gpt.vocab_size, corrupt_key) if noisy else targets
+            # The original draws from all ids that its tables have, those of conditions among them.
+            drawn = stage.first.num_ids if config.noise_until else gpt.vocab_size
+            ids = corrupt(targets, pkeep, drawn, corrupt_key) if noisy else targets
 
             def loss_fn(learned):
                 params = {**state.params["gpt"], **learned}
