@@ -50,7 +50,7 @@ def make_optimizer(optim: ConfigDict, steps: int) -> optax.GradientTransformatio
     leaves is Adam's with Nesterov's momentum, as optax has it, and does not decay. `eps` is also beside Muon's norms.
     """
     rate, fields = learning_rate(optim, steps), dict(eps=optim.eps, weight_decay=optim.weight_decay)
-    if optim.name == "muon":
+    if optim.get("name", "adam") == "muon":
         learn = muon(
             rate,
             **fields,
