@@ -40,7 +40,6 @@ def test_notebook(transformer_run, tmp_path):
         IMAGE="",
         SIZE="18x24",
         BATCH_SIZE=8,
-        TRAIN_STEPS=3,
     )
     assert shown_by("colab.ipynb", values) == {
         "where": [],
@@ -50,7 +49,6 @@ def test_notebook(transformer_run, tmp_path):
         "classes": ["image/png"],
         "half": ["image/png"] * 2,
         "large": ["image/png", "image/gif"],
-        "train": ["image/png"],
     }
 
 
