@@ -29,7 +29,7 @@ RECIPES = {
 
 
 def get_config() -> ConfigDict:
-    """The demo's first stage, with LPIPS long before the discriminator."""
+    """The first stage that those on OpenMoji begin with, with LPIPS long before the discriminator."""
     c = openmoji_vq.get_base()
     c.steps, c.eval_every, c.keep_checkpoints = STEPS, EVERY, STEPS // EVERY
     c.loss.perceptual_start = PERCEPTUAL_START

@@ -521,12 +521,9 @@ def read_config(workdir: Path, step: int | None = None) -> tuple[ConfigDict, int
 def required_steps(workdir: Path, step: int | None = None) -> list[int]:
     """The steps with a checkpoint, or the one that is asked for; raises UserError where there is none."""
     if not workdir.is_dir():
-        ours = address.is_name(workdir)
-        how = (
-            f"taming hub pull --from={workdir} --workdir=... makes one"
-            if ours
-            else "train there first, or name another"
-        )
+        how = "train there first, or name another"
+        if address.is_name(workdir):
+            how = f"taming hub pull --from={workdir} --workdir=... makes one"
         raise UserError(f"run directory {workdir} does not exist; {how}")
     found = steps(workdir)
     if not found or (step is not None and step not in found):

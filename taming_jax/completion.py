@@ -307,11 +307,12 @@ def complete(config: ConfigDict, stored: ConfigDict | None = None, load: LoadCon
 def find_origin(config: ConfigDict) -> ConfigDict:
     """The config of the run with whose weights a new one begins. Raises UserError where it is of the other stage."""
     with about("init_from"):
-        found, _ = load_config(address.find(config.init_from))
+        workdir = address.find(config.init_from)
+        found, _ = load_config(workdir)
     if found.task != config.task:
         own = ""
         if found.task == "transformer":
-            own = f"; its tokenizer is {address.find(config.init_from) / COPIES['first_stage']}"
+            own = f"; its tokenizer is {workdir / COPIES['first_stage']}"
         raise UserError(
             f"init_from={config.init_from} holds a {found.task!r} run, the config is for {config.task!r}{own}"
         )

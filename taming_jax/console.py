@@ -12,6 +12,8 @@ import jax
 import tqdm.auto
 import tqdm.std
 
+from taming_jax.errors import write_line
+
 MINUTE = 60
 # On the progress line; files hold all.
 SHOWN = (
@@ -61,8 +63,7 @@ class Lasting:
 def say(message: str) -> None:
     """Prints a line, from process 0 alone; what the terminal cannot write is replaced."""
     if jax.process_index() == 0:
-        # The end of the line is part of it: threads that read data write at the same time.
-        print(message.encode("utf-8", "replace").decode() + "\n", end="", flush=True)
+        write_line(message.encode("utf-8", "replace").decode())
 
 
 def duration(seconds: float) -> str:

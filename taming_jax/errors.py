@@ -25,6 +25,11 @@ def fail(message: str) -> None:
     sys.exit(2)
 
 
+def write_line(text: str) -> None:
+    """Prints a line whose end is part of it: threads that write at the same time do not run into one another."""
+    print(text + "\n", end="", flush=True)
+
+
 def printable(text: str) -> str:
     """A text that any terminal shows on one line: what is no character of UTF-8, or moves the cursor, becomes '?'."""
     return "".join(c if c.isprintable() else "?" for c in text)

@@ -22,7 +22,6 @@ from taming_jax import checkpoint, cli, completion, data, places, published, sha
 from taming_jax.console import say
 from taming_jax.errors import ArgumentError, printable
 from taming_jax.evaluation import evaluate, make_evaluators
-from taming_jax.hub import address
 from taming_jax.quality import evaluators, networks, record
 from taming_jax.quality import viewer as viewers
 from taming_jax.quality.options import BATCH_SIZE, KINDS
@@ -49,7 +48,7 @@ def main() -> None:
     if given.features is None:
         refuse(judging, "it is for --features, the network that judges")
     workdir, pictures = cli.required_folder("workdir"), cli.folder("data_path")
-    published.check_writable(address.find(workdir))
+    published.check_writable(workdir)
     config, _ = completion.load_config(workdir)
     config.batch_size = given.batch_size or config.batch_size
     out = workdir

@@ -15,7 +15,7 @@ from taming_jax import images, request
 from taming_jax.conditions import ARGUMENTS, Condition
 from taming_jax.errors import ArgumentError, UserError
 from taming_jax.generator import Generator
-from taming_jax.hub.address import find, is_address, is_hub
+from taming_jax.hub import address
 from taming_jax.painting import Plan, make_sheet
 from taming_jax.published import COPIES
 from taming_jax.sampling.tiling import TILE
@@ -40,9 +40,9 @@ def describe(generator: Generator, plan: Plan, asked: Mapping[str, Any]) -> dict
     files = digest([asked["image"], asked["keep"], *(part for parts in lists for part in parts)])
     stage = asked.get("first_stage")
     made_by = dict(
-        workdir=asked["workdir"] if is_address(asked["workdir"]) else str(Path(asked["workdir"])),
+        workdir=asked["workdir"] if address.is_address(asked["workdir"]) else str(Path(asked["workdir"])),
         step=generator.step,
-        first_stage=stage if stage and is_address(stage) else generator.config.first_stage.workdir,
+        first_stage=stage if stage and address.is_address(stage) else generator.config.first_stage.workdir,
     )
     return without_own_stage(made_by | told | plan.sampling._asdict() | {"files": files})
 
@@ -53,11 +53,11 @@ def without_own_stage(made_by: dict) -> dict:
     if not isinstance(workdir, str) or not isinstance(stage, str):
         return made_by
     folder, copy = os.path.split(os.path.abspath(stage))
-    if is_hub(workdir):
+    if address.is_hub(workdir):
         cached = "models--" + workdir.removeprefix("hf://").partition("@")[0].replace("/", "--")
         own = cached in Path(folder).parts
     else:
-        own = folder == os.path.abspath(find(workdir))
+        own = folder == os.path.abspath(address.find(workdir))
     own = own and copy == COPIES["first_stage"]
     return {name: value for name, value in made_by.items() if name != "first_stage" or not own}
 

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from taming_jax.errors import write_line
+
 PREEMPTED = 75  # sysexits.h's "try again": the launcher starts the job again
 INTERRUPTED = 130
 COMPILER = "compiler"  # the thread that compiles
@@ -58,7 +60,7 @@ class StopSignal:
 def tell(message: str) -> None:
     """Prints a line, if the terminal takes it: a signal is answered in any case."""
     with suppress(OSError, ValueError):
-        print(message + "\n", end="", flush=True)
+        write_line(message)
 
 
 def _alone() -> bool:

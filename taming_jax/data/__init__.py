@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from taming_jax.data import folder, scenes, tfds_source
 from taming_jax.data.transforms import Annotator, Augment
 from taming_jax.data.workers import iterate, mark, noting
-from taming_jax.errors import UserError, printable, reason
+from taming_jax.errors import UserError, printable, reason, write_line
 
 T = TypeVar("T")
 
@@ -109,8 +109,7 @@ class Readable:
                     f" data.max_bad_share={self.max_bad_share:g}: remove the damaged files or raise that share"
                 ) from e
             if first:
-                # The end of the line is part of it: other threads write at the same time.
-                print(f"{message}: skipped, {count} of {len(self)} so far\n", end="", flush=True)
+                write_line(f"{message}: skipped, {count} of {len(self)} so far")
             return None
 
 

@@ -1,6 +1,6 @@
-"""Addresses of published runs: hf://user/name, or hf://user/name@revision, a branch, a tag or a commit.
+"""Addresses of published runs: hf://user/name, hf://user/name@revision, or the name of one that comes with the package.
 
-And the names of those that come with the package.
+A revision is a branch, a tag or a commit.
 """
 
 import os
@@ -27,7 +27,7 @@ def is_hub(place: str | Path) -> bool:
 
 
 def is_name(place: str | Path) -> bool:
-    """Whether a text is one of NAMES; a path of this machine is none."""
+    """Whether a text is one of NAMES, and no file or folder here is called so."""
     return str(place) in NAMES and not os.path.lexists(place)
 
 

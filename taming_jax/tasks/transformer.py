@@ -132,14 +132,13 @@ def make_task(config: ConfigDict) -> states.Task:
                 share = random_share(state.step, *config.gpt.random_order)
                 ordered["orders"] = draw_orders(jax.random.fold_in(key, 4), share, targets.shape)
                 targets = jnp.take_along_axis(targets, ordered["orders"], 1)
-            pkeep = config.pkeep
+            ids = targets
             if config.noise_until:
                 noise = draw_noise(jax.random.fold_in(key, 5), state.step, config.noise_until, len(targets))
-                pkeep *= 1 - noise
-            noisy = config.pkeep < 1 or config.noise_until
-            # The original draws from all ids that its tables have, those of conditions among them.
-            drawn = stage.first.num_ids if config.noise_until else gpt.vocab_size
-            ids = corrupt(targets, pkeep, drawn, corrupt_key) if noisy else targets
+                ids = corrupt(targets, config.pkeep * (1 - noise), stage.first.num_ids, corrupt_key)
+            elif config.pkeep < 1:
+                # As in the original, from all ids that its tables have, those of conditions among them.
+                ids = corrupt(targets, config.pkeep, gpt.vocab_size, corrupt_key)
 
             def loss_fn(learned):
                 params = {**state.params["gpt"], **learned}
