@@ -134,9 +134,9 @@ class Generator:
         folder `data_path`, if it is given). size: (height, width) in pixels, as in training or larger. image, keep: an
         image and the part of it that stays, see `request.read_kept`. keep_pixels=False decodes that part anew.
         temperature to guidance_codes: see `Sampling`; None takes the run's. method, stride: see
-        `sampling.painter`. speculate: codes guessed at once, for images as large as in training: other draws of the
-        same distribution, see `sampling.speculative`. tile: codes on a side that are decoded at once. batch_size:
-        images painted at once. Raises ArgumentError for arguments that do not fit the run.
+        `sampling.painter`. speculate: codes guessed at once: other draws of the same distribution, see
+        `sampling.speculative`. tile: codes on a side that are decoded at once. batch_size: images painted at once.
+        Raises ArgumentError for arguments that do not fit the run.
         """
         check_count(num_samples=num_samples, num_conditions=num_conditions)
         whole(1, 1_000_000)("num_samples", num_samples, ArgumentError)
@@ -181,9 +181,6 @@ class Generator:
             size = request.parse_size(size, self.stage, self.config)
         if image is not None:
             kept, size = request.read_kept(self.stage, image, keep, size, keep_pixels)
-        if speculate > 1 and tuple(size) != (self.stage.first.size,) * 2:
-            sides = "x".join(map(str, size))
-            raise ArgumentError(f"speculate={speculate}: for images as large as in training, and size is {sides}")
         return Plan(size, drawing, seed, kept, method, stride, tile, speculate)
 
     def paint(

@@ -6,7 +6,7 @@ Pure functions of parameters; `generator.Generator` binds weights to them.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,7 @@ from taming_jax.models.wave import WaveGPT
 from taming_jax.sampling.draw import Sampling, away_from_null, guide
 from taming_jax.sampling.painter import Painter, make_painter, painting_order
 from taming_jax.sampling.schedule import make_chunk, make_schedule_painter
-from taming_jax.sampling.sequence import make_sequence_painter, sample_full
-from taming_jax.sampling.speculative import make_speculative_painter
+from taming_jax.sampling.sequence import make_sequence_painter, make_speculative_painter, sample_full
 from taming_jax.schedule import Schedule
 
 
@@ -153,14 +152,21 @@ class SecondStage:
     ) -> Painter:
         """A painter of grids; it takes `decode_params`. Raises UserError for ways that do not fit.
 
-        speculate: codes that are guessed at once; above 1, grids are those of training, see `sampling.speculative`.
+        speculate: codes that are guessed at once, 1 for none, see `sampling.speculative`; of a larger grid, those
+        where the window rests.
         """
         decode, init_cache = self.make_decode(guided)
         if speculate > 1:
             if (method, stride) != ("cached", 1):
                 raise UserError(f"speculate={speculate}: it goes with neither method={method!r} nor stride={stride}")
-            guesses = min(speculate, self.first.side**2)
-            return make_speculative_painter(decode, init_cache, self.order, guesses, self.first.num_ids)
+            guesses, n = min(speculate, self.first.side**2), self.first.side
+            whole = make_speculative_painter(decode, init_cache, self.order, guesses, self.first.num_ids)
+            sliding = make_painter(decode, init_cache, n, guesses=guesses)
+
+            def paint(params, cond, codes, *others) -> Iterator[tuple[jax.Array, int]]:
+                return (whole if codes.shape[1:] == (n, n) else sliding)(params, cond, codes, *others)
+
+            return paint
         if not self.slides:
             if (method, stride) != ("cached", 1):
                 raise UserError(

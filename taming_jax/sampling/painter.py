@@ -20,14 +20,14 @@ Painter = Callable[..., Iterator[tuple[jax.Array, int]]]
 
 
 def make_painter(
-    decode: Callable, init_cache: Callable, window: int, method: str = "cached", stride: int = 1
+    decode: Callable, init_cache: Callable, window: int, method: str = "cached", stride: int = 1, guesses: int = 1
 ) -> Painter:
     """A painter of grids as large as the transformer's window or larger (Esser et al. 2021, section 3.3).
 
     decode: (params, ids [B,T], position of the first [], cache, at [B] or None) -> (logits [B,T or 1,V], cache).
     init_cache: (batch size) -> an empty cache. method: 'cached' (row by row) or 'wavefront' (as many rows at once as
     possible, for accelerators), which give the same codes. stride: columns that the window moves at once, 1 to
-    window/2; above 1 it is an approximation, and only 'cached' has it.
+    window/2; above 1 it is an approximation, and only 'cached' has it. guesses: see `window.Sampler`.
 
     The painter's cond: ids [B,S] that precede each window; a grid [B,h,w], of which each window reads its part; or
     [B,h-window+1,w-window+1,S], the ids for each place of the window.
@@ -40,7 +40,7 @@ def make_painter(
         raise ValueError(f"method={method!r}: 'cached', or 'wavefront' with stride=1")
 
     def sampler(params, keys, sampling) -> Sampler:
-        return Sampler(functools.partial(decode, params), init_cache, window, keys, sampling)
+        return Sampler(functools.partial(decode, params), init_cache, window, keys, sampling, guesses)
 
     def row(params, keys, sampling, cond, grid, i, caches, seen, keep):
         return paint_row(sampler(params, keys, sampling), cond, grid, i, caches, stride, seen, keep)

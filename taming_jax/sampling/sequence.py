@@ -1,4 +1,4 @@
-"""Samples codes one by one, in any order; each code sees all codes before it."""
+"""Samples codes one by one or by guesses, in any order; each code sees all codes before it."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -10,6 +10,7 @@ import numpy as np
 from taming_jax.sampling.cache import resize
 from taming_jax.sampling.draw import Sampling, draw
 from taming_jax.sampling.painter import Painter
+from taming_jax.sampling.speculative import sample_speculative
 
 LENGTHS, LEAST = 2, 64  # in how many lengths the cache grows, and at least by how many codes: each is compiled
 
@@ -74,5 +75,34 @@ def make_sequence_painter(decode: Callable, init_cache: Callable, order: np.ndar
 
     def paint(params, cond, codes, known, keys, sampling) -> Iterator[tuple[jax.Array, int]]:
         yield sequence(params, cond, codes, known, keys, sampling), order.size
+
+    return paint
+
+
+def make_speculative_painter(
+    decode: Callable, init_cache: Callable, order: np.ndarray, guesses: int, num_ids: int
+) -> Painter:
+    """A painter of a single window; arguments and results are those of `make_sequence_painter`'s painter.
+
+    Its draws are others than that painter's, of the same distribution. guesses, num_ids: see `sample_speculative`.
+    """
+
+    @jax.jit
+    def sequence(params, cond, codes, known, keys, sampling):
+        read = functools.partial(decode, params)
+
+        def one(cond, codes, key):
+            _, cache = read(cond[None], 0, init_cache(1))
+            drawn = sample_speculative(
+                read, cache, cond[-1], len(cond) - 1, codes.ravel()[order], known.ravel()[order], key, sampling,
+                guesses, num_ids,
+            )  # fmt: skip
+            return drawn[0][np.argsort(order)].reshape(codes.shape)
+
+        # One after another: as a batch, each pass would copy the caches of those that are done.
+        return jax.lax.map(lambda row: one(*row), (cond, codes, keys))
+
+    def paint(params, cond, codes, known, keys, sampling) -> Iterator[tuple[jax.Array, int]]:
+        yield sequence(params, cond, codes, jnp.asarray(known), keys, sampling), order.size
 
     return paint

@@ -5,36 +5,34 @@ of what the transformer now says and what it was drawn from; the first that is n
 (Leviathan et al. 2023, algorithm 1), and those behind it are guessed anew. Codes that a guess had right cost no pass.
 """
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from taming_jax.sampling.draw import Sampling, filter_logits
-from taming_jax.sampling.painter import Painter
 
 
 def sample_speculative(
     decode: Callable,
     cache,
-    prefix: jax.Array,
+    last: jax.Array,
+    position: jax.Array | int,
     codes: jax.Array,
     known: jax.Array,
     key: jax.Array,
     sampling: Sampling,
     guesses: int,
     num_ids: int,
-) -> tuple[jax.Array, jax.Array]:
-    """One sequence of ids after a prefix, [S] -> (ids [N] int32, the number of passes []).
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """N ids of one sequence -> (ids [N] int32, the cache, the number of passes []).
 
-    decode, codes [N], known [N]: as of `sequence.sample_full`, for a batch of one. guesses: k, 2 to N. num_ids: V.
+    cache: holds the ids before `last` [], which stands at `position`, in front of them. decode, codes [N], known [N]:
+    as of `sequence.sample_full`, for a batch of one. guesses: k, 2 to N. num_ids: V.
     """
-    s, n, k = len(prefix), len(codes), guesses
+    n, k = len(codes), guesses
     fill = [(0, k)]
     codes, known = jnp.pad(codes, fill), jnp.pad(known, fill)
-    _, cache = decode(prefix[None], 0, cache)
 
     def probabilities(logits: jax.Array, start: jax.Array) -> jax.Array:
         """What each of k codes is drawn from, [k,V]; codes that are given are certain."""
@@ -48,8 +46,8 @@ def sample_speculative(
         start = jnp.minimum(done, n - k)  # near the end, codes that are kept already are looked at again
         accept_key, draw_key, guess_key = jax.random.split(jax.random.fold_in(key, passes), 3)
         window, q = (jax.lax.dynamic_slice_in_dim(x, start, k) for x in (ids, drawn_from))
-        before = jnp.where(start > 0, ids[start - 1], prefix[-1])
-        logits, cache = decode(jnp.append(before, window[:-1])[None], s - 1 + start, cache)
+        before = jnp.where(start > 0, ids[start - 1], last)
+        logits, cache = decode(jnp.append(before, window[:-1])[None], position + start, cache)
         p, at = probabilities(logits[0], start), jnp.arange(k)
         right = jax.random.uniform(accept_key, (k,)) * q[at, window] < p[at, window]
         kept = jnp.cumprod(right | (start + at < done)).sum()  # how many from the first on
@@ -68,31 +66,5 @@ def sample_speculative(
     first_key, key = jax.random.split(key)
     ids = jax.random.randint(first_key, (n + k,), 0, num_ids, jnp.int32)
     state = ids, uniform, jnp.zeros((), jnp.int32), cache, jnp.zeros((), jnp.int32)
-    ids, _, _, _, passes = jax.lax.while_loop(lambda state: state[2] < n, one_pass, state)
-    return ids[:n], passes
-
-
-def make_speculative_painter(
-    decode: Callable, init_cache: Callable, order: np.ndarray, guesses: int, num_ids: int
-) -> Painter:
-    """A painter of a single window; arguments and results are those of `sequence.make_sequence_painter`'s painter.
-
-    Its draws are others than that painter's, of the same distribution. guesses, num_ids: see `sample_speculative`.
-    """
-
-    @jax.jit
-    def sequence(params, cond, codes, known, keys, sampling):
-        def one(cond, codes, key):
-            drawn = sample_speculative(
-                functools.partial(decode, params), init_cache(1), cond, codes.ravel()[order], known.ravel()[order], key,
-                sampling, guesses, num_ids,
-            )  # fmt: skip
-            return drawn[0][np.argsort(order)].reshape(codes.shape)
-
-        # One after another: as a batch, each pass would copy the caches of those that are done.
-        return jax.lax.map(lambda row: one(*row), (cond, codes, keys))
-
-    def paint(params, cond, codes, known, keys, sampling) -> Iterator[tuple[jax.Array, int]]:
-        yield sequence(params, cond, codes, jnp.asarray(known), keys, sampling), order.size
-
-    return paint
+    ids, _, _, cache, passes = jax.lax.while_loop(lambda state: state[2] < n, one_pass, state)
+    return ids[:n], cache, passes

@@ -10,6 +10,7 @@ import numpy as np
 
 from taming_jax.sampling.cache import resize
 from taming_jax.sampling.draw import Sampling, draw
+from taming_jax.sampling.speculative import sample_speculative
 
 
 def window_start(i: jax.Array, window: int, size: int) -> jax.Array:
@@ -41,7 +42,8 @@ class Sampler(NamedTuple):
     """A transformer and a way of drawing. All but `decode`, `init_cache` and `window` may be traced.
 
     decode: (ids [B,T], position of the first [], cache, at [B] or None) -> (logits [B,T or 1,V], cache).
-    init_cache: (batch size) -> an empty cache.
+    init_cache: (batch size) -> an empty cache. guesses: codes that are guessed at once where the window rests, 1 for
+    none, see `sampling.speculative`.
     """
 
     decode: Callable
@@ -49,6 +51,7 @@ class Sampler(NamedTuple):
     window: int
     keys: jax.Array  # [B], one per image, folded with the number of the cell
     sampling: Sampling
+    guesses: int = 1
 
 
 def prefix_at(cond: jax.Array, top: jax.Array, left: jax.Array, window: int, height: int) -> jax.Array:
@@ -95,6 +98,9 @@ def paint_row(
         else:
             tokens, position, at = jax.lax.dynamic_slice_in_dim(patch, before - n, n, 1), s + before - n, n - 1
         logits, cache = sampler.decode(tokens, position, cache, jnp.broadcast_to(at, b))
+        if min(sampler.guesses, count) > 1:
+            last = jax.lax.dynamic_index_in_dim(tokens, at, 1, keepdims=False)
+            return guess_group(codes, start, count, cache, last, s + before - 1, logits.shape[-1])
 
         def put(codes, logits, j):
             drawn = jnp.where(
@@ -111,6 +117,24 @@ def paint_row(
         if count > 1:
             (codes, logits, cache), _ = jax.lax.scan(following, (codes, logits, cache), jnp.arange(count - 1))
         return put(codes, logits, start + count - 1)[0], cache
+
+    def guess_group(codes, start, count, cache, last, position, num_ids):
+        """The same codes of a resting window, several in a pass; one image after another, each at its own pace."""
+
+        def one(x):
+            codes, last, key, cache = x
+            ids, cache, _ = sample_speculative(
+                sampler.decode, cache, last, position, codes, known, jax.random.fold_in(key, i * w + start),
+                sampler.sampling, min(sampler.guesses, count), num_ids,
+            )  # fmt: skip
+            return ids, cache
+
+        known = jax.lax.dynamic_slice(grid.known, (i, start), (1, count))[0]
+        given = jax.lax.dynamic_slice(codes, (0, i, start), (b, 1, count))[:, 0]
+        apart = jax.tree.map(lambda x: x.reshape(b, -1, *x.shape[1:]), cache)
+        ids, filled = jax.lax.map(one, (given, last, sampler.keys, apart))
+        cache = jax.tree.map(lambda x, like: x.reshape(like.shape), filled, cache)
+        return jax.lax.dynamic_update_slice(codes, ids[:, None], (0, i, start)), cache
 
     codes = grid.codes
     runs = itertools.groupby(column_groups(w, n, stride), key=lambda group: group[2])

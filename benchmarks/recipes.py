@@ -1,0 +1,139 @@
+"""Ablations on OpenMoji: what a piece of a recipe is worth, one at a time, over several seeds.
+
+    python -m benchmarks.recipes --table=wavefront --workdir=runs/recipes    # hours on two CPU cores
+
+Each row of a table is a config with overrides that anybody can type; each row and seed is a run directory, trained and
+judged by the commands that people use. What is done is not done again, so that the same command goes on, also with
+more seeds. It prints the table as it stands: mean ± standard deviation over the seeds that are there.
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from absl import flags
+
+from taming_jax import checkpoint, cli
+from taming_jax.console import say
+from taming_jax.generator import Generator
+from taming_jax.quality import record
+from taming_jax.writer import LOG, read_records
+
+SPEED_SIZE = (128, 128)  # pixels of the image whose codes are counted per second: 32x32 of them
+
+
+class Table(NamedTuple):
+    """Rows to compare. base: what all rows override. numbers: heading -> (split of the log or evaluation, its number).
+
+    judged: further flags of `taming_jax.evaluate --features`.
+    """
+
+    config: str
+    base: dict[str, object]
+    rows: dict[str, dict[str, object]]
+    numbers: dict[str, tuple[str, str]]
+    judged: tuple[str, ...]
+
+
+def wavefront(lag: int, reach: int, **others: object) -> dict[str, object]:
+    return {"gpt.context.kind": "wavefront", "gpt.context.lag": lag, "gpt.context.reach": (reach, reach)} | others
+
+
+SAMPLES = ("--features=efficientnet", "--num_samples=1000")
+OF_TRANSFORMERS = {"nats per code": ("validation", "nll"), "fd": ("samples", "fd_efficientnet")}
+# On the tokenizer that comes along. Few steps: with Muon, overfitting begins soon after.
+SHORT = {"first_stage.workdir": "openmoji_tokenizer"} | dict.fromkeys(("steps", "eval_every", "checkpoint_every"), 200)
+TABLES = {
+    "wavefront": Table(
+        "openmoji_transformer",
+        SHORT,
+        {
+            "the paper's transformer": {},
+            "raster, reach 8": wavefront(9, 8),  # a lag beyond the reach's columns
+            "lag 4, reach 8": wavefront(4, 8),
+            "lag 3, reach 8": wavefront(3, 8),
+            "lag 2, reach 8": wavefront(2, 8),
+            "lag 1, reach 8": wavefront(1, 8),
+            "lag 3, reach 4": wavefront(3, 4),
+            "lag 3, reach 2": wavefront(3, 2),
+            "lag 2, reach 4": wavefront(2, 4),
+            "lag 3, reach 4, 2 layers": wavefront(3, 4, **{"gpt.num_layers": 2}),
+            "lag 3, reach 4, 8 layers": wavefront(3, 4, **{"gpt.num_layers": 8}),
+        },
+        OF_TRANSFORMERS,
+        SAMPLES,
+    ),
+}
+
+
+def flags_of(fields: dict[str, object]) -> list[str]:
+    return [f"--config.{name}={value}" for name, value in fields.items()]
+
+
+def call(*command: str) -> None:
+    """Runs one of our commands; ends where it fails."""
+    say("$ " + " ".join(command))
+    if done := subprocess.run([sys.executable, "-m", *command]).returncode:
+        sys.exit(done)
+
+
+def make(table: Table, overrides: dict[str, object], seed: int, run: Path) -> None:
+    """Trains and judges the run of a row and a seed, as far as that is not done."""
+    where, fields = f"--workdir={run}", table.base | overrides | {"seed": seed}
+    call("taming_jax.train", f"--config={table.config}", where, *flags_of(fields))
+    if not record.read(run):
+        call("taming_jax.evaluate", where, *table.judged)
+
+
+def number(run: Path, split: str, name: str) -> float | None:
+    """A number of a run's last evaluation, None where there is none yet."""
+    entries = [entry["numbers"] for entry in record.read(run)] if split == "samples" else read_records(run / LOG)
+    found = [entry[name] for entry in entries if name in entry and entry.get("split", split) == split]
+    return found[-1] if found else None
+
+
+def codes_per_second(run: Path) -> float:
+    """How fast one larger image is painted, compiling aside."""
+    generator = Generator.load(run)
+    for _ in range(2):
+        began = time.perf_counter()
+        jax.block_until_ready(generator.sample(1, size=SPEED_SIZE, classes=[0], progress=False))
+    height, width = (side // generator.stage.first.patch for side in SPEED_SIZE)
+    return height * width / (time.perf_counter() - began)
+
+
+def line(name: str, runs: list[Path], table: Table, speed: bool) -> str:
+    """A row of the table in Markdown."""
+    cells = []
+    for split, field in table.numbers.values():
+        found = [value for run in runs if (value := number(run, split, field)) is not None]
+        spread = f" ± {statistics.stdev(found):.2g}" if len(found) > 1 else ""
+        cells.append(f"{statistics.mean(found):.4g}{spread}" if found else "")
+    cells += [f"{codes_per_second(runs[0]):.0f}" if speed and checkpoint.steps(runs[0]) else ""] if speed else []
+    return f"| {' | '.join([name, *cells])} |"
+
+
+def main() -> None:
+    given, root = flags.FLAGS, cli.required_folder("workdir")
+    table = TABLES[given.table]
+    seeds = [int(seed) for seed in given.seeds]
+    runs = {name: [root / given.table / f"{i}_{seed}" for seed in seeds] for i, name in enumerate(table.rows)}
+    for at, seed in enumerate(seeds):  # one seed after another, so that an early end leaves whole rows
+        for name, overrides in table.rows.items():
+            make(table, overrides, seed, runs[name][at])
+    headings = ["", *table.numbers, *(["codes/s at 32x32"] if given.speed else [])]
+    print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
+    for name in table.rows:
+        print(line(name, runs[name], table, given.speed), flush=True)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Folder of the runs, made if needed; runs in it are not made again.")
+    flags.DEFINE_enum("table", "wavefront", list(TABLES), "Which table.")
+    flags.DEFINE_list("seeds", ["0", "1"], "Of each row.")
+    flags.DEFINE_bool("speed", False, "Measure how fast the rows paint, too: on a machine that does nothing else.")
+    cli.run(main)
