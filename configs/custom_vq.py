@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
             out_ch=3,  # channels of what is encoded: 3 for images, a segmentation map's labels
         )
     )
-    c.model.network = "vqgan"  # or maskgit, see taming_jax/models/maskgit.py
+    c.model.network = "vqgan"  # or maskgit (taming_jax/models/maskgit.py); or local, for crops of large images
     c.model.remat = False  # True: less memory, more arithmetic
     c.quantizer = ConfigDict(
         dict(

@@ -40,7 +40,7 @@ def get_config(slice_name: str = "") -> ConfigDict:
     c.model = ConfigDict(
         dict(ch=128, ch_mult=(1, 1, 2, 2, 4), num_res_blocks=2, attn_resolutions=(16,), z_channels=256, out_ch=3)
     )
-    c.model.network = "vqgan"  # or maskgit, see taming_jax/models/maskgit.py
+    c.model.network = "vqgan"  # or maskgit (taming_jax/models/maskgit.py); or local, for crops of large images
     c.model.remat = False  # True: less memory, an eighth more arithmetic
     # legacy=True would weight the codebook loss as the original's code does, against the paper's eq. 4.
     c.quantizer = ConfigDict(dict(name="vq", codebook_size=1024, embed_dim=256, commitment_weight=0.25, legacy=False))

@@ -37,7 +37,7 @@ def get_base() -> ConfigDict:
     c.eval_every = 1200
     c.ema_decay = 0.99
     c.model = ConfigDict(dict(ch=32, ch_mult=(1, 1, 2), num_res_blocks=1, attn_resolutions=(), z_channels=64, out_ch=3))
-    c.model.network = "vqgan"  # or maskgit, see taming_jax/models/maskgit.py
+    c.model.network = "vqgan"  # or maskgit (taming_jax/models/maskgit.py); or local, for crops of large images
     c.model.remat = False  # True: less memory, more arithmetic
     c.quantizer = ConfigDict(dict(name="vq", codebook_size=1024, embed_dim=16, commitment_weight=0.25, legacy=False))
     c.restart_codes_after = 20  # steps without use, after which a code moves to where it is needed; 0: never

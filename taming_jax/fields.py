@@ -123,7 +123,7 @@ OF_TASK: dict[str, dict[str, Rule]] = {
         "model.attn_resolutions": several(whole(1)),
         "model.z_channels": WIDTH,
         "model.out_ch": whole(1, 256),
-        "model.network": among(("vqgan", "maskgit")),
+        "model.network": among(("vqgan", "maskgit", "local")),
         "model.remat": switch,
         "quantizer.name": among(QUANTIZERS),
         "restart_codes_after": whole(),

@@ -75,10 +75,12 @@ def listen() -> Iterator[StopSignal]:
 
     Python runs its handlers between two instructions of the main thread, which may compile for minutes. The number of
     a signal also goes into a pipe, from C, and a thread waits there. With several processes, jax itself catches SIGTERM
-    and tells the others.
+    and tells the others. In a notebook or at Python's prompt, Ctrl-C is a KeyboardInterrupt as everywhere there: the
+    session goes on.
     """
     stop = StopSignal()
-    caught = (signal.SIGINT, signal.SIGTERM) if _alone() else (signal.SIGINT,)
+    interactive = hasattr(sys, "ps1")
+    caught = [*([] if interactive else [signal.SIGINT]), *([signal.SIGTERM] if _alone() else [])]
     read, write = os.pipe()
     os.set_blocking(write, False)
     before = {number: signal.signal(number, lambda *_: None) for number in caught}

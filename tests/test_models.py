@@ -1,5 +1,6 @@
 """The models: invariants, and numbers of other implementations. Those of the original are in tests/test_golden.py."""
 
+import functools
 import re
 
 import jax
@@ -10,7 +11,7 @@ from lpips_j import lpips as lpips_j
 
 from taming_jax import losses
 from taming_jax.errors import UserError
-from taming_jax.models import perceptual
+from taming_jax.models import convolution, perceptual
 from taming_jax.models.gpt import BLOCK, GPT, align, attend_all, bfloat16_product
 from taming_jax.models.quantize import FiniteScalarQuantizer, restart_dead_codes
 from taming_jax.models.vqgan import VQModel
@@ -259,3 +260,28 @@ def test_gpt_drops_only_in_training():
 def test_gpt_keeps_its_parameters_in_float32():
     params = jax.jit(gpt(dtype=jnp.bfloat16).init)(jax.random.key(0), jnp.arange(8)[None])
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+def test_a_wide_convolutions_gradients_are_xlas():
+    """Of an odd map, with other numbers of channels in and out."""
+    shapes = [(2, 5, 7, 128), (3, 3, 128, 130), (2, 5, 7, 130)]
+    x, kernel, g = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
+    pulled = (jax.vjp(conv, x, kernel)[1](g) for conv in (convolution.wide_conv, convolution.conv))
+    for ours, theirs in zip(*pulled, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * float(jnp.abs(theirs).max()))
+
+
+def test_a_local_networks_codes_depend_on_what_is_near():
+    """In the middle, a crop's latents are those of the whole, and so are its pixels; the vqgan's are not."""
+    image = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
+    latents = jax.random.normal(jax.random.key(1), (1, 64, 64, 32))
+    coders = (lambda m, x: m.encoder(x), image, 4), (lambda m, x: m.decoder(x), latents, 16)
+    for network in ("local", "vqgan"):
+        model = vq_model(network=network, attn_resolutions=())
+        params = jax.jit(model.init)(jax.random.key(2), image[:, :2, :2])  # of one code
+        for method, seen, cut in coders:
+            code = jax.jit(functools.partial(model.apply, method=method))
+            whole, crop = code(params, seen), code(params, seen[:, 8:56, 8:56])
+            middle = crop.shape[1] // 2
+            difference = abs(whole[:, cut + middle, cut + middle] - crop[:, middle, middle]).max()
+            assert (difference < 1e-5) == (network == "local")

@@ -20,7 +20,7 @@ def shown_by(name: str, values: dict) -> dict[str, list[str]]:
     assert not any(cell.get("outputs") for cell in notebook.cells)
     cell.source = "\n".join(f"{name} = {value!r}" for name, value in values.items())
     where = {"metadata": {"path": str(ROOT / "launch")}}
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
+    NotebookClient(notebook, timeout=900, kernel_name="python3", resources=where).execute()
     return {
         cell.id: [kind for output in cell.outputs for kind in output.get("data", {}) if kind.startswith("image/")]
         for cell in notebook.cells
@@ -40,6 +40,7 @@ def test_notebook(transformer_run, tmp_path):
         IMAGE="",
         SIZE="18x24",
         BATCH_SIZE=8,
+        TRAIN_STEPS=3,
     )
     assert shown_by("colab.ipynb", values) == {
         "where": [],
@@ -49,6 +50,7 @@ def test_notebook(transformer_run, tmp_path):
         "classes": ["image/png"],
         "half": ["image/png"] * 2,
         "large": ["image/png", "image/gif"],
+        "train": ["image/png"],
     }
 
 

@@ -87,6 +87,8 @@ def generator_rules(config: ConfigDict) -> Rules:
         if config.quantizer.name != "vq":
             raise UserError(f"MaskGIT's VQGAN has no quantizer {config.quantizer.name!r}, only 'vq'")
         return MASKGIT
+    if config.model.network == "local":
+        raise UserError("no other code has a first stage of model.network='local'")
     if config.quantizer.name == "normalized":
         return llamagen_rules(len(config.model.ch_mult))
     if config.quantizer.name not in QUANTIZERS:

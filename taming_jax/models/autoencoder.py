@@ -7,11 +7,14 @@ Kernels start from the original's distribution (PyTorch's U(+-1/sqrt(fan_in))); 
 that same distribution, which no result depends on.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from taming_jax.models.convolution import conv_general_dilated
 
 # Hard-wired in the original.
 GROUPS = 32  # of GroupNorm, so that all widths are multiples of it
@@ -37,6 +40,7 @@ def conv(
         use_bias=use_bias,
         kernel_init=torch_init,
         dtype=dtype,
+        conv_general_dilated_cls=lambda: conv_general_dilated,
         name=name,
     )
 
@@ -46,18 +50,28 @@ def group_norm(name: str, dtype: jnp.dtype) -> nn.GroupNorm:
     return nn.GroupNorm(num_groups=GROUPS, epsilon=GROUP_NORM_EPS, use_fast_variance=False, dtype=dtype, name=name)
 
 
+def make_parts(dtype: jnp.dtype, local: bool) -> tuple[Callable[..., nn.Conv], Callable[..., nn.Module]]:
+    """`conv` and `group_norm`; or where `local`, ones that mirror an image at its borders, and norms of each place."""
+    if not local:
+        return functools.partial(conv, dtype=dtype), functools.partial(group_norm, dtype=dtype)
+    norm = functools.partial(nn.LayerNorm, epsilon=GROUP_NORM_EPS, dtype=dtype)
+    return functools.partial(conv, dtype=dtype, padding="REFLECT"), lambda name: norm(name=name)
+
+
 class ResBlock(nn.Module):
-    """norm, swish, conv, twice, and a shortcut. [B,H,W,C] -> [B,H,W,features]."""
+    """norm, swish, conv, twice, and a shortcut. [B,H,W,C] -> [B,H,W,features]. local: see `Encoder`."""
 
     features: int
     dtype: jnp.dtype = jnp.float32
+    local: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        h = conv(self.features, name="conv1", dtype=self.dtype)(nn.swish(group_norm("norm1", self.dtype)(x)))
-        h = conv(self.features, name="conv2", dtype=self.dtype)(nn.swish(group_norm("norm2", self.dtype)(h)))
+        conv, norm = make_parts(self.dtype, self.local)
+        h = conv(self.features, name="conv1")(nn.swish(norm("norm1")(x)))
+        h = conv(self.features, name="conv2")(nn.swish(norm("norm2")(h)))
         if x.shape[-1] != self.features:
-            x = conv(self.features, 1, name="nin_shortcut", dtype=self.dtype)(x)
+            x = conv(self.features, 1, name="nin_shortcut")(x)
         return x + h
 
 
@@ -89,7 +103,9 @@ class Encoder(nn.Module):
     """Images to latents. [B,H,W,3] -> [B,H/f,W/f,z_channels] with f = 2^(len(ch_mult) - 1).
 
     `attn_resolutions` are side lengths of the feature map for images of `resolution` pixels; other image
-    sizes get attention at the same levels. remat: see `blocks`.
+    sizes get attention at the same levels. remat: see `blocks`. local: no attention, norms of single places
+    and mirrored borders, so that a latent depends on what is near alone: crops are encoded as the whole of a large
+    image is, and parts decoded.
     """
 
     ch: int
@@ -99,25 +115,27 @@ class Encoder(nn.Module):
     resolution: int
     z_channels: int
     remat: bool = False
+    local: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         res_block, attn_block = blocks(self.remat)
-        x = conv(self.ch, name="conv_in", dtype=self.dtype)(x.astype(self.dtype))
+        conv, norm = make_parts(self.dtype, self.local)
+        x = conv(self.ch, name="conv_in")(x.astype(self.dtype))
         for level, mult in enumerate(self.ch_mult):
             for i in range(self.num_res_blocks):
-                x = res_block(self.ch * mult, self.dtype, name=f"down_{level}_block_{i}")(x)
+                x = res_block(self.ch * mult, self.dtype, self.local, name=f"down_{level}_block_{i}")(x)
                 if self.resolution >> level in self.attn_resolutions:
                     x = attn_block(self.dtype, name=f"down_{level}_attn_{i}")(x)
             if level + 1 < len(self.ch_mult):
-                pad = ((0, 1), (0, 1))
-                x = conv(x.shape[-1], name=f"down_{level}_conv", strides=2, padding=pad, dtype=self.dtype)(x)
-        x = res_block(x.shape[-1], self.dtype, name="mid_block_1")(x)
-        x = attn_block(self.dtype, name="mid_attn_1")(x)
-        x = res_block(x.shape[-1], self.dtype, name="mid_block_2")(x)
-        x = nn.swish(group_norm("norm_out", self.dtype)(x))
-        return conv(self.z_channels, name="conv_out", dtype=self.dtype)(x)
+                pad = {} if self.local else dict(padding=((0, 1), (0, 1)))
+                x = conv(x.shape[-1], name=f"down_{level}_conv", strides=2, **pad)(x)
+        x = res_block(x.shape[-1], self.dtype, self.local, name="mid_block_1")(x)
+        x = x if self.local else attn_block(self.dtype, name="mid_attn_1")(x)
+        x = res_block(x.shape[-1], self.dtype, self.local, name="mid_block_2")(x)
+        x = nn.swish(norm("norm_out")(x))
+        return conv(self.z_channels, name="conv_out")(x)
 
 
 class DecoderTrunk(nn.Module):
@@ -132,21 +150,23 @@ class DecoderTrunk(nn.Module):
     attn_resolutions: Sequence[int]
     resolution: int
     remat: bool = False
+    local: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
         res_block, attn_block = blocks(self.remat)
+        conv, norm = make_parts(self.dtype, self.local)
         top = len(self.ch_mult) - 1
-        x = conv(self.ch * self.ch_mult[top], name="conv_in", dtype=self.dtype)(z.astype(self.dtype))
-        x = res_block(x.shape[-1], self.dtype, name="mid_block_1")(x)
-        x = attn_block(self.dtype, name="mid_attn_1")(x)
-        x = res_block(x.shape[-1], self.dtype, name="mid_block_2")(x)
+        x = conv(self.ch * self.ch_mult[top], name="conv_in")(z.astype(self.dtype))
+        x = res_block(x.shape[-1], self.dtype, self.local, name="mid_block_1")(x)
+        x = x if self.local else attn_block(self.dtype, name="mid_attn_1")(x)
+        x = res_block(x.shape[-1], self.dtype, self.local, name="mid_block_2")(x)
         for level in range(top, -1, -1):
             for i in range(self.num_res_blocks + 1):
-                x = res_block(self.ch * self.ch_mult[level], self.dtype, name=f"up_{level}_block_{i}")(x)
+                x = res_block(self.ch * self.ch_mult[level], self.dtype, self.local, name=f"up_{level}_block_{i}")(x)
                 if self.resolution >> level in self.attn_resolutions:
                     x = attn_block(self.dtype, name=f"up_{level}_attn_{i}")(x)
             if level:
-                x = conv(x.shape[-1], name=f"up_{level}_conv", dtype=self.dtype)(upsample(x))
-        return nn.swish(group_norm("norm_out", self.dtype)(x))
+                x = conv(x.shape[-1], name=f"up_{level}_conv")(upsample(x))
+        return nn.swish(norm("norm_out")(x))

@@ -14,7 +14,8 @@ class VQModel(nn.Module):
     """VQGAN generator (Esser et al. 2021, section 3.1). Images are [B,H,W,C] in [-1, 1], codes [B,h,w] int32.
 
     out_ch: C. quantizer: `name` and the fields of that module in `models/quantize.py`. network: 'vqgan', or 'maskgit'
-    for the one in `models/maskgit.py`, which has no attention and reads codes as they are. remat: see
+    for the one in `models/maskgit.py`, which has no attention and reads codes as they are; or 'local', for codes that
+    depend on what is near alone, see `autoencoder.Encoder`. remat: see
     `autoencoder.blocks`. `step` and `train` are for quantizers with schedules and noise.
     """
 
@@ -45,10 +46,12 @@ class VQModel(nn.Module):
             self.post_quant_conv = lambda z_q: z_q
         else:
             trunk |= dict(attn_resolutions=self.attn_resolutions, resolution=self.resolution)
+            trunk |= dict(local=self.network == "local")
             self.encoder = autoencoder.Encoder(z_channels=self.z_channels, **trunk)
             self.decoder = autoencoder.DecoderTrunk(**trunk)
             self.post_quant_conv = autoencoder.conv(self.z_channels, 1, name=None, dtype=self.dtype)
-        self.conv_out = autoencoder.conv(self.out_ch, name=None, dtype=self.dtype)
+        conv, _ = autoencoder.make_parts(self.dtype, self.network == "local")
+        self.conv_out = conv(self.out_ch, name=None)
 
     def encode(
         self, images: jax.Array, step: jax.Array | int = 0, train: bool = False

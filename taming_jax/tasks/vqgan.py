@@ -45,6 +45,8 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"data.downscale={config.data.downscale}: for input='low', a divisor of {config.data.size}")
     if config.model.ch % GROUPS:
         raise UserError(f"model.ch={config.model.ch}: GroupNorm has {GROUPS} groups, so take a multiple of {GROUPS}")
+    if config.model.network == "local" and config.model.attn_resolutions:
+        raise UserError("model.network='local': it has no attention: model.attn_resolutions=()")
     if config.model.network == "maskgit":
         if config.model.attn_resolutions or config.input == "segmentation":
             raise UserError("model.network='maskgit': it is for images and has no attention: model.attn_resolutions=()")
