@@ -27,7 +27,7 @@ demo-large: .venv/installed  ## Trains a wavefront transformer that draws 512x51
 	python -m taming_jax.train --config=configs/openmoji_large_low_vq.py --workdir=runs/openmoji_large_low_vq
 	python -m taming_jax.train --config=configs/openmoji_large_transformer.py --workdir=runs/openmoji_large_transformer
 	python -m taming_jax.sample --workdir=runs/openmoji_large_transformer --out=runs/openmoji_large --size=512x512 \
-		--num_conditions=4 --animate=gif
+		--num_conditions=4 --num_samples=2 --animate=gif
 
 test: .venv/installed-test lint  ## Style, then all tests
 	python -m pytest

@@ -1,7 +1,12 @@
 """How well a transformer on thumbnails (`low`) paints large images, beside bicubic enlargement of the same thumbnails.
 
     python -m benchmarks.enlarging --workdir=runs/openmoji_large_transformer --out=runs/enlarging
-    python -m benchmarks.enlarging --workdir=runs/large_window_transformer --out=runs/enlarging_window --stride=8
+
+The paper's transformer, on as many codes a step, in windows as large as the tokenizer's crops:
+
+    python -m taming_jax.train --config=openmoji_large_transformer --workdir=runs/large_window_transformer \\
+        --config.gpt.context.kind=window --config.cond.aligned=True --config.data.size=32 --config.batch_size=32
+    python -m benchmarks.enlarging --workdir=runs/large_window_transformer --out=runs/enlarging_window --stride=4
 
 Held-out drawings: LPIPS of whole images (less is better), and the Fréchet distance (EfficientNet) between all patches
 of theirs and of the originals. Pictures are kept in the folder, so that they can be looked at; of a transformer with a
@@ -17,6 +22,7 @@ from PIL import Image
 
 from taming_jax import cli, images, request, sharding
 from taming_jax.console import say
+from taming_jax.errors import ArgumentError
 from taming_jax.generator import Generator
 from taming_jax.models.perceptual import load_weights, lpips
 from taming_jax.quality import networks
@@ -37,6 +43,8 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     generator = Generator.load(cli.required("workdir"))
     size = request.parse_size(given.size, generator.stage, generator.config)
+    if any(side % PATCH for side in size):
+        raise ArgumentError(f"size={given.size}: multiples of {PATCH}, the network's patches")
     rows = request.make_rows(generator.stage, generator.config, size, {}, None, given.num_images)
     began = time.monotonic()
     painted = generator.sample(

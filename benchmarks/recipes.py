@@ -2,11 +2,12 @@
 
     python -m benchmarks.recipes --table=wavefront --workdir=runs/recipes    # hours on two CPU cores
 
-Each row of a table is a config with overrides that anybody can type; each row and seed is a run directory, trained and
-judged by the commands that people use. What is done is not done again, so that the same command goes on, also with
-more seeds. It prints the table as it stands: mean ± standard deviation over the seeds that are there.
+Each row of a table is a config with overrides that anybody can type; each row and seed is a run directory, judged as
+`taming_jax.evaluate` does. What is done is not done again, so that the same command goes on, also with more seeds. It
+prints the table after each seed: mean ± standard deviation over those that are there.
 """
 
+import re
 import statistics
 import subprocess
 import sys
@@ -14,13 +15,12 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 from absl import flags
 
-from taming_jax import checkpoint, cli
+from taming_jax import cli
 from taming_jax.console import say
 from taming_jax.generator import Generator
-from taming_jax.quality import record
+from taming_jax.quality import evaluators, record
 from taming_jax.writer import LOG, read_records
 
 SPEED_SIZE = (128, 128)  # pixels of the image whose codes are counted per second: 32x32 of them
@@ -29,21 +29,21 @@ SPEED_SIZE = (128, 128)  # pixels of the image whose codes are counted per secon
 class Table(NamedTuple):
     """Rows to compare. base: what all rows override. numbers: heading -> (split of the log or evaluation, its number).
 
-    judged: further flags of `taming_jax.evaluate --features`.
+    judged: how runs are judged, see `quality.options`.
     """
 
     config: str
     base: dict[str, object]
     rows: dict[str, dict[str, object]]
     numbers: dict[str, tuple[str, str]]
-    judged: tuple[str, ...]
+    judged: dict[str, object]
 
 
 def wavefront(lag: int, reach: int, **others: object) -> dict[str, object]:
     return {"gpt.context.kind": "wavefront", "gpt.context.lag": lag, "gpt.context.reach": (reach, reach)} | others
 
 
-SAMPLES = ("--features=efficientnet", "--num_samples=1000")
+SAMPLES = dict(features="efficientnet", num_samples=1000)
 OF_TRANSFORMERS = {"nats per code": ("validation", "nll"), "fd": ("samples", "fd_efficientnet")}
 # On the tokenizer that comes along. Few steps: with Muon, overfitting begins soon after.
 SHORT = {"first_stage.workdir": "openmoji_tokenizer"} | dict.fromkeys(("steps", "eval_every", "checkpoint_every"), 200)
@@ -52,7 +52,7 @@ TABLES = {
         "openmoji_transformer",
         SHORT,
         {
-            "the paper's transformer": {},
+            "paper": {},
             "raster, reach 8": wavefront(9, 8),  # a lag beyond the reach's columns
             "lag 4, reach 8": wavefront(4, 8),
             "lag 3, reach 8": wavefront(3, 8),
@@ -60,7 +60,6 @@ TABLES = {
             "lag 1, reach 8": wavefront(1, 8),
             "lag 3, reach 4": wavefront(3, 4),
             "lag 3, reach 2": wavefront(3, 2),
-            "lag 2, reach 4": wavefront(2, 4),
             "lag 3, reach 4, 2 layers": wavefront(3, 4, **{"gpt.num_layers": 2}),
             "lag 3, reach 4, 8 layers": wavefront(3, 4, **{"gpt.num_layers": 8}),
         },
@@ -74,25 +73,25 @@ def flags_of(fields: dict[str, object]) -> list[str]:
     return [f"--config.{name}={value}" for name, value in fields.items()]
 
 
-def call(*command: str) -> None:
-    """Runs one of our commands; ends where it fails."""
-    say("$ " + " ".join(command))
-    if done := subprocess.run([sys.executable, "-m", *command]).returncode:
-        sys.exit(done)
-
-
 def make(table: Table, overrides: dict[str, object], seed: int, run: Path) -> None:
     """Trains and judges the run of a row and a seed, as far as that is not done."""
-    where, fields = f"--workdir={run}", table.base | overrides | {"seed": seed}
-    call("taming_jax.train", f"--config={table.config}", where, *flags_of(fields))
-    if not record.read(run):
-        call("taming_jax.evaluate", where, *table.judged)
+    fields = flags_of(table.base | overrides | {"seed": seed})
+    command = ["taming_jax.train", f"--config={table.config}", f"--workdir={run}", *fields]
+    say("$ python -m " + " ".join(command))
+    if done := subprocess.run([sys.executable, "-m", *command]).returncode:
+        sys.exit(done)
+    if number(run, "samples", "fd_efficientnet") is None:
+        _, judged = evaluators.judge_run(run, store=run.parent / "features", **table.judged)
+        record.write(run, "samples", judged.numbers, judged.protocol)
 
 
 def number(run: Path, split: str, name: str) -> float | None:
     """A number of a run's last evaluation, None where there is none yet."""
-    entries = [entry["numbers"] for entry in record.read(run)] if split == "samples" else read_records(run / LOG)
-    found = [entry[name] for entry in entries if name in entry and entry.get("split", split) == split]
+    if split == "samples":
+        entries = [entry["numbers"] for entry in record.read(run) if entry["name"] == split]
+    else:
+        entries = [entry for entry in read_records(run / LOG) if entry.get("split") == split]
+    found = [entry[name] for entry in entries if name in entry]
     return found[-1] if found else None
 
 
@@ -101,7 +100,7 @@ def codes_per_second(run: Path) -> float:
     generator = Generator.load(run)
     for _ in range(2):
         began = time.perf_counter()
-        jax.block_until_ready(generator.sample(1, size=SPEED_SIZE, classes=[0], progress=False))
+        generator.sample(1, size=SPEED_SIZE, classes=[0], progress=False)
     height, width = (side // generator.stage.first.patch for side in SPEED_SIZE)
     return height * width / (time.perf_counter() - began)
 
@@ -113,7 +112,7 @@ def line(name: str, runs: list[Path], table: Table, speed: bool) -> str:
         found = [value for run in runs if (value := number(run, split, field)) is not None]
         spread = f" ± {statistics.stdev(found):.2g}" if len(found) > 1 else ""
         cells.append(f"{statistics.mean(found):.4g}{spread}" if found else "")
-    cells += [f"{codes_per_second(runs[0]):.0f}" if speed and checkpoint.steps(runs[0]) else ""] if speed else []
+    cells += [f"{codes_per_second(runs[0]):.0f}"] if speed else []
     return f"| {' | '.join([name, *cells])} |"
 
 
@@ -121,14 +120,15 @@ def main() -> None:
     given, root = flags.FLAGS, cli.required_folder("workdir")
     table = TABLES[given.table]
     seeds = [int(seed) for seed in given.seeds]
-    runs = {name: [root / given.table / f"{i}_{seed}" for seed in seeds] for i, name in enumerate(table.rows)}
-    for at, seed in enumerate(seeds):  # one seed after another, so that an early end leaves whole rows
+    folder = {name: re.sub(r"\W+", "_", name) for name in table.rows}
+    runs = {name: [root / given.table / f"{folder[name]}_{seed}" for seed in seeds] for name in table.rows}
+    headings = ["", *table.numbers, *(["codes/s at 32x32"] if given.speed else [])]
+    for at, seed in enumerate(seeds):
         for name, overrides in table.rows.items():
             make(table, overrides, seed, runs[name][at])
-    headings = ["", *table.numbers, *(["codes/s at 32x32"] if given.speed else [])]
-    print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
-    for name in table.rows:
-        print(line(name, runs[name], table, given.speed), flush=True)
+        print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
+        for name in table.rows:
+            print(line(name, runs[name][: at + 1], table, given.speed and seed == seeds[-1]), flush=True)
 
 
 if __name__ == "__main__":

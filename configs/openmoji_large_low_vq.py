@@ -18,8 +18,9 @@ def get_config() -> ConfigDict:
     c.data.downscale = 8
     c.model.ch_mult = (1, 1, 1, 2)
     c.quantizer.codebook_size = 512
-    c.steps = 900
-    c.eval_every = 900
+    c.optim.update(name="muon", learning_rate=4e-3)
+    c.steps = 500
+    c.eval_every = 500
     c.loss.perceptual_weight = 0.0
     c.disc.weight = 0.0
     return c

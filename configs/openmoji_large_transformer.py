@@ -23,8 +23,9 @@ def get_config(cond: str = "low") -> ConfigDict:
     c.data.size = 64
     c.data.resize_factor = 8.0
     c.gpt.context.kind = "wavefront"
+    c.optim.update(name="muon", learning_rate=3e-3)
     c.batch_size = 8
-    c.steps = 1500
-    c.eval_every = 1500
+    c.steps = 500
+    c.eval_every = 500
     c.sample.update(temperature=0.6, top_p=0.9)
     return c

@@ -14,8 +14,9 @@ def get_config() -> ConfigDict:
     c = openmoji_vq.get_base()
     c.quantizer = common.get_ema(512)
     common.use_large_crops(c)
-    c.steps = 1800
-    c.eval_every = 1800
-    c.loss.perceptual_start = 1500
-    c.disc.update(start=1500, gen_start=1600, ramp_steps=200)
+    c.optim.update(name="muon", learning_rate=4e-3)
+    c.steps = 1100
+    c.eval_every = 1100
+    c.loss.perceptual_start = 850
+    c.disc.update(start=850, gen_start=900, ramp_steps=100)
     return c

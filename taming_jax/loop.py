@@ -48,7 +48,7 @@ def train(config: ConfigDict, workdir: Path, profile_step: int | None = None) ->
     """Trains to `config.steps`, from the newest checkpoint in `workdir` if there is one; returns the last evaluation.
 
     Raises UserError for mistakes that the user can correct. Raises SystemExit once a checkpoint is saved: PREEMPTED
-    after SIGTERM, INTERRUPTED after Ctrl-C.
+    after SIGTERM, INTERRUPTED after Ctrl-C. In a notebook, Ctrl-C is a KeyboardInterrupt: the newest checkpoint stays.
     """
     check_fields(config)
     check_agreement({**config.to_dict(), "workdir": str(workdir)})

@@ -161,7 +161,7 @@ class SecondStage:
                 raise UserError(f"speculate={speculate}: it goes with neither method={method!r} nor stride={stride}")
             guesses, n = min(speculate, self.first.side**2), self.first.side
             whole = make_speculative_painter(decode, init_cache, self.order, guesses, self.first.num_ids)
-            sliding = make_painter(decode, init_cache, n, guesses=guesses)
+            sliding = make_painter(decode, init_cache, n, guesses=guesses) if self.slides and n > 1 else whole
 
             def paint(params, cond, codes, *others) -> Iterator[tuple[jax.Array, int]]:
                 return (whole if codes.shape[1:] == (n, n) else sliding)(params, cond, codes, *others)

@@ -88,7 +88,8 @@ def listen() -> Iterator[StopSignal]:
 
     def wait() -> None:
         while numbers := os.read(read, 1):
-            stop.heard(numbers[0])
+            if numbers[0] in caught:  # the pipe gets those of other handlers, too
+                stop.heard(numbers[0])
         os.close(read)
 
     thread = threading.Thread(target=wait, name="signals", daemon=True)

@@ -42,6 +42,7 @@ def test_a_changed_config_is_said(picture_folder, vq_run, tmp_path, capfd):
         (dict(task="vqgam"), "did you mean 'vqgan'"),
         (dict(data__size=17), r"data.size=17: the encoder halves .* multiple of 2"),
         (dict(model__ch=48), "model.ch=48: .* multiple of 32"),
+        (dict(model__network="local", model__attn_resolutions=(8,)), "model.network='local': it has no attention"),
         (dict(data__size=8), "data.size=8: .* at least 16"),
         (dict(disc__n_layers=3), "disc.n_layers=3 .* at most 2"),
         (dict(disc__loss="hingy"), "did you mean 'hinge'"),

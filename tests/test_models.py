@@ -11,7 +11,7 @@ from lpips_j import lpips as lpips_j
 
 from taming_jax import losses
 from taming_jax.errors import UserError
-from taming_jax.models import convolution, perceptual
+from taming_jax.models import autoencoder, convolution, perceptual
 from taming_jax.models.gpt import BLOCK, GPT, align, attend_all, bfloat16_product
 from taming_jax.models.quantize import FiniteScalarQuantizer, restart_dead_codes
 from taming_jax.models.vqgan import VQModel
@@ -269,6 +269,9 @@ def test_a_wide_convolutions_gradients_are_xlas():
     pulled = (jax.vjp(conv, x, kernel)[1](g) for conv in (convolution.wide_conv, convolution.conv))
     for ours, theirs in zip(*pulled, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * float(jnp.abs(theirs).max()))
+    layer = autoencoder.conv(128, name=None, dtype=jnp.float32)
+    params = jax.eval_shape(layer.init, jax.random.key(0), x)
+    assert "wide_conv" in str(jax.make_jaxpr(layer.apply)(params, x))  # on CPUs
 
 
 def test_a_local_networks_codes_depend_on_what_is_near():

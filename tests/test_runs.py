@@ -438,6 +438,23 @@ def test_signals_are_heard_while_a_command_is_imported(number, code, tmp_path):
     assert process.returncode == code and "Traceback" not in printed
 
 
+def test_ctrl_c_at_a_prompt_leaves_the_session_alive():
+    """Also where a command would end at once, since it has nothing to lose."""
+    program = """
+import os, signal, sys
+sys.ps1 = "In : "
+from taming_jax.stopping import listen
+try:
+    with listen() as stop, stop.nothing_to_lose():
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+except KeyboardInterrupt:
+    print("the session goes on")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "the session goes on\n"), done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("start", [0, 1])
 def test_sigterm_is_heard_while_a_step_is_compiled(start, picture_folder, tmp_path):

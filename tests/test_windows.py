@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from taming_jax.models.gpt import GPT
 from taming_jax.sampling import painter
-from taming_jax.sampling.draw import Sampling, filter_logits
+from taming_jax.sampling.draw import Sampling, filter_logits, guide
 from taming_jax.sampling.wavefront import paint_wavefront
 from taming_jax.sampling.window import Grid, Sampler, column_groups, window_start
 
@@ -88,6 +88,36 @@ def test_the_same_codes_as_the_plain_loop(method, case, monkeypatch):
     np.testing.assert_array_equal(grid, plain(model, params, cond, codes, known, keys, stride, *options))
     assert done == h * w
     np.testing.assert_array_equal(np.asarray(grid)[:, known], codes[:, known])
+
+
+@pytest.mark.slow
+def test_guesses_where_the_window_rests():
+    """Under guidance, with some codes given: the likeliest are those of one by one, and a batch changes nothing."""
+    rng, (h, w), (model, params) = np.random.default_rng(0), (6, 7), make(1)
+    cond, codes = jnp.asarray(rng.integers(0, VOCAB - 1, (2, 1))), jnp.asarray(rng.integers(0, VOCAB, (2, h, w)))
+    known, keys = jnp.asarray(rng.random((h, w)) < 0.2), jax.random.split(jax.random.key(1), 2)
+    decode, init_cache = guide(
+        lambda params, ids, position, cache, at: model.apply(
+            {"params": params}, ids, position, cache, at=at, method="decode"
+        ),
+        model.init_cache,
+        length=1,
+        null=VOCAB - 1,
+        total=WINDOW**2,
+    )
+    painters = {k: painter.make_painter(decode, init_cache, WINDOW, guesses=k) for k in (1, 3)}
+
+    def paint(guesses: int, sampling: Sampling, rows: slice = slice(None)) -> np.ndarray:
+        given = cond[rows], codes[rows], known, keys[rows], sampling
+        *_, (grid, _) = painters[guesses]((params, sampling), *given)
+        return np.asarray(grid)
+
+    likeliest, free = Sampling(top_k=1, guidance=3.0), Sampling(guidance=1.5)
+    np.testing.assert_array_equal(paint(3, likeliest), paint(1, likeliest))
+    both = paint(3, free)
+    np.testing.assert_array_equal(both, np.concatenate([paint(3, free, slice(n, n + 1)) for n in (0, 1)]))
+    assert (both[0] != both[1])[~np.asarray(known)].any()
+    np.testing.assert_array_equal(both[:, known], codes[:, known])
 
 
 def test_a_wavefront_of_a_batch_on_two_devices_moves_nothing_between_them():

@@ -42,7 +42,7 @@ def to_diffusers(workdir: Path, out: Path) -> None:
     if config.task != "vqgan" or config.quantizer.name not in ("vq", "ema") or config.model.network != "vqgan":
         raise UserError(
             f"{workdir}: diffusers has a VQModel with a nearest-code quantizer, and neither transformers nor Gumbel"
-            " or other quantizers, nor MaskGIT's VQGAN"
+            " or other quantizers, nor other networks than model.network='vqgan'"
         )
     tensors = to_torch(params, diffusers_rules(len(config.model.ch_mult)), "")
     for name, value in tensors.items():

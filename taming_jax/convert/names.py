@@ -81,7 +81,7 @@ LAYOUTS = {"objects_bbox": "bbox", "objects_center_points": "center"}
 def generator_rules(config: ConfigDict) -> Rules:
     """For the generator of a first stage's config, by the code that has such generators.
 
-    Raises UserError for a quantizer that it does not have.
+    Raises UserError for a network or a quantizer that it does not have.
     """
     if config.model.network == "maskgit":
         if config.quantizer.name != "vq":

@@ -54,7 +54,7 @@ def make_parts(dtype: jnp.dtype, local: bool) -> tuple[Callable[..., nn.Conv], C
     """`conv` and `group_norm`; or where `local`, ones that mirror an image at its borders, and norms of each place."""
     if not local:
         return functools.partial(conv, dtype=dtype), functools.partial(group_norm, dtype=dtype)
-    norm = functools.partial(nn.LayerNorm, epsilon=GROUP_NORM_EPS, dtype=dtype)
+    norm = functools.partial(nn.LayerNorm, epsilon=GROUP_NORM_EPS, use_fast_variance=False, dtype=dtype)
     return functools.partial(conv, dtype=dtype, padding="REFLECT"), lambda name: norm(name=name)
 
 
@@ -103,9 +103,9 @@ class Encoder(nn.Module):
     """Images to latents. [B,H,W,3] -> [B,H/f,W/f,z_channels] with f = 2^(len(ch_mult) - 1).
 
     `attn_resolutions` are side lengths of the feature map for images of `resolution` pixels; other image
-    sizes get attention at the same levels. remat: see `blocks`. local: no attention, norms of single places
-    and mirrored borders, so that a latent depends on what is near alone: crops are encoded as the whole of a large
-    image is, and parts decoded.
+    sizes get attention at the same levels. remat: see `blocks`. local: no attention, norms of single places and
+    mirrored borders. A latent then depends on what is near alone, and on nothing of the whole image: away from its
+    borders, a crop is encoded as the large image is.
     """
 
     ch: int

@@ -42,7 +42,7 @@ wide_conv.defvjp(lambda x, kernel: (conv(x, kernel), (x, kernel)), backward)
 
 
 def conv_general_dilated(lhs: jax.Array, rhs: jax.Array, window_strides: Any, padding: Any, **others: Any) -> jax.Array:
-    """`jax.lax.conv_general_dilated`, or `wide_conv` where that is faster; for `nn.Conv`."""
+    """`jax.lax.conv_general_dilated`, or `wide_conv` where that is faster; of one group and undilated."""
     wide = rhs.shape[:2] == (3, 3) and min(rhs.shape[2:]) >= WIDE and lhs.dtype == jnp.float32
     if wide and platform() == "cpu" and tuple(window_strides) == (1, 1) and padding == "SAME":
         return wide_conv(lhs, rhs)

@@ -13,10 +13,10 @@ from taming_jax.models.quantize import make_quantizer
 class VQModel(nn.Module):
     """VQGAN generator (Esser et al. 2021, section 3.1). Images are [B,H,W,C] in [-1, 1], codes [B,h,w] int32.
 
-    out_ch: C. quantizer: `name` and the fields of that module in `models/quantize.py`. network: 'vqgan', or 'maskgit'
-    for the one in `models/maskgit.py`, which has no attention and reads codes as they are; or 'local', for codes that
-    depend on what is near alone, see `autoencoder.Encoder`. remat: see
-    `autoencoder.blocks`. `step` and `train` are for quantizers with schedules and noise.
+    out_ch: C. quantizer: `name` and the fields of that module in `models/quantize.py`. network: 'vqgan'; 'maskgit' for
+    the one in `models/maskgit.py`, which has no attention and reads codes as they are; or 'local', for codes that
+    depend on what is near alone, see `autoencoder.Encoder`. remat: see `autoencoder.blocks`. `step` and `train` are for
+    quantizers with schedules and noise.
     """
 
     ch: int

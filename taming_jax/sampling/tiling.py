@@ -13,7 +13,8 @@ def decode_tiled(decode: Callable[[jax.Array], jax.Array], grid: jax.Array, tile
 
     decode: [B,h',w'] -> [B,H',W',C]; it sees at most `tile` codes on a side. A grid that is no larger is decoded whole.
     Neighbours overlap by a quarter of a tile and fade into each other there. The decoder's GroupNorm and attention see
-    a tile, not the whole grid, so the result is close to that of decoding at once, but not the same.
+    a tile, not the whole grid, so the result is close to that of decoding at once, but not the same; a 'local' decoder
+    has neither, and sees the difference at the borders of tiles alone.
     """
     _, h, w = grid.shape
     if max(h, w) <= tile:

@@ -39,7 +39,7 @@ class Grid(NamedTuple):
 
 
 class Sampler(NamedTuple):
-    """A transformer and a way of drawing. All but `decode`, `init_cache` and `window` may be traced.
+    """A transformer and a way of drawing. All but `decode`, `init_cache`, `window` and `guesses` may be traced.
 
     decode: (ids [B,T], position of the first [], cache, at [B] or None) -> (logits [B,T or 1,V], cache).
     init_cache: (batch size) -> an empty cache. guesses: codes that are guessed at once where the window rests, 1 for

@@ -43,7 +43,7 @@ def check(config: ConfigDict) -> None:
         )
     if config.input == "low" and (config.data.downscale < 2 or config.data.size % config.data.downscale):
         raise UserError(f"data.downscale={config.data.downscale}: for input='low', a divisor of {config.data.size}")
-    if config.model.ch % GROUPS:
+    if config.model.ch % GROUPS and config.model.network != "local":
         raise UserError(f"model.ch={config.model.ch}: GroupNorm has {GROUPS} groups, so take a multiple of {GROUPS}")
     if config.model.network == "local" and config.model.attn_resolutions:
         raise UserError("model.network='local': it has no attention: model.attn_resolutions=()")
