@@ -59,14 +59,13 @@ def main() -> None:
     images.write_npz(originals, patches(rows["image"]))
     for name, pictures in (("bicubic", rows["low"]), ("painted", painted)):
         images.write_npz(out / f"{name}.npz", patches(pictures))
-        distance = np.mean(
-            [
-                measure(weights, *(x[None] / 127.5 - 1 for x in pair))
-                for pair in zip(pictures, rows["image"], strict=True)
-            ]
-        )
+        pairs = zip(pictures, rows["image"], strict=True)
+        distances = [float(measure(weights, *(x[None] / 127.5 - 1 for x in pair))) for pair in pairs]
         numbers = compare(viewer, out / f"{name}.npz", originals).numbers
-        say(f"{name}: LPIPS {distance:.4f}, fd of {len(pictures)} images' patches {numbers['fd_efficientnet']:.4g}")
+        say(
+            f"{name}: LPIPS {np.mean(distances):.4f} ({', '.join(f'{d:.4f}' for d in distances)}), fd of"
+            f" {len(pictures)} images' patches {numbers['fd_efficientnet']:.4g}"
+        )
     columns = [np.concatenate(row, 1) for row in zip(rows["low"], painted, rows["image"], strict=True)]
     images.save_png(Image.fromarray(np.concatenate(columns[: given.shown])), out / "pictures.png")
 
