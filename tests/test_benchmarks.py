@@ -1,10 +1,12 @@
 """The benchmarks run; what they measure is for people to read."""
 
+import re
 import sys
 
 import pytest
 
-from benchmarks import training
+from benchmarks import recipes, training
+from taming_jax.quality import record
 
 
 @pytest.mark.slow
@@ -24,3 +26,15 @@ def test_training(monkeypatch, capsys):
     table = capsys.readouterr().out.splitlines()[-2:]
     assert [line.split()[:2] for line in table] == [["vqgan-tiny", "taming_jax"], ["gpt-tiny", "taming_jax"]]
     assert [line.split()[5] for line in table] == ["images", "tokens"]
+
+
+@pytest.mark.slow
+def test_recipes(vq_run, tmp_path):
+    """A row of a table is trained and judged once."""
+    base = {"first_stage.workdir": vq_run, "batch_size": 8, "steps": 1, "gpt.num_layers": 1, "gpt.embed_dim": 16}
+    judged = dict(features="efficientnet", num_samples=4)
+    table = recipes.Table("openmoji_transformer", base, {}, recipes.OF_TRANSFORMERS, judged)
+    for _ in range(2):
+        recipes.make(table, {"gpt.num_heads": 2}, 1, tmp_path / "run")
+    assert len(record.read(tmp_path / "run")) == 1
+    assert re.fullmatch(r"\| tiny \| [\d.]+ \| [\d.]+ \|", recipes.line("tiny", [tmp_path / "run"], table, speed=False))
