@@ -11,7 +11,7 @@ from lpips_j import lpips as lpips_j
 
 from taming_jax import losses
 from taming_jax.errors import UserError
-from taming_jax.models import autoencoder, convolution, perceptual
+from taming_jax.models import perceptual
 from taming_jax.models.gpt import BLOCK, GPT, align, attend_all, bfloat16_product
 from taming_jax.models.quantize import FiniteScalarQuantizer, restart_dead_codes
 from taming_jax.models.vqgan import VQModel
@@ -260,18 +260,6 @@ def test_gpt_drops_only_in_training():
 def test_gpt_keeps_its_parameters_in_float32():
     params = jax.jit(gpt(dtype=jnp.bfloat16).init)(jax.random.key(0), jnp.arange(8)[None])
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-
-
-def test_a_wide_convolutions_gradients_are_xlas():
-    """Of an odd map, with other numbers of channels in and out."""
-    shapes = [(2, 5, 7, 128), (3, 3, 128, 130), (2, 5, 7, 130)]
-    x, kernel, g = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
-    pulled = (jax.vjp(conv, x, kernel)[1](g) for conv in (convolution.wide_conv, convolution.conv))
-    for ours, theirs in zip(*pulled, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * float(jnp.abs(theirs).max()))
-    layer = autoencoder.conv(128, name=None, dtype=jnp.float32)
-    params = jax.eval_shape(layer.init, jax.random.key(0), x)
-    assert "wide_conv" in str(jax.make_jaxpr(layer.apply)(params, x))  # on CPUs
 
 
 def test_a_local_networks_codes_depend_on_what_is_near():

@@ -14,8 +14,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from taming_jax.models.convolution import conv_general_dilated
-
 # Hard-wired in the original.
 GROUPS = 32  # of GroupNorm, so that all widths are multiples of it
 GROUP_NORM_EPS = 1e-6
@@ -40,7 +38,6 @@ def conv(
         use_bias=use_bias,
         kernel_init=torch_init,
         dtype=dtype,
-        conv_general_dilated_cls=lambda: conv_general_dilated,
         name=name,
     )
 
