@@ -1,6 +1,7 @@
 """The notebook for Colab, every cell, on a small trained run."""
 
 import hashlib
+import os
 import re
 import urllib.request
 from pathlib import Path
@@ -20,7 +21,8 @@ def shown_by(name: str, values: dict) -> dict[str, list[str]]:
     assert not any(cell.get("outputs") for cell in notebook.cells)
     cell.source = "\n".join(f"{name} = {value!r}" for name, value in values.items())
     where = {"metadata": {"path": str(ROOT / "launch")}}
-    NotebookClient(notebook, timeout=900, kernel_name="python3", resources=where).execute()
+    alone = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}  # as people open it
+    NotebookClient(notebook, timeout=900, kernel_name="python3", resources=where).execute(env=alone)
     return {
         cell.id: [kind for output in cell.outputs for kind in output.get("data", {}) if kind.startswith("image/")]
         for cell in notebook.cells
