@@ -42,14 +42,13 @@ def main() -> None:
     given, out = flags.FLAGS, cli.required_folder("out")
     out.mkdir(parents=True, exist_ok=True)
     generator = Generator.load(cli.required("workdir"))
-    size = request.parse_size(given.size, generator.stage, generator.config)
-    if any(side % PATCH for side in size):
+    plan = generator.plan(size=given.size, stride=given.stride)
+    if any(side % PATCH for side in plan.size):
         raise ArgumentError(f"size={given.size}: multiples of {PATCH}, the network's patches")
-    rows = request.make_rows(generator.stage, generator.config, size, {}, None, given.num_images)
+    rows = request.make_rows(generator.stage, generator.config, plan.size, {}, None, given.num_images)
     began = time.monotonic()
-    painted = generator.sample(
-        1, size=size, num_conditions=given.num_images, stride=given.stride, batch_size=given.batch_size
-    )
+    numbered = rows | {"index": np.zeros(len(rows["label"]), np.int32)}
+    painted = np.concatenate(list(generator.paint(numbered, plan, given.batch_size)))
     codes = painted[..., 0].size // generator.stage.first.patch**2
     say(f"{codes / (time.monotonic() - began):.0f} codes/s, compiling and decoding included")
 

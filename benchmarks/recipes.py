@@ -69,30 +69,28 @@ TABLES = {
 }
 
 
-def flags_of(fields: dict[str, object]) -> list[str]:
-    return [f"--config.{name}={value}" for name, value in fields.items()]
-
-
 def make(table: Table, overrides: dict[str, object], seed: int, run: Path) -> None:
     """Trains and judges the run of a row and a seed, as far as that is not done."""
-    fields = flags_of(table.base | overrides | {"seed": seed})
-    command = ["taming_jax.train", f"--config={table.config}", f"--workdir={run}", *fields]
+    fields = table.base | overrides | {"seed": seed}
+    command = ["taming_jax.train", f"--config={table.config}", f"--workdir={run}"]
+    command += [f"--config.{name}={value}" for name, value in fields.items()]
     say("$ python -m " + " ".join(command))
     if done := subprocess.run([sys.executable, "-m", *command]).returncode:
         sys.exit(done)
-    if number(run, "samples", "fd_efficientnet") is None:
+    if not judged_before(run):
         _, judged = evaluators.judge_run(run, store=run.parent / "features", **table.judged)
         record.write(run, "samples", judged.numbers, judged.protocol)
 
 
-def number(run: Path, split: str, name: str) -> float | None:
-    """A number of a run's last evaluation, None where there is none yet."""
+def judged_before(run: Path) -> list[dict]:
+    return [entry["numbers"] for entry in record.read(run) if entry["name"] == "samples"]
+
+
+def number(run: Path, split: str, name: str) -> float:
+    """A number of a run's last evaluation."""
     if split == "samples":
-        entries = [entry["numbers"] for entry in record.read(run) if entry["name"] == split]
-    else:
-        entries = [entry for entry in read_records(run / LOG) if entry.get("split") == split]
-    found = [entry[name] for entry in entries if name in entry]
-    return found[-1] if found else None
+        return judged_before(run)[-1][name]
+    return [entry[name] for entry in read_records(run / LOG) if entry.get("split") == split][-1]
 
 
 def codes_per_second(run: Path) -> float:
@@ -109,9 +107,9 @@ def line(name: str, runs: list[Path], table: Table, speed: bool) -> str:
     """A row of the table in Markdown."""
     cells = []
     for split, field in table.numbers.values():
-        found = [value for run in runs if (value := number(run, split, field)) is not None]
+        found = [number(run, split, field) for run in runs]
         spread = f" ± {statistics.stdev(found):.2g}" if len(found) > 1 else ""
-        cells.append(f"{statistics.mean(found):.4g}{spread}" if found else "")
+        cells.append(f"{statistics.mean(found):.4g}{spread}")
     cells += [f"{codes_per_second(runs[0]):.0f}"] if speed else []
     return f"| {' | '.join([name, *cells])} |"
 

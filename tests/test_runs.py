@@ -443,7 +443,7 @@ def test_ctrl_c_at_a_prompt_leaves_the_session_alive():
     program = """
 import os, signal, sys
 sys.ps1 = "In : "
-signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in what a shell runs behind
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let their background jobs ignore it
 from taming_jax.stopping import listen
 try:
     with listen() as stop, stop.nothing_to_lose():

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,13 @@ def make(prefix: int) -> tuple[GPT, dict]:
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
     shaken = lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape)  # noqa: E731
     return model, jax.tree.map(shaken, params)
+
+
+def make_decode(model: GPT) -> Callable:
+    """`decode` as painters take it."""
+    return lambda params, ids, position, cache, at: model.apply(
+        {"params": params}, ids, position, cache, at=at, method="decode"
+    )
 
 
 def plain(model, params, cond, codes, known, keys, stride, temperature, top_k, top_p) -> np.ndarray:
@@ -78,9 +86,7 @@ def test_the_same_codes_as_the_plain_loop(method, case, monkeypatch):
     model, params = make({0: 1, -1: 2}.get(finer, WINDOW**2 * finer**2))
     codes, known = rng.integers(0, VOCAB, (2, h, w)), rng.random((h, w)) < 0.2
     keys, options = jax.random.split(jax.random.key(1), 2), (1.1, 9, 0.95)
-    decode = lambda params, ids, position, cache, at: model.apply(  # noqa: E731
-        {"params": params}, ids, position, cache, at=at, method="decode"
-    )
+    decode = make_decode(model)
     paint = painter.make_painter(decode, model.init_cache, WINDOW, method, stride)
     *_, (grid, done) = paint(
         params, jnp.asarray(cond), jnp.asarray(codes), jnp.asarray(known), keys, Sampling(*options)
@@ -96,15 +102,7 @@ def test_guesses_where_the_window_rests():
     rng, (h, w), (model, params) = np.random.default_rng(0), (6, 7), make(1)
     cond, codes = jnp.asarray(rng.integers(0, VOCAB - 1, (2, 1))), jnp.asarray(rng.integers(0, VOCAB, (2, h, w)))
     known, keys = jnp.asarray(rng.random((h, w)) < 0.2), jax.random.split(jax.random.key(1), 2)
-    decode, init_cache = guide(
-        lambda params, ids, position, cache, at: model.apply(
-            {"params": params}, ids, position, cache, at=at, method="decode"
-        ),
-        model.init_cache,
-        length=1,
-        null=VOCAB - 1,
-        total=WINDOW**2,
-    )
+    decode, init_cache = guide(make_decode(model), model.init_cache, length=1, null=VOCAB - 1, total=WINDOW**2)
     painters = {k: painter.make_painter(decode, init_cache, WINDOW, guesses=k) for k in (1, 3)}
 
     def paint(guesses: int, sampling: Sampling, rows: slice = slice(None)) -> np.ndarray:
@@ -124,9 +122,7 @@ def test_a_wavefront_of_a_batch_on_two_devices_moves_nothing_between_them():
     model, params = make(1)
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:2]), ("data",))
     split = NamedSharding(mesh, PartitionSpec("data"))
-    decode = lambda params, ids, position, cache, at: model.apply(  # noqa: E731
-        {"params": params}, ids, position, cache, at=at, method="decode"
-    )
+    decode = make_decode(model)
     cond, keys = jnp.zeros((2, 1), jnp.int32), jax.random.split(jax.random.key(0), 2)
     codes, known = jnp.zeros((2, 6, 9), jnp.int32), jnp.zeros((6, 9), bool)
 

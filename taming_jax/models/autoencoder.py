@@ -48,11 +48,11 @@ def group_norm(name: str, dtype: jnp.dtype) -> nn.GroupNorm:
 
 
 def make_parts(dtype: jnp.dtype, local: bool) -> tuple[Callable[..., nn.Conv], Callable[..., nn.Module]]:
-    """`conv` and `group_norm`; or where `local`, ones that mirror an image at its borders, and norms of each place."""
+    """`conv` and `group_norm`; where `local`, convolutions that mirror borders and norms over each place's channels."""
     if not local:
         return functools.partial(conv, dtype=dtype), functools.partial(group_norm, dtype=dtype)
     norm = functools.partial(nn.LayerNorm, epsilon=GROUP_NORM_EPS, use_fast_variance=False, dtype=dtype)
-    return functools.partial(conv, dtype=dtype, padding="REFLECT"), lambda name: norm(name=name)
+    return functools.partial(conv, dtype=dtype, padding="REFLECT"), norm
 
 
 class ResBlock(nn.Module):
@@ -65,8 +65,8 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         conv, norm = make_parts(self.dtype, self.local)
-        h = conv(self.features, name="conv1")(nn.swish(norm("norm1")(x)))
-        h = conv(self.features, name="conv2")(nn.swish(norm("norm2")(h)))
+        h = conv(self.features, name="conv1")(nn.swish(norm(name="norm1")(x)))
+        h = conv(self.features, name="conv2")(nn.swish(norm(name="norm2")(h)))
         if x.shape[-1] != self.features:
             x = conv(self.features, 1, name="nin_shortcut")(x)
         return x + h
@@ -131,7 +131,7 @@ class Encoder(nn.Module):
         x = res_block(x.shape[-1], self.dtype, self.local, name="mid_block_1")(x)
         x = x if self.local else attn_block(self.dtype, name="mid_attn_1")(x)
         x = res_block(x.shape[-1], self.dtype, self.local, name="mid_block_2")(x)
-        x = nn.swish(norm("norm_out")(x))
+        x = nn.swish(norm(name="norm_out")(x))
         return conv(self.z_channels, name="conv_out")(x)
 
 
@@ -166,4 +166,4 @@ class DecoderTrunk(nn.Module):
                     x = attn_block(self.dtype, name=f"up_{level}_attn_{i}")(x)
             if level:
                 x = conv(x.shape[-1], name=f"up_{level}_conv")(upsample(x))
-        return nn.swish(norm("norm_out")(x))
+        return nn.swish(norm(name="norm_out")(x))
