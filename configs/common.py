@@ -132,9 +132,11 @@ def get_gpt(**sizes) -> ConfigDict:
         num_kv_heads=placeholder(int),  # of llamagen: heads of keys and values; None: as many as of queries
         random_order=(0, 0),  # of rar: steps until which each example has its own order of codes, and until which some
         context=dict(
-            kind="window",  # the paper's, over which a window slides; or wavefront, see docs/sampling.md
+            kind="window",  # the paper's, over which a window slides; or wavefront or masked, see docs/large.md
             lag=3,  # of a wavefront: columns that a row is behind the one above
             reach=(4, 4),  # of a wavefront: rows and columns around a code that it sees
+            label_smoothing=0.1,  # of a masked one: share of the target that all codes have in common
+            unmasked_weight=0.0,  # of a masked one: of the loss of codes that it sees
         ),
     )
     return ConfigDict(fields | sizes)
@@ -161,6 +163,8 @@ def get_sample(**fields) -> ConfigDict:
             guidance=1.0,  # above 1, the condition weighs more; needs cond.drop
             guidance_power=0.0,  # above 0, guidance rises to that along a power-cosine, as in RAR
             guidance_codes=0,  # how many first codes are guided, as in LlamaGen; 0: all
+            passes=16,  # of a masked transformer: how many passes write an image
+            choice_temperature=4.5,  # of a masked transformer: noise in which codes each pass keeps
         )
         | fields
     )

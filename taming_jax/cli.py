@@ -296,6 +296,8 @@ def define_sampling() -> None:
     flags.DEFINE_float("guidance", None, "Above 1, the condition weighs more (if trained with cond.drop).")
     flags.DEFINE_float("guidance_power", None, "Above 0, guidance rises to that along a power-cosine, as in RAR.")
     flags.DEFINE_integer("guidance_codes", None, "How many first codes are guided; 0 for all.")
+    flags.DEFINE_integer("passes", None, "Of a masked transformer: how many passes write an image.")
+    flags.DEFINE_float("choice_temperature", None, "Of a masked transformer: noise in which codes each pass keeps.")
 
 
 def define_stages() -> None:

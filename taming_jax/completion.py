@@ -65,6 +65,8 @@ LATER_OF = {
         "gpt.num_kv_heads": None,
         "gpt.random_order": (0, 0),
         "gpt.context": {"kind": "window", "lag": 3, "reach": (4, 4)},
+        "gpt.context.label_smoothing": 0.1,
+        "gpt.context.unmasked_weight": 0.0,
         "cond.drop": 0.0,
         "cond.aligned": False,
         "cond.layout.categories": "",
@@ -75,6 +77,8 @@ LATER_OF = {
         "sample.guidance": 1.0,
         "sample.guidance_power": 0.0,
         "sample.guidance_codes": 0,
+        "sample.passes": 16,
+        "sample.choice_temperature": 4.5,
         # Which weights a first stage has, and where this run's own copy of them comes from; empty without a copy.
         "first_stage.digest": "",
         "first_stage.origin": "",

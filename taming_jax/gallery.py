@@ -18,10 +18,12 @@ from taming_jax.generator import Generator
 from taming_jax.hub import address
 from taming_jax.painting import Plan, make_sheet
 from taming_jax.published import COPIES
+from taming_jax.sampling.draw import Sampling
 from taming_jax.sampling.tiling import TILE
 
 RECORD = "samples.json"  # what made the samples of a folder
 SHEET = (16, 8)  # rows and columns at most
+LATER = ("guidance_power", "guidance_codes", "passes", "choice_temperature")  # which the first galleries do not record
 ALWAYS = ("classes", "condition", "layout")  # recorded even if the user does not set them
 
 
@@ -81,7 +83,7 @@ def read_record(record: Path) -> dict:
         raise UserError(f"{record} is none of samples; name another --out")
     classes = told.get("classes") and ",".join(word.strip() for word in told["classes"].split(","))
     # Samples from before these were recorded were made with their present defaults.
-    defaults = {"tile": TILE, "guidance_power": 0.0, "guidance_codes": 0}
+    defaults = {"tile": TILE} | {name: Sampling._field_defaults[name] for name in LATER}
     return without_own_stage(defaults | told | ({"classes": classes} if "classes" in told else {}))
 
 

@@ -125,6 +125,8 @@ class Generator:
         guidance: float | None = None,
         guidance_power: float | None = None,
         guidance_codes: int | None = None,
+        passes: int | None = None,
+        choice_temperature: float | None = None,
         **asked: Any,
     ) -> np.ndarray:
         """Paints `num_samples` images of each condition in turn: uint8 [conditions * num_samples,H,W,3].
@@ -133,7 +135,7 @@ class Generator:
         condition=[images], layout=[scenes]; without one, all classes, or `num_conditions` held-out images (from the
         folder `data_path`, if it is given). size: (height, width) in pixels, as in training or larger. image, keep: an
         image and the part of it that stays, see `request.read_kept`. keep_pixels=False decodes that part anew.
-        temperature to guidance_codes: see `Sampling`; None takes the run's. method, stride: see
+        temperature to choice_temperature: see `Sampling`; None takes the run's. method, stride: see
         `sampling.painter`. speculate: codes guessed at once: other draws of the same distribution, see
         `sampling.speculative`. tile: codes on a side that are decoded at once. batch_size: images painted at once.
         Raises ArgumentError for arguments that do not fit the run.
@@ -143,7 +145,8 @@ class Generator:
         plan = self.plan(
             size=size, seed=seed, image=image, keep=keep, keep_pixels=keep_pixels, method=method, stride=stride,
             tile=tile, speculate=speculate, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance,
-            guidance_power=guidance_power, guidance_codes=guidance_codes,
+            guidance_power=guidance_power, guidance_codes=guidance_codes, passes=passes,
+            choice_temperature=choice_temperature,
         )  # fmt: skip
         rows = request.make_rows(self.stage, self.config, plan.size, asked, data_path, num_conditions, plan.kept)
         rows = {name: np.repeat(value, num_samples, 0) for name, value in rows.items()}
@@ -167,6 +170,9 @@ class Generator:
         """Checks all that `sample` is asked for except the conditions; arguments and errors are those of `sample`."""
         whole(-(2**63), INT64)("seed", seed, ArgumentError)
         given = {name: value for name, value in sampling.items() if value is not None}
+        for name in ("passes", "choice_temperature"):
+            if name in given and not self.stage.masks:
+                raise ArgumentError(f"{name}: it is for a masked transformer; this one writes code by code")
         drawing = make_sampling({**self.config.sample, **given}, self.stage.drop, ArgumentError)
         if (image is None) != (keep is None):
             raise ArgumentError("image and keep go together: an image, and which part of it stays")
@@ -243,6 +249,10 @@ class Generator:
         or one for each. The mean score, divided by the number of codes, is the `nll` of an evaluation. Raises
         ArgumentError for images or conditions that do not fit.
         """
+        if self.stage.masks:
+            raise ArgumentError(
+                "score: a masked transformer does not say how likely an image is; one of codes in a row does"
+            )
         first = self.stage.first
         seen = read_pictures(first, images, self.config.data.label_shift)
         if seen.shape[1:3] != (first.size, first.size):

@@ -81,6 +81,20 @@ def cross_entropy(logits: jax.Array, ids: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), ids).mean(-1)
 
 
+def masked_cross_entropy(
+    logits: jax.Array, ids: jax.Array, hidden: jax.Array, label_smoothing: float, unmasked_weight: float
+) -> jax.Array:
+    """Nats per hidden token (Chang et al. 2022, MaskGIT, eq. 1). logits [B,T,V], ids [B,T], hidden bool [B,T] -> [].
+
+    label_smoothing: the share of the target that all ids have in common, 0.1 in MaskGIT. unmasked_weight: of the tokens
+    that the transformer saw, 0 there.
+    """
+    targets = optax.smooth_labels(jax.nn.one_hot(ids, logits.shape[-1]), label_smoothing)
+    nats = optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
+    weights = jnp.where(hidden, 1.0, unmasked_weight)
+    return jnp.sum(nats * weights) / (jnp.sum(weights) + 1e-8)  # the original's guard
+
+
 def psnr(images: jax.Array, recon: jax.Array) -> jax.Array:
     """Peak signal-to-noise ratio in dB, both clipped to [-1, 1]. [B,H,W,C] x 2 -> [B]."""
     mse = jnp.mean(jnp.square(jnp.clip(images, -1, 1) - jnp.clip(recon, -1, 1)) / 4, axis=(1, 2, 3))

@@ -22,6 +22,7 @@ from taming_jax.models.llamagen import LlamaGPT, default_mlp_dim
 from taming_jax.models.rar import RAR
 from taming_jax.models.wave import WaveGPT
 from taming_jax.sampling.draw import Sampling, away_from_null, guide
+from taming_jax.sampling.masked import make_masked_painter, one_pass
 from taming_jax.sampling.painter import Painter, make_painter, painting_order
 from taming_jax.sampling.schedule import make_chunk, make_schedule_painter
 from taming_jax.sampling.sequence import make_sequence_painter, make_speculative_painter, sample_full
@@ -52,6 +53,11 @@ class SecondStage:
     def slides(self) -> bool:
         """Whether its window can slide over a larger image: only if it writes row by row."""
         return self.order_name == "row_major"
+
+    @property
+    def masks(self) -> bool:
+        """Whether it learns codes that are hidden among others, and not each from those before it."""
+        return False
 
     @property
     def least(self) -> int:
@@ -203,7 +209,8 @@ class SecondStage:
             trained = ", the size of training" if least == self.first.size else ""
             raise kind(f"{name}={text}: multiples of {factor} from {least} on{trained}")
         if tuple(size) != (least, least) and not self.slides:
-            raise kind(f"{name}={text}: a sliding window follows rows; this transformer's order is {self.order_name!r}")
+            why = "a masked transformer has none" if self.masks else f"this transformer's order is {self.order_name!r}"
+            raise kind(f"{name}={text}: a sliding window follows rows; {why}")
         grid, n = self.cond.grid, self.first.side
         if grid is not None and any(pixels // factor * grid[0] % n for pixels in size):
             raise kind(f"{name}={text}: the condition has {grid[0]} ids where there are {n} codes, which must divide")
@@ -290,6 +297,70 @@ class WaveStage(SecondStage):
         return self.first.decode(first_stage, paint(params, codes, known, keys, sampling, wave, 0, steps)[0])
 
 
+@dataclasses.dataclass(frozen=True)
+class MaskedStage(SecondStage):
+    """A second stage whose transformer sees all codes but those that are hidden, and writes many of them in a pass.
+
+    Its `params` hold a `GPT` in which all positions see each other; the last id of its vocabulary stands for a hidden
+    code. It paints images as large as in training.
+    """
+
+    @property
+    def masks(self) -> bool:
+        return True
+
+    @property
+    def slides(self) -> bool:
+        return False
+
+    def logits(
+        self, params: dict, c: jax.Array, ids: jax.Array, hidden: jax.Array | None = None, **kwargs
+    ) -> jax.Array:
+        """The logits of every code, given the condition and the codes that are not hidden. hidden: bool [B,T]."""
+        ids = ids if hidden is None else jnp.where(hidden, self.gpt.vocab_size - 1, ids)
+        logits = self.apply(params, jnp.concatenate([c, ids], 1), start=self.cond.length, **kwargs)
+        return logits[..., : self.first.num_ids]
+
+    def make_read(self, guided: bool) -> Callable:
+        """`read`, as `sampling.masked` takes it; guided: with parameters and copies as in `sampling.draw.guide`."""
+
+        def read(params, c, codes, hidden):
+            return self.logits(params, c, codes, hidden)
+
+        def read_guided(params, c, codes, hidden):
+            params, sampling = params
+            seen = (~hidden).sum(-1)
+            c = jnp.stack([c, jnp.full_like(c, self.null)], 1).reshape(-1, c.shape[1])
+            logits = read(params, c, jnp.repeat(codes, 2, 0), jnp.repeat(hidden, 2, 0))
+            return away_from_null(logits, sampling.guidance_at(seen, codes.shape[1])[:, None, None])
+
+        return read_guided if guided else read
+
+    def make_painter(
+        self, guided: bool = False, method: str = "cached", stride: int = 1, speculate: int = 1
+    ) -> Painter:
+        if (method, stride, speculate) != ("cached", 1, 1):
+            raise UserError(
+                f"method={method}, stride={stride}, speculate={speculate}: ways of a transformer that writes code by"
+                " code; a masked one has passes"
+            )
+        return make_masked_painter(self.make_read(guided))
+
+    def painting_order(self, grid: tuple[int, int], method: str = "cached") -> np.ndarray:
+        """0 for all codes: each pass writes all of them."""
+        return np.zeros(grid, int)
+
+    def sample(self, params: dict, first_stage: dict, c: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
+        n, read = self.first.side, self.make_read(False)
+
+        def body(step, carry):
+            return one_pass(read, params, c, *carry, keys, sampling, step, n * n)
+
+        begin = jnp.zeros((len(c), n * n), jnp.int32), jnp.ones((len(c), n * n), bool)
+        codes, _ = jax.lax.fori_loop(0, sampling.passes, body, begin)
+        return self.first.decode(first_stage, codes.reshape(-1, n, n))
+
+
 def next_code(
     gpt: GPT, limit: int, params: dict, ids: jax.Array, position: jax.Array, cache: Cache, at: jax.Array | None = None
 ) -> tuple[jax.Array, Cache]:
@@ -305,6 +376,7 @@ def make_second_stage(config: ConfigDict) -> SecondStage:
     context, architecture = fields.pop("context"), fields.pop("architecture")
     own = {name: fields.pop(name) for name in ("mlp_dim", "num_kv_heads", "random_order")}
     fields |= dict(dtype=jnp.dtype(config.dtype), gather=functools.partial(sharding.gather, path="gpt/blocks_0"))
+    masked = context["kind"] == "masked"
     if context["kind"] == "wavefront":
         return make_wave_stage(config, dataclasses.replace(first, size=config.data.size), cond, fields, context)
     if architecture != "gpt":
@@ -322,8 +394,8 @@ def make_second_stage(config: ConfigDict) -> SecondStage:
             gpt = RAR(**fields, num_codes=first.side**2)
         return SecondStage(first, cond, gpt, config.order, config.cond.drop, config.cond.aligned)
     for name, least in (
-        ("vocab_size", max(first.num_ids, cond.vocab_size + (config.cond.drop > 0))),
-        ("block_size", cond.length + first.side**2 - 1),
+        ("vocab_size", max(first.num_ids, cond.vocab_size + (config.cond.drop > 0)) + masked),
+        ("block_size", cond.length + first.side**2 - (not masked)),
     ):
         if fields[name] is None:
             fields[name] = least
@@ -333,6 +405,9 @@ def make_second_stage(config: ConfigDict) -> SecondStage:
         raise UserError(f"gpt.n_unmasked={config.gpt.n_unmasked}: the condition has {cond.length} ids")
     if config.cond.aligned and cond.places(first.side) is None:
         raise UserError(f"cond.aligned: a condition on {config.cond.name!r} has no place in the picture")
+    if masked:
+        gpt = GPT(**fields | {"n_unmasked": fields["block_size"]})
+        return MaskedStage(first, cond, gpt, config.order, config.cond.drop, config.cond.aligned)
     gpt = GPT(**fields)
     return SecondStage(first, cond, gpt, config.order, config.cond.drop, config.cond.aligned)
 

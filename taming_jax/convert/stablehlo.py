@@ -48,9 +48,10 @@ def to_stablehlo(workdir: Path, out: Path) -> None:
         programs, described = of_first_stage(stage), describe_first_stage(stage)
     else:
         second = make_second_stage(config)
-        if isinstance(second, WaveStage):
+        if isinstance(second, WaveStage) or second.masks:
+            kind = config.gpt.context.kind
             raise UserError(
-                f"{workdir} has a wavefront transformer, which writes front by front and has no step of one code; its"
+                f"{workdir} has a {kind} transformer, which writes many codes at once and has no step of one code; its"
                 f" tokenizer can be exported, --workdir={Path(config.first_stage.workdir)}"
             )
         nets = {

@@ -61,10 +61,12 @@ def source(data: ConfigDict, split: str, name: str, features: tuple[str, ...]) -
         try:
             builder.download_and_prepare(file_format="array_record")
         except (AssertionError, OSError, tfds.download.DownloadError, ModuleNotFoundError) as e:
-            raise UserError(
-                f"data set {name} is not in {builder.data_path} and cannot be prepared here:"
-                f" {' '.join(str(e).split())[:300]}"
-            ) from e
+            builder = find_builder(name, data.dir or None)
+            if not builder.is_prepared():  # by another process, which was faster
+                raise UserError(
+                    f"data set {name} is not in {builder.data_path} and cannot be prepared here:"
+                    f" {' '.join(str(e).split())[:300]}"
+                ) from e
     if "image" not in builder.info.features:
         raise UserError(f"data set {name} has no feature 'image'; it has {', '.join(builder.info.features)}")
     part = data.splits[split]

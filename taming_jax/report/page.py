@@ -44,7 +44,7 @@ def both(*names: str) -> tuple[tuple[str, str], ...]:
 
 
 PANELS = (
-    Panel("Loss", (("train", "loss"), ("validation", "nll"))),
+    Panel("Loss", (("train", "loss"), ("validation", "nll"), ("validation", "masked_nll"))),
     Panel("Pixels", (("train", "l1_loss"), ("train", "l2_loss"), ("train", "bce_loss"), *both("l1", "l2"))),
     Panel("LPIPS", (("train", "p_loss"), ("validation", "lpips"))),
     Panel("PSNR in dB", both("psnr")),
@@ -62,7 +62,8 @@ PANELS = (
 )
 LEFT_OUT = {"code_entropy", "images_per_second", "seconds"}  # which others tell in other units
 NAMES = {
-    "nll": "nats per code", "bits_per_pixel": "bits per pixel", "lpips": "LPIPS", "psnr": "PSNR, dB", "ssim": "SSIM",
+    "nll": "nats per code", "masked_nll": "nats per hidden code", "bits_per_pixel": "bits per pixel",
+    "lpips": "LPIPS", "psnr": "PSNR, dB", "ssim": "SSIM",
     "l1": "L1", "l2": "L2", "code_use": "codes in use", "code_perplexity": "perplexity of the codes",
     "logits_real": "real images", "logits_fake": "reconstructions", "g_loss": "generator", "disc_loss": "discriminator",
     "l1_loss": "L1", "l2_loss": "L2", "bce_loss": "cross-entropy", "p_loss": "LPIPS",

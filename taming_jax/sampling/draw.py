@@ -17,7 +17,9 @@ class Sampling(NamedTuple):
     temperature: above 0; above 1 is wilder. top_k: draw from the k likeliest codes, 1 or more. top_p: draw from the
     likeliest codes that hold this share of the probability, in (0, 1]. guidance: above 1, the condition weighs more
     (see `guide`). guidance_power: above 0, guidance rises to that along a power-cosine, as in RAR; 0 is constant.
-    guidance_codes: how many first codes are guided, 0 for all; LlamaGen's `cfg_interval` is 2 less.
+    guidance_codes: how many first codes are guided, 0 for all; LlamaGen's `cfg_interval` is 2 less. passes,
+    choice_temperature: of masked decoding, how many passes write the codes, and the noise in which of them each pass
+    keeps (`sampling.masked`).
     """
 
     temperature: float = 1.0
@@ -26,6 +28,8 @@ class Sampling(NamedTuple):
     guidance: float = 1.0
     guidance_power: float = 0.0
     guidance_codes: int = 0
+    passes: int = 16
+    choice_temperature: float = 4.5
 
     def guidance_at(self, number: jax.Array, total: int) -> jax.Array:
         """The guidance of the code `number` of 0 to total - 1, -> like `number`, float32.
@@ -46,8 +50,10 @@ RULES: dict[str, Rule] = {
     "guidance": real(),
     "guidance_power": real(0),
     "guidance_codes": whole(),
+    "passes": whole(1, INT32),
+    "choice_temperature": real(0),
 }
-COUNTS = ("top_k", "guidance_codes")  # fields that are whole numbers
+COUNTS = ("top_k", "guidance_codes", "passes")  # fields that are whole numbers
 
 
 def make_sampling(fields: ConfigDict | dict, drop: float, kind: type[UserError] = UserError) -> Sampling:

@@ -20,6 +20,7 @@ from taming_jax.painting import Painting, Plan, make_sheet
 from taming_jax.parts import without
 from taming_jax.sampling.animation import Animation
 from taming_jax.sampling.draw import make_sampling
+from taming_jax.sampling.masked import draw_hidden
 from taming_jax.second_stage import SecondStage, make_second_stage
 
 ROWS, COLUMNS = 16, 4  # of the samples that training draws, at most
@@ -48,10 +49,27 @@ def check(config: ConfigDict) -> None:
             raise UserError(
                 f"gpt.embed_dim={config.gpt.embed_dim}: a wavefront transformer's heads need a multiple of 4 each"
             )
+    if config.gpt.context.kind == "masked":
+        check_masked(config)
     if config.cond.drop and not kind.DROPS:
         raise UserError(f"cond.drop={config.cond.drop:g}: it must be 0 where there is no condition")
     if any(config.canvas) and kind.NEEDS_DATA:
         raise UserError(f"canvas: a transformer conditioned on {config.cond.name!r} has none in training")
+
+
+def check_masked(config: ConfigDict) -> None:
+    """Raises UserError where fields do not go with masked decoding."""
+    usual = {"order": "row_major", "pkeep": 1, "noise_until": 0, "gpt.n_unmasked": 0, "cond.aligned": False}
+    for field, value in usual.items():
+        if (found := read_field(config, field)) != value:
+            raise UserError(f"{field}={found}: with gpt.context.kind='masked' it must be {value}")
+    if any(config.canvas):
+        raise UserError("canvas: a masked transformer paints images as large as in training; set (0, 0)")
+
+
+def read_field(config: ConfigDict, name: str) -> object:
+    """A field by its full name."""
+    return functools.reduce(lambda group, part: group[part], name.split("."), config)
 
 
 def check_architecture(config: ConfigDict) -> None:
@@ -68,8 +86,7 @@ def check_architecture(config: ConfigDict) -> None:
     usual = {"gpt.n_unmasked": 0, "gpt.context.kind": "window", "order": "row_major", "cond.aligned": False}
     usual |= {"gpt.vocab_size": None, "gpt.block_size": None}
     for field, value in usual.items():
-        found = functools.reduce(lambda group, part: group[part], field.split("."), config)
-        if found != value:
+        if (found := read_field(config, field)) != value:
             raise UserError(f"{field}={found}: with gpt.architecture={name!r} it must be {value}")
     if name == "llamagen" and gpt.embed_dim // gpt.num_heads % 4:
         raise UserError(f"gpt.embed_dim={gpt.embed_dim}: the heads of 'llamagen' need a multiple of 4 each")
@@ -104,7 +121,8 @@ def drop(c: jax.Array, share: float, null: int, key: jax.Array) -> jax.Array:
 def make_task(config: ConfigDict) -> states.Task:
     """Binds modules, optimizers and numbers once."""
     stage = make_second_stage(config)
-    gpt, cond = stage.gpt, stage.cond
+    gpt, cond, context = stage.gpt, stage.cond, config.gpt.context
+    masked_nll = jax.vmap(functools.partial(losses.masked_cross_entropy, label_smoothing=0.0, unmasked_weight=0.0))
     optimizers = {"gpt": optim.make_optimizer(config.optim, config.steps)}
     ema_decay = {"gpt": config.ema_decay}
 
@@ -140,9 +158,16 @@ def make_task(config: ConfigDict) -> states.Task:
                 # As in the original, from all ids that its tables have, those of conditions among them.
                 ids = corrupt(targets, config.pkeep, gpt.vocab_size, corrupt_key)
 
+            if stage.masks:
+                ordered["hidden"] = draw_hidden(jax.random.fold_in(key, 6), targets.shape)
+
             def loss_fn(learned):
                 params = {**state.params["gpt"], **learned}
                 logits = stage.logits(params, c, ids, train=True, rngs={"dropout": dropout_key}, **ordered)
+                if stage.masks:
+                    return losses.masked_cross_entropy(
+                        logits, targets, ordered["hidden"], context.label_smoothing, context.unmasked_weight
+                    )
                 return losses.cross_entropy(logits, targets).mean()
 
             loss, grads = jax.value_and_grad(loss_fn)(without("gpt", state.params["gpt"], config.freeze))
@@ -156,10 +181,15 @@ def make_task(config: ConfigDict) -> states.Task:
 
     def eval_step(state: states.TrainState, batch: dict):
         c, targets = read(state, batch, jax.random.key(0))
-        logits = stage.logits(states.averaged(state, "gpt"), c, targets)
-        nll = losses.cross_entropy(logits, targets)
+        params = states.averaged(state, "gpt")
+        if stage.masks:  # what it finds likely is not to be had in one pass: of codes hidden as in training
+            hidden = draw_hidden(jax.random.key(1), targets.shape)
+            numbers = dict(masked_nll=masked_nll(stage.logits(params, c, targets, hidden), targets, hidden))
+        else:
+            nll = losses.cross_entropy(stage.logits(params, c, targets), targets)
+            numbers = dict(nll=nll, bits_per_pixel=nll / (math.log(2) * stage.first.patch**2))
         return metrics.collection(
-            dict(nll=nll, bits_per_pixel=nll / (math.log(2) * stage.first.patch**2)),
+            numbers,
             mask=batch["mask"],
             codes=metrics.CodeUse(metrics.count_codes(targets, stage.first.num_ids, batch["mask"])),
         )

@@ -1,0 +1,16 @@
+"""Transformer that writes many codes in a pass, on the codes of openmoji_vq: masked decoding (MaskGIT).
+
+    python -m taming_jax.train --config=configs/openmoji_masked_transformer.py \\
+        --workdir=runs/openmoji_masked_transformer
+"""
+
+from ml_collections import ConfigDict
+
+from configs import openmoji_transformer
+
+
+def get_config() -> ConfigDict:
+    c = openmoji_transformer.get_config()
+    c.gpt.context.kind = "masked"
+    c.sample.top_p = 1.0  # the surest codes stay anyway
+    return c
