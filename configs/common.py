@@ -118,17 +118,18 @@ def get_gpt(**sizes) -> ConfigDict:
 
     context: 'window' is the paper's, all codes before in a window that slides over larger images; 'wavefront' writes
     along fronts, each row `lag` columns behind the one above, and a code sees `reach` rows and columns around it
-    (taming_jax/schedule.py). architecture: 'gpt' is the paper's; 'llamagen' and 'rar' have a width of the MLP's middle,
+    (taming_jax/schedule.py). architecture: 'gpt' is the paper's; 'modern' has a wavefront's layers with
+    RMSNorm, SwiGLU and norms of queries and keys; it, 'llamagen' and 'rar' have a width of the MLP's middle,
     `mlp_dim` (None: the usual one); 'llamagen' may have fewer `num_kv_heads`, and 'rar' trains with each example in an
     order of its own until step random_order[0], with fewer and fewer such until random_order[1].
     """
     fields = dict(
-        architecture="gpt",  # the paper's; or llamagen, rar
+        architecture="gpt",  # the paper's; or llamagen, rar; or modern, of a wavefront
         n_unmasked=0,  # first positions that see each other, before and behind; 0: none
         remat="none",  # less memory for more arithmetic: none, dots (all but products with weights) or full
         vocab_size=placeholder(int),  # None: as many ids as condition and codes have
         block_size=placeholder(int),  # None: as many positions as condition and codes take
-        mlp_dim=placeholder(int),  # of llamagen and rar: width of the MLP's middle; None: the usual one
+        mlp_dim=placeholder(int),  # of llamagen, rar and modern: width of the MLP's middle; None: the usual one
         num_kv_heads=placeholder(int),  # of llamagen: heads of keys and values; None: as many as of queries
         random_order=(0, 0),  # of rar: steps until which each example has its own order of codes, and until which some
         context=dict(

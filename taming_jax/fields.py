@@ -171,7 +171,7 @@ OF_TASK: dict[str, dict[str, Rule]] = {
         "gpt.attn_pdrop": SHARE,
         "gpt.resid_pdrop": SHARE,
         "gpt.n_unmasked": whole(),
-        "gpt.architecture": among(("gpt", "llamagen", "rar")),
+        "gpt.architecture": among(("gpt", "llamagen", "rar", "modern")),
         "gpt.mlp_dim": optional(WIDTH),
         "gpt.num_kv_heads": optional(WIDTH),
         "gpt.random_order": several(STEP, 2, 2),

@@ -378,6 +378,8 @@ def make_second_stage(config: ConfigDict) -> SecondStage:
     fields |= dict(dtype=jnp.dtype(config.dtype), gather=functools.partial(sharding.gather, path="gpt/blocks_0"))
     masked = context["kind"] == "masked"
     if context["kind"] == "wavefront":
+        if architecture == "modern":
+            fields["mlp_dim"] = own["mlp_dim"] or default_mlp_dim(config.gpt.embed_dim, multiple_of=64)
         return make_wave_stage(config, dataclasses.replace(first, size=config.data.size), cond, fields, context)
     if architecture != "gpt":
         fields |= dict(vocab_size=first.num_ids, cond_size=cond.vocab_size + 1)

@@ -24,8 +24,10 @@ from tests.tiny import changed, mesh_of, run, tiny_transformer
 CODES = 16
 
 
-def make_net(lag: int, reach: tuple[int, int], prefix: int, cells: int = 1) -> tuple[WaveGPT, dict]:
-    net = WaveGPT(Schedule(lag, reach), CODES, 5, prefix, cells, 2, 2, 16, 0.0, 0.0, 0.0)
+def make_net(
+    lag: int, reach: tuple[int, int], prefix: int, cells: int = 1, mlp_dim: int | None = None
+) -> tuple[WaveGPT, dict]:
+    net = WaveGPT(Schedule(lag, reach), CODES, 5, prefix, cells, 2, 2, 16, 0.0, 0.0, 0.0, mlp_dim)
     c = jnp.zeros((1, prefix) if prefix else (1, 2, 2), jnp.int32)
     params = net.init(jax.random.key(0), c, jnp.zeros((1, 2 * cells, 2 * cells), jnp.int32))["params"]
     keys = iter(jax.random.split(jax.random.key(1), 100))
@@ -33,19 +35,19 @@ def make_net(lag: int, reach: tuple[int, int], prefix: int, cells: int = 1) -> t
 
 
 @pytest.mark.parametrize(
-    ("lag", "reach", "size", "prefix", "cells"),
+    ("lag", "reach", "size", "prefix", "cells", "mlp_dim"),
     [
-        (3, (4, 4), (9, 13), 2, 1),  # no chunk of 32 steps divides them
-        (1, (2, 3), (8, 6), 0, 2),  # the condition on a coarser grid
-        pytest.param(9, (3, 3), (7, 8), 1, 1, marks=pytest.mark.slow),  # raster
-        pytest.param(2, (8, 8), (3, 5), 0, 1, marks=pytest.mark.slow),  # all is near
-        pytest.param(1, (1, 2), (40, 45), 1, 1, marks=pytest.mark.slow),  # several groups of rows
-        pytest.param(4, (2, 2), (1, 1), 1, 1, marks=pytest.mark.slow),
+        (3, (4, 4), (9, 13), 2, 1, 24),  # no chunk of 32 steps divides them
+        (1, (2, 3), (8, 6), 0, 2, None),  # the condition on a coarser grid
+        pytest.param(9, (3, 3), (7, 8), 1, 1, None, marks=pytest.mark.slow),  # raster
+        pytest.param(2, (8, 8), (3, 5), 0, 1, 24, marks=pytest.mark.slow),  # all is near
+        pytest.param(1, (1, 2), (40, 45), 1, 1, None, marks=pytest.mark.slow),  # several groups of rows
+        pytest.param(4, (2, 2), (1, 1), 1, 1, None, marks=pytest.mark.slow),
     ],
 )
-def test_sampling_uses_the_logits_of_training(lag, reach, size, prefix, cells):
-    """Of every code, with some codes given, whatever the grid's size."""
-    net, params = make_net(lag, reach, prefix, cells)
+def test_sampling_uses_the_logits_of_training(lag, reach, size, prefix, cells, mlp_dim):
+    """Of every code, with some codes given, whatever the grid's size; with the paper's layers, or modern ones."""
+    net, params = make_net(lag, reach, prefix, cells, mlp_dim)
     rng, (h, w), seen = np.random.default_rng(0), size, {}
     c = jnp.asarray(rng.integers(0, 5, (2, prefix) if prefix else (2, h // cells, w // cells)))
     known = rng.random(size) < 0.2
@@ -194,10 +196,19 @@ def test_what_does_not_fit_gets_one_line(vq_run):
         (dict(order="spiral_in"), "order='spiral_in': a wavefront transformer has its own"),
         (dict(gpt__num_heads=16), r"gpt\.embed_dim=32: .*multiple of 4"),
         (dict(gpt__vocab_size=64), r"gpt\.vocab_size: a wavefront transformer has none"),
+        (dict(gpt__mlp_dim=64), r"gpt\.mlp_dim=64: architecture 'gpt' does not have it"),
     ):
         with pytest.raises(UserError, match=message):
             config = completion.complete(wavefront(tiny_transformer(vq_run), **fields))
             completion.net_shapes(config)
+
+
+def test_modern_layers_are_a_wavefronts(vq_run):
+    with pytest.raises(UserError, match=r"gpt\.context\.kind='window': layers of gpt\.architecture='modern' are"):
+        completion.complete(changed(tiny_transformer(vq_run), gpt__architecture="modern"))
+    modern = wavefront(tiny_transformer(vq_run), gpt__architecture="modern")
+    shapes = completion.net_shapes(completion.complete(modern))
+    assert jax.tree.leaves(shapes["blocks"]["mlp_gate"])[0].shape == (2, 32, 128)  # 8/3 of 32, in steps of 64
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ own: so sampling does what training did, keys and values are never computed agai
 however large the grid is.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import numpy as np
 from taming_jax.models.gpt import BLOCK, LAYER_NORM_EPS, dense, gelu, make_layers, normal_init, run_layers
 from taming_jax.schedule import Front, Schedule
 
+RMS_NORM_EPS = 1e-5  # LLaMA's
 ROPE_BASE = 100.0  # ratio of the longest wave to the shortest: reaches are tens of codes, not thousands of words
 
 # Per layer: rotated keys and values of the last steps, [B,steps,rows,heads,D/heads].
@@ -85,8 +87,10 @@ class Block(nn.Module):
     def answer(self, x: jax.Array, y: jax.Array, deterministic: bool) -> jax.Array:
         """What was attended to, [B,T,heads,D/heads], and the MLP, added to x [B,T,D]."""
         x = x + self.resid_drop(self.proj(y.reshape(x.shape)), deterministic=deterministic)
-        h = self.mlp_out(gelu(self.mlp_in(self.ln2(x))))
-        return x + self.resid_drop(h, deterministic=deterministic)
+        return x + self.resid_drop(self.mlp(self.ln2(x)), deterministic=deterministic)
+
+    def mlp(self, x: jax.Array) -> jax.Array:
+        return self.mlp_out(gelu(self.mlp_in(x)))
 
     def __call__(self, x: tuple[jax.Array, jax.Array], deterministic: bool) -> tuple[tuple, None]:
         """Prefix [B,P,D] and all slots of a grid [B,h,w,D] at once -> the same."""
@@ -135,13 +139,35 @@ class Block(nn.Module):
         return self.answer(x, jnp.concatenate(parts, 1), True), cache
 
 
+class ModernBlock(Block):
+    """The same with RMSNorm (Zhang and Sennrich 2019), SwiGLU without biases (Shazeer 2020), and norms of each head's
+    queries and keys (Henry et al. 2020)."""
+
+    mlp_dim: int
+
+    def setup(self) -> None:
+        norm = functools.partial(nn.RMSNorm, epsilon=RMS_NORM_EPS, dtype=self.dtype)
+        self.ln1, self.ln2, self.q_norm, self.k_norm = norm(), norm(), norm(), norm()
+        self.query, self.key, self.value, self.proj = (dense(self.embed_dim, self.dtype) for _ in range(4))
+        self.mlp_gate, self.mlp_in = (dense(self.mlp_dim, self.dtype, use_bias=False) for _ in range(2))
+        self.mlp_out = dense(self.embed_dim, self.dtype, use_bias=False)
+        self.attn_drop, self.resid_drop = nn.Dropout(self.attn_pdrop), nn.Dropout(self.resid_pdrop)
+
+    def ask(self, x: jax.Array) -> tuple[jax.Array, ...]:
+        q, k, v = super().ask(x)
+        return self.q_norm(q), self.k_norm(k), v
+
+    def mlp(self, x: jax.Array) -> jax.Array:
+        return self.mlp_out(nn.silu(self.mlp_gate(x)) * self.mlp_in(x))
+
+
 class WaveGPT(nn.Module):
     """The wavefront transformer over a grid of codes.
 
     vocab_size: codes. cond_size: ids of the condition, with the one that stands for none. prefix: how many of them
     precede the codes, all seen by every slot; 0 for a condition that lies on a grid, of which each slot gets what lies
-    at its own place and around it. cells: codes on a side for one id of that grid. gather, remat, unrolled: see
-    `gpt.GPT`.
+    at its own place and around it. cells: codes on a side for one id of that grid. mlp_dim: None for the paper's
+    layers, or that of `ModernBlock`s. gather, remat, unrolled: see `gpt.GPT`.
     """
 
     schedule: Schedule
@@ -155,6 +181,7 @@ class WaveGPT(nn.Module):
     embd_pdrop: float
     attn_pdrop: float
     resid_pdrop: float
+    mlp_dim: int | None = None
     gather: Callable[[dict], dict] = lambda params: params
     remat: str = "none"
     unrolled: bool = False
@@ -173,8 +200,12 @@ class WaveGPT(nn.Module):
             self.cond_in, self.cond_out = (nn.Conv(d, (3, 3), dtype=self.dtype) for _ in range(2))
         self.embd_drop = nn.Dropout(self.embd_pdrop)
         fields = (self.schedule, d, self.num_heads, self.attn_pdrop, self.resid_pdrop, self.dtype)
-        self.blocks = make_layers(self, Block, fields, shared=1)
-        self.ln_f = nn.LayerNorm(epsilon=LAYER_NORM_EPS, dtype=self.dtype)
+        if self.mlp_dim is None:
+            self.blocks = make_layers(self, Block, fields, shared=1)
+            self.ln_f = nn.LayerNorm(epsilon=LAYER_NORM_EPS, dtype=self.dtype)
+        else:
+            self.blocks = make_layers(self, ModernBlock, (*fields, self.mlp_dim), shared=1)
+            self.ln_f = nn.RMSNorm(epsilon=RMS_NORM_EPS, dtype=self.dtype)
         self.head = dense(self.vocab_size, self.dtype, use_bias=False)
 
     def __call__(self, c: jax.Array, codes: jax.Array, train: bool = False) -> jax.Array:

@@ -75,13 +75,17 @@ def read_field(config: ConfigDict, name: str) -> object:
 def check_architecture(config: ConfigDict) -> None:
     """Raises UserError where fields do not go with `gpt.architecture`."""
     gpt, name = config.gpt, config.gpt.architecture
-    own = {"gpt": (), "llamagen": ("mlp_dim", "num_kv_heads"), "rar": ("mlp_dim",)}[name]
+    own = {"gpt": (), "llamagen": ("mlp_dim", "num_kv_heads"), "rar": ("mlp_dim",), "modern": ("mlp_dim",)}[name]
     for field in ("mlp_dim", "num_kv_heads"):
         if field not in own and gpt[field] is not None:
             raise UserError(f"gpt.{field}={gpt[field]}: architecture {name!r} does not have it; set it to None")
     if any(gpt.random_order) and name != "rar":
         raise UserError(f"gpt.random_order={tuple(gpt.random_order)}: only architecture 'rar' has it; set it to (0, 0)")
-    if name == "gpt":
+    if name == "modern" and gpt.context.kind != "wavefront":
+        raise UserError(
+            f"gpt.context.kind={gpt.context.kind!r}: layers of gpt.architecture='modern' are a wavefront transformer's"
+        )
+    if name in ("gpt", "modern"):
         return
     usual = {"gpt.n_unmasked": 0, "gpt.context.kind": "window", "order": "row_major", "cond.aligned": False}
     usual |= {"gpt.vocab_size": None, "gpt.block_size": None}
