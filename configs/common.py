@@ -171,6 +171,19 @@ def get_sample(**fields) -> ConfigDict:
     )
 
 
+def get_disc(**fields) -> ConfigDict:
+    """A discriminator: the paper's, or the blurred one of VQGAN+ at a fixed weight (`models.discriminator`)."""
+    return ConfigDict(
+        dict(
+            network="patch",  # the paper's PatchGAN; or blurred, VQGAN+'s
+            adaptive=True,  # the paper's λ; False: `weight` alone
+            lecam_weight=0.0,  # of LeCAM, which keeps its logits near their running means, for few images; 0: none
+            lecam_decay=0.999,  # of those means
+        )
+        | fields
+    )
+
+
 def get_optim(**fields) -> ConfigDict:
     """Adam, or AdamW where there is weight decay; or Muon (`optim.make_optimizer`)."""
     return ConfigDict(

@@ -55,19 +55,17 @@ def get_config() -> ConfigDict:
             codebook_weight=1.0,  # of the quantizer's loss
         )
     )
-    c.disc = ConfigDict(
-        dict(
-            ndf=64,  # channels of the discriminator's first layer
-            n_layers=3,  # how often it halves the sides
-            use_actnorm=False,  # in place of BatchNorm
-            loss="hinge",  # hinge, or vanilla: cross-entropy
-            start=10_000,  # step from which on the discriminator learns
-            gen_start=15_000,  # step from which on the generator feels the discriminator
-            ramp_steps=10_000,  # over which its weight then rises; 0: at once, as in the paper
-            weight=0.8,  # of the adversarial loss, times λ; 0: no discriminator
-            delta=1e-4,  # beside the divisor of the adaptive weight; the paper has 1e-6
-            max_weight=10.0,  # bound of the adaptive weight λ, eq. 7
-        )
+    c.disc = common.get_disc(
+        ndf=64,  # channels of the discriminator's first layer
+        n_layers=3,  # how often it halves the sides
+        use_actnorm=False,  # in place of BatchNorm
+        loss="hinge",  # hinge, or vanilla: cross-entropy
+        start=10_000,  # step from which on the discriminator learns
+        gen_start=15_000,  # step from which on the generator feels the discriminator
+        ramp_steps=10_000,  # over which its weight then rises; 0: at once, as in the paper
+        weight=0.8,  # of the adversarial loss, times λ; 0: no discriminator
+        delta=1e-4,  # beside the divisor of the adaptive weight; the paper has 1e-6
+        max_weight=10.0,  # bound of the adaptive weight λ, eq. 7
     )
     c.optim = common.get_optim(
         learning_rate=4.5e-6 * 8,  # the original has 4.5e-6 for each image of the batch

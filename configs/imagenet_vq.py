@@ -49,19 +49,17 @@ def get_config(slice_name: str = "") -> ConfigDict:
         dict(pixel="l1", pixel_weight=1.0, perceptual_weight=1.0, perceptual_start=0, codebook_weight=1.0)
     )
     # The paper's hard switch: the discriminator starts to learn and gets its full weight in the same step.
-    c.disc = ConfigDict(
-        dict(
-            ndf=64,
-            n_layers=3,
-            use_actnorm=False,
-            loss="hinge",
-            start=250_001,
-            gen_start=250_001,
-            ramp_steps=0,
-            weight=0.8,
-            delta=1e-4,  # beside the divisor of the adaptive weight; the paper has 1e-6
-            max_weight=1e4,
-        )
+    c.disc = common.get_disc(
+        ndf=64,
+        n_layers=3,
+        use_actnorm=False,
+        loss="hinge",
+        start=250_001,
+        gen_start=250_001,
+        ramp_steps=0,
+        weight=0.8,
+        delta=1e-4,  # beside the divisor of the adaptive weight; the paper has 1e-6
+        max_weight=1e4,
     )
     c.optim = common.get_optim(
         learning_rate=4.5e-6 * 96,

@@ -44,19 +44,17 @@ def get_base() -> ConfigDict:
     c.loss = ConfigDict(
         dict(pixel="l2", pixel_weight=1.0, perceptual_weight=0.3, perceptual_start=2400, codebook_weight=1.0)
     )
-    c.disc = ConfigDict(
-        dict(
-            ndf=32,
-            n_layers=2,
-            use_actnorm=False,
-            loss="hinge",
-            start=2400,
-            gen_start=2500,
-            ramp_steps=300,
-            weight=0.8,
-            delta=1e-4,  # beside the divisor of the adaptive weight; the paper has 1e-6
-            max_weight=1.0,
-        )
+    c.disc = common.get_disc(
+        ndf=32,
+        n_layers=2,
+        use_actnorm=False,
+        loss="hinge",
+        start=2400,
+        gen_start=2500,
+        ramp_steps=300,
+        weight=0.8,
+        delta=1e-4,  # beside the divisor of the adaptive weight; the paper has 1e-6
+        max_weight=1.0,
     )
     c.optim = common.get_optim(
         learning_rate=1.5e-3,

@@ -54,7 +54,16 @@ LATER = {
     "data.splits": {"train": "train", "validation": "validation"},
 }
 LATER_OF = {
-    "vqgan": {"model.network": "vqgan", "model.remat": False, "loss.pixel_weight": 1.0, "disc.delta": 1e-4},
+    "vqgan": {
+        "model.network": "vqgan",
+        "model.remat": False,
+        "loss.pixel_weight": 1.0,
+        "disc.delta": 1e-4,
+        "disc.network": "patch",
+        "disc.adaptive": True,
+        "disc.lecam_weight": 0.0,
+        "disc.lecam_decay": 0.999,
+    },
     "transformer": {
         "codes": "",
         "noise_until": 0,

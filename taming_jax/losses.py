@@ -62,6 +62,16 @@ def vanilla_loss(real: jax.Array, fake: jax.Array) -> jax.Array:
 DISCRIMINATOR_LOSSES = {"hinge": hinge_loss, "vanilla": vanilla_loss}
 
 
+def lecam_loss(real: jax.Array, fake: jax.Array, means: dict[str, jax.Array]) -> jax.Array:
+    """LeCAM (Tseng et al. 2021, eq. 5): how far the logits' means are from the other kind's running ones. -> [].
+
+    means: {'real': [], 'fake': []}. As in 1d-tokenizer's code, of the batch's means, and 0 where they are on the other
+    side.
+    """
+    far = jax.nn.relu(jnp.stack([real.mean() - means["fake"], means["real"] - fake.mean()]))
+    return jnp.sum(jnp.square(far))
+
+
 def generator_loss(fake: jax.Array) -> jax.Array:
     """Minus the mean patch logit of the reconstructions, for either kind, as in the original. -> []."""
     return -jnp.mean(fake)

@@ -25,13 +25,16 @@ from taming_jax.convert.names import generator_rules
 from taming_jax.convert.tensors import account, from_torch, to_torch
 from taming_jax.first_stage import make_first_stage
 from taming_jax.models import llamagen, maskgit, quantize, rar
+from taming_jax.models.discriminator import BlurredDiscriminator
 from taming_jax.models.gpt import GPT, stack, unstack
 from taming_jax.sampling.draw import Sampling, filter_logits, guide
 from taming_jax.sampling.sequence import sample_full
 from taming_jax.tasks.vqgan import ramp
 
 FOLDER = Path(os.environ.get("GOLDEN") or Path(__file__).parent / "golden" / "successors")
-NAME = re.compile(r".+?_(llamagen_(?:vq|gpt)_\w+?|llamagen_filter|llamagen_losses|rar_\w+?|maskgit_vqgan_\w+?)")
+NAME = re.compile(
+    r".+?_(llamagen_(?:vq|gpt)_\w+?|llamagen_filter|llamagen_losses|rar_\w+?|maskgit_vqgan_\w+?|tok1d_\w+)"
+)
 FILES = {path.stem: m[1] for path in sorted(FOLDER.glob("*.npz")) if (m := NAME.fullmatch(path.stem))}
 if not any(FOLDER.glob("*.npz")):
     raise ValueError(f"{FOLDER} holds no golden files")
@@ -488,3 +491,47 @@ def test_rar(name):
         sampling = Sampling(guidance=float(m[2]), guidance_power=float(m[3]))
         g.close(sampling.guidance_at(jnp.arange(int(m[1])), int(m[1])), m[0])
     g.close([rar.random_share(step, *c["anneal"]) for step in g["in/anneal_steps"]], "out/random_ratio")
+
+
+@pytest.mark.parametrize("name", files("tok1d_losses"))
+def test_lecam(name):
+    """Its values, and the gradients of hinge loss and LeCAM together once the discriminator has begun."""
+    golden = Golden(name)
+    for args, expected in zip(golden["in/lecam_args"], golden["out/lecam"], strict=True):
+        real, fake, mean_real, mean_fake = map(jnp.asarray, args)
+        golden.close(losses.lecam_loss(real, fake, {"real": mean_real, "fake": mean_fake}), "out/lecam", expected)
+    weight, checked = golden.config["lecam_w"], 0
+    for step in range(max(1, golden.config["start"] - golden.config["first_step"]), golden.config["n_steps"]):
+        means = dict(zip(("real", "fake"), golden["out/l2/ema"][step - 1], strict=True))
+
+        def loss(real, fake, means=means):
+            return losses.hinge_loss(real, fake) + weight * losses.lecam_loss(real, fake, means)
+
+        logits = [golden[f"in/logits_{kind}"][step] for kind in ("real", "fake")]
+        value, grads = jax.value_and_grad(loss, (0, 1))(*map(jnp.asarray, logits))
+        golden.close(value, "out/l2/d", golden["out/l2/d"][step, 0])
+        for kind, grad in zip(("real", "fake"), grads, strict=True):
+            golden.close(grad, f"grad/l2/d/step{step}/logits_{kind}")
+            checked += 1
+    assert checked
+
+
+@pytest.mark.parametrize("name", [name for name in files("tok1d_disc") if "blur" in name])
+def test_blurred_discriminator(name):
+    """Logits for two sizes, and the gradient at the image."""
+    golden = Golden(name)
+    net = BlurredDiscriminator(golden.config["hidden"], golden.config["stages"])
+    names = {"block_in.0": "conv_in", "to_logits.0": "conv_mid", "to_logits.2": "conv_out"}
+    names |= {f"blocks.{n}.0": f"conv_{n}" for n in range(golden.config["stages"])}
+    names |= {f"blocks.{n}.2": f"norm_{n}" for n in range(golden.config["stages"])}
+    params = {ours: {} for ours in names.values()}
+    for key, value in golden.weights.items():
+        layer, leaf = key.rsplit(".", 1)
+        kernel = "kernel" if value.ndim == 4 else "scale"
+        value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
+        params[names[layer]][kernel if leaf == "weight" else "bias"] = value
+    judge = jax.jit(lambda x: net.apply({"params": params}, x, True))
+    golden.close_images(judge(golden.nhwc("in/x")), "out/logits")
+    golden.close_images(judge(golden.nhwc("in/x2")), "out/logits_2")
+    grad = jax.grad(lambda x: -judge(x).mean())(golden.nhwc("in/x"))
+    golden.close_images(grad, "grad/x_of_minus_mean")

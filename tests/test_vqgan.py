@@ -68,6 +68,26 @@ def test_paper_setting_switches_in_one_step():
 
 
 @pytest.mark.slow
+def test_a_blurred_discriminator_at_a_fixed_weight(picture_folder, vgg, monkeypatch):
+    """λ is out of the game; LeCAM's means follow the logits of a step, and then pull at the discriminator."""
+    config = tiny_vq(picture_folder)
+    config.disc.update(network="blurred", ndf=32, n_layers=1, adaptive=False, weight=0.1)
+    config.disc.update(start=0, gen_start=0, ramp_steps=0, lecam_weight=0.5, lecam_decay=0.75)
+    before, _, after, logged = make_step(config, vgg, monkeypatch)(0)
+    assert (before.extra["disc"]["batch_stats"], after.extra["disc"]["batch_stats"]) == ({}, {})
+    np.testing.assert_allclose(logged["d_weight"], 0.1)
+    for kind in ("real", "fake"):
+        np.testing.assert_allclose(after.extra["disc"]["logits"][kind], 0.25 * logged[f"logits_{kind}"], rtol=1e-5)
+    real, fake = float(logged["logits_real"]), float(logged["logits_fake"])
+    pull = max(real, 0) ** 2 + max(-fake, 0) ** 2  # from means of 0
+    assert pull > 0
+    config.disc.lecam_weight = 0.0
+    _, _, after, alone = make_step(config, vgg, monkeypatch)(0)
+    assert "logits" not in after.extra["disc"]
+    np.testing.assert_allclose(logged["disc_loss"], alone["disc_loss"] + 0.5 * pull, rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_perceptual_loss_starts_when_told(picture_folder, vgg, monkeypatch):
     config = tiny_vq(picture_folder)
     config.loss.update(perceptual_start=1, perceptual_weight=0.3)

@@ -140,7 +140,7 @@ def vq_from_torch(
 
 
 def vq_to_torch(workdir: Path, step: int, config: ConfigDict, prefix: str = "") -> Tensors:
-    """A first stage under the original's names; with LPIPS where it has a discriminator, whose loss holds both."""
+    """A first stage under the original's names; with LPIPS where it has its discriminator, whose loss holds both."""
     shapes = jax.eval_shape(make_task(config).init, jax.random.key(0))
     gen = checkpoint.load_net(workdir, step, "gen", shapes.params["gen"])
     tensors = to_torch(gen, generator_rules(config), prefix)
@@ -152,7 +152,7 @@ def vq_to_torch(workdir: Path, step: int, config: ConfigDict, prefix: str = "") 
     if config.input == "segmentation":
         colors = color_labels(jnp.arange(config.model.out_ch))
         tensors[f"{prefix}colorize"] = np.asarray(colors).T[:, :, None, None]
-    if "disc" in shapes.params:
+    if "disc" in shapes.params and config.disc.network == "patch":
         disc = checkpoint.load_net(workdir, step, "disc", shapes.params["disc"])
         place = ("extra", "disc", "batch_stats")
         batch_stats = checkpoint.load_tree(workdir, step, place, shapes.extra["disc"]["batch_stats"])

@@ -1,14 +1,17 @@
-"""PatchGAN discriminator (Isola et al. 2017), as in the original."""
+"""Discriminators: PatchGAN (Isola et al. 2017), as in the original; and the blurred one of VQGAN+."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 # Hard-wired in the original, or PyTorch's own where it names none.
 LEAKY_SLOPE = 0.2
 BATCH_NORM_EPS = 1e-5
 BATCH_NORM_MOMENTUM = 0.1  # of the new batch, as PyTorch counts it; flax counts the old ones
 ACT_NORM_EPS = 1e-6
+# Of the blurred one, in 1d-tokenizer.
+FLAT_SLOPE, GROUPS, GROUP_NORM_EPS, POOLED = 0.1, 32, 1e-5, 16
 normal_init = nn.initializers.normal(0.02)
 
 
@@ -97,3 +100,57 @@ class NLayerDiscriminator(nn.Module):
             norm = ActNorm if self.use_actnorm else BatchNorm
             x = leaky_relu(norm(self.dtype, name=f"norm_{n}")(x, train))
         return conv(1, 1, "conv_out", True)(x).astype(jnp.float32)
+
+
+class BlurredDiscriminator(nn.Module):
+    """VQGAN+'s (Weber et al. 2024, MaskBit, section 3.1): few layers, all wide, each halved after a blur.
+
+    [B,H,W,C] in [-1, 1] -> logits [B,16,16,1] float32, each the strongest of its part of the image. As in
+    1d-tokenizer's code, but for the range of the images, which is [0, 1] there. It keeps no statistics.
+    """
+
+    ndf: int
+    n_layers: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        def conv(features, side, name):
+            return nn.Conv(features, (side, side), dtype=self.dtype, name=name)
+
+        x = flat_leaky_relu(conv(self.ndf, 5, "conv_in")(x.astype(self.dtype)))
+        for n in range(self.n_layers):
+            x = blur(conv(self.ndf * 2**n, 3, f"conv_{n}")(x))
+            norm = nn.GroupNorm(GROUPS, epsilon=GROUP_NORM_EPS, use_fast_variance=False, dtype=self.dtype)
+            x = flat_leaky_relu(norm.copy(name=f"norm_{n}")(x))
+        x = pool(pool(x, 1), 2)
+        x = flat_leaky_relu(conv(x.shape[-1], 1, "conv_mid")(x))
+        return conv(1, 5, "conv_out")(x).astype(jnp.float32)
+
+
+def flat_leaky_relu(x: jax.Array) -> jax.Array:
+    return jnp.where(x > 0, x, FLAT_SLOPE * x)
+
+
+def blur(x: jax.Array) -> jax.Array:
+    """Half as large, by the binomial filter (1, 3, 3, 1) (Zhang 2019). [B,H,W,C] -> [B,H/2,W/2,C], rounded up."""
+    taps = jnp.asarray([1, 3, 3, 1], x.dtype) / 8
+    kernel = jnp.broadcast_to(jnp.outer(taps, taps)[..., None, None], (4, 4, 1, x.shape[-1]))
+    numbers = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
+    return jax.lax.conv_general_dilated(
+        x, kernel, (2, 2), "SAME", dimension_numbers=numbers, feature_group_count=x.shape[-1]
+    )
+
+
+def pool(x: jax.Array, axis: int, size: int = POOLED) -> jax.Array:
+    """The largest values of `size` parts of an axis, which overlap or repeat where it is no multiple of that."""
+    n = x.shape[axis]
+    parts = [(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
+    return jnp.stack([jax.lax.slice_in_dim(x, *part, axis=axis).max(axis) for part in parts], axis)
+
+
+def make_discriminator(disc: ConfigDict, dtype: jnp.dtype = jnp.float32) -> nn.Module:
+    """The one of `config.disc`. Called with (images, train), it may keep 'batch_stats'."""
+    if disc.network == "blurred":
+        return BlurredDiscriminator(disc.ndf, disc.n_layers, dtype)
+    return NLayerDiscriminator(disc.ndf, disc.n_layers, disc.use_actnorm, dtype)

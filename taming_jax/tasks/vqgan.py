@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from taming_jax import losses, metrics, optim, sharding
@@ -17,7 +18,8 @@ from taming_jax.errors import UserError
 from taming_jax.first_stage import make_first_stage
 from taming_jax.images import Sheet
 from taming_jax.models.autoencoder import GROUPS
-from taming_jax.models.discriminator import NLayerDiscriminator
+from taming_jax.models.discriminator import GROUPS as DISC_GROUPS
+from taming_jax.models.discriminator import make_discriminator
 from taming_jax.models.perceptual import load_weights, lpips
 from taming_jax.models.quantize import QUANTIZERS, Learned, Quantizer, make_quantizer
 from taming_jax.parts import without
@@ -36,7 +38,12 @@ def check(config: ConfigDict) -> None:
         )
     if config.input != "segmentation" and config.data.size < 16:
         raise UserError(f"data.size={config.data.size}: LPIPS halves the image four times, so take at least 16")
-    if has_discriminator(config) and config.data.size >> config.disc.n_layers < 3:
+    if has_discriminator(config) and config.disc.network == "blurred":
+        if config.disc.ndf % DISC_GROUPS:
+            raise UserError(f"disc.ndf={config.disc.ndf}: disc.network='blurred' needs a multiple of {DISC_GROUPS}")
+        if config.disc.use_actnorm:
+            raise UserError("disc.use_actnorm: disc.network='blurred' has norms of its own; set False")
+    elif has_discriminator(config) and config.data.size >> config.disc.n_layers < 3:
         raise UserError(
             f"disc.n_layers={config.disc.n_layers} leaves no patch of {config.data.size} pixels to judge; take"
             f" at most {(config.data.size // 3).bit_length() - 1}"
@@ -86,7 +93,7 @@ def make_task(config: ConfigDict) -> states.Task:
     dtype = jnp.dtype(config.dtype)
     stage, quantizer = make_first_stage(config), make_quantizer(config.quantizer)
     model, codebook_size = stage.model, stage.codebook_size
-    disc = NLayerDiscriminator(config.disc.ndf, config.disc.n_layers, config.disc.use_actnorm, dtype)
+    disc = make_discriminator(config.disc, dtype)
     disc_loss, pixel_loss = losses.DISCRIMINATOR_LOSSES[config.disc.loss], losses.PIXEL_LOSSES[config.loss.pixel]
     optimizers = {"gen": optim.make_optimizer(config.optim, config.steps)}
     if has_discriminator(config):
@@ -101,15 +108,17 @@ def make_task(config: ConfigDict) -> states.Task:
         params, extra = {"gen": gen}, {"gen": quantizer.init_stats(gen.get("quantize", {}))}
         if has_discriminator(config):
             d = {**disc.init(disc_key, x, True), **begin.get("disc", {})}
-            params["disc"], extra["disc"] = d["params"], {"batch_stats": d["batch_stats"]}
+            params["disc"], extra["disc"] = d["params"], {"batch_stats": d.get("batch_stats", {})}
+            if config.disc.lecam_weight:
+                extra["disc"]["logits"] = {"real": jnp.zeros(()), "fake": jnp.zeros(())}
         return states.create(optimizers, params, extra, ema_decay, config.freeze)
 
     def load_frozen() -> dict:
         return {} if config.input == "segmentation" else {"lpips": load_weights()}
 
     def discriminate(params, stats, images):
-        logits, new = disc.apply({"params": params, "batch_stats": stats}, images, True, mutable=["batch_stats"])
-        return logits, new["batch_stats"]
+        logits, new = disc.apply({"params": params, **stats}, images, True, mutable=["batch_stats"])
+        return logits, {**stats, **new}
 
     def perceptual_loss(vgg, images, recon) -> tuple[jax.Array, jax.Array]:
         """LPIPS and its gradient at the reconstruction: ([], [B,H,W,3])."""
@@ -117,10 +126,20 @@ def make_task(config: ConfigDict) -> states.Task:
 
     def adversarial_losses(params, stats, images, recon) -> "AdversarialLosses":
         """The discriminator on real and fake, once each, and what both nets learn from it."""
+        stats = dict(stats)
+        means = stats.pop("logits", None)
         real, pull_real, stats = jax.vjp(lambda p: discriminate(p, stats, images), params, has_aux=True)
         fake, pull_fake, stats = jax.vjp(lambda p, r: discriminate(p, stats, r), params, recon, has_aux=True)
         g_loss, d_logits = jax.value_and_grad(losses.generator_loss)(fake)
-        d_loss, (d_real, d_fake) = jax.value_and_grad(disc_loss, (0, 1))(real, fake)
+
+        def judge(real, fake):
+            lecam = losses.lecam_loss(real, fake, means) if means else 0.0
+            return disc_loss(real, fake) + config.disc.lecam_weight * lecam
+
+        d_loss, (d_real, d_fake) = jax.value_and_grad(judge, (0, 1))(real, fake)
+        if means:
+            now = {"real": real.mean(), "fake": fake.mean()}
+            stats["logits"] = optax.incremental_update(now, means, 1 - config.disc.lecam_decay)
         grads = jax.tree.map(jnp.add, pull_real(d_real)[0], pull_fake(d_fake)[0])
         logged = dict(g_loss=g_loss, disc_loss=d_loss, logits_real=real.mean(), logits_fake=fake.mean())
         return AdversarialLosses(g_loss, pull_fake(d_logits)[1], grads, stats, logged)
@@ -141,13 +160,13 @@ def make_task(config: ConfigDict) -> states.Task:
         correction of the first moments. The original feeds Adam zeros until then, which makes its first steps larger.
         """
         nets = sharding.gather({**state.params, **state.frozen})
-        stats = state.extra["disc"]["batch_stats"] if phase.adversarial else {}
+        stats = state.extra["disc"] if phase.adversarial else {}
 
         def part(stats, batch, key):
             return learn(nets, stats, stage.to_input(batch), state.step, key, phase)
 
         stats, grads, logged, codes = states.accumulate(part, stats, batch, key, config.accumulate)
-        extra = {"disc": {"batch_stats": stats}} if phase.adversarial else {}
+        extra = {"disc": stats} if phase.adversarial else {}
         finite = states.is_finite(logged.by_name["loss"].total, grads, extra, codes)
         new = states.apply_updates(state, optimizers, grads, extra, ema_decay, finite)
         if "codebook" not in config.freeze:
@@ -184,12 +203,14 @@ def make_task(config: ConfigDict) -> states.Task:
         disc_grads = {}
         if phase.adversarial:
             adversarial = adversarial_losses(nets["disc"], stats, images, recon)
-            ratio = losses.adaptive_weight(
-                pull_head(d_recon)[0]["kernel"],
-                pull_head(adversarial.d_adv)[0]["kernel"],
-                config.disc.delta,
-                config.disc.max_weight,
-            )
+            ratio = jnp.ones(())
+            if config.disc.adaptive:
+                ratio = losses.adaptive_weight(
+                    pull_head(d_recon)[0]["kernel"],
+                    pull_head(adversarial.d_adv)[0]["kernel"],
+                    config.disc.delta,
+                    config.disc.max_weight,
+                )
             disc_factor = ramp(step, config.disc.gen_start, config.disc.ramp_steps)
             d_weight = config.disc.weight * ratio
             d_recon = d_recon + disc_factor * d_weight * adversarial.d_adv
@@ -253,7 +274,7 @@ class AdversarialLosses(NamedTuple):
     g_loss: jax.Array  # []
     d_adv: jax.Array  # its gradient at the reconstruction, [B,H,W,3]
     grads: dict  # of the discriminator's own loss
-    stats: dict  # of its BatchNorm, after real and fake
+    stats: dict  # of its BatchNorm, after real and fake; and its logits' running means
     logged: dict
 
 
