@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
         )
     )
     c.model.network = "vqgan"  # or maskgit (taming_jax/models/maskgit.py); or local, for crops of large images
+    c.model.patch = 1  # pixels on a side of what the network takes for one; 2: four times as many for the same work
     c.model.remat = False  # True: less memory, more arithmetic
     c.quantizer = ConfigDict(
         dict(
@@ -52,6 +53,7 @@ def get_config() -> ConfigDict:
             pixel_weight=1.0,  # of the pixel loss
             perceptual_weight=1.0,  # of LPIPS; 0: without
             perceptual_start=0,  # step from which on LPIPS is computed
+            perceptual_crop=0,  # pixels on a side of the square that LPIPS sees of each image; 0: all
             codebook_weight=1.0,  # of the quantizer's loss
         )
     )

@@ -41,6 +41,7 @@ def get_config(slice_name: str = "") -> ConfigDict:
         dict(ch=128, ch_mult=(1, 1, 2, 2, 4), num_res_blocks=2, attn_resolutions=(16,), z_channels=256, out_ch=3)
     )
     c.model.network = "vqgan"  # or maskgit (taming_jax/models/maskgit.py); or local, for crops of large images
+    c.model.patch = 1  # pixels on a side of what the network takes for one; 2: four times as many for the same work
     c.model.remat = False  # True: less memory, an eighth more arithmetic
     # legacy=True would weight the codebook loss as the original's code does, against the paper's eq. 4.
     c.quantizer = ConfigDict(dict(name="vq", codebook_size=1024, embed_dim=256, commitment_weight=0.25, legacy=False))
@@ -48,6 +49,7 @@ def get_config(slice_name: str = "") -> ConfigDict:
     c.loss = ConfigDict(
         dict(pixel="l1", pixel_weight=1.0, perceptual_weight=1.0, perceptual_start=0, codebook_weight=1.0)
     )
+    c.loss.perceptual_crop = 0
     # The paper's hard switch: the discriminator starts to learn and gets its full weight in the same step.
     c.disc = common.get_disc(
         ndf=64,

@@ -57,6 +57,8 @@ LATER_OF = {
     "vqgan": {
         "model.network": "vqgan",
         "model.remat": False,
+        "model.patch": 1,
+        "loss.perceptual_crop": 0,
         "loss.pixel_weight": 1.0,
         "disc.delta": 1e-4,
         "disc.network": "patch",
@@ -234,7 +236,7 @@ def check_stages(config: ConfigDict) -> None:
     """Raises UserError where a complete config does not fit those of its first stages."""
     for name in stages_of(config):
         stage = config[name].config
-        size, patch = stage.data.size, 2 ** (len(stage.model.ch_mult) - 1)
+        size, patch = stage.data.size, stage.model.patch * 2 ** (len(stage.model.ch_mult) - 1)
         if config.gpt.context.kind == "wavefront":  # it learns on crops of any size
             if config.data.size % patch:
                 raise UserError(f"data.size={config.data.size}: a multiple of {patch}, a code of {name}")

@@ -30,7 +30,7 @@ class FirstStage:
     @property
     def patch(self) -> int:
         """Pixels on a side of the patch that an id stands for."""
-        return 2 ** (len(self.model.ch_mult) - 1)
+        return self.model.patch * 2 ** (len(self.model.ch_mult) - 1)
 
     @property
     def side(self) -> int:

@@ -11,7 +11,7 @@ from lpips_j import lpips as lpips_j
 
 from taming_jax import losses
 from taming_jax.errors import UserError
-from taming_jax.models import perceptual
+from taming_jax.models import autoencoder, perceptual
 from taming_jax.models.gpt import BLOCK, GPT, align, attend_all, bfloat16_product
 from taming_jax.models.quantize import FiniteScalarQuantizer, restart_dead_codes
 from taming_jax.models.vqgan import VQModel
@@ -42,6 +42,17 @@ def test_attention_sits_where_the_config_says():
     )
     assert names(attn_resolutions=()) ^ names(attn_resolutions=(8,)) == {"down_1_attn_0"}
     assert names(attn_resolutions=()) ^ names(attn_resolutions=(16,)) == {"down_0_attn_0"}
+
+
+def test_patches_are_channels_on_the_way_through():
+    """A square of pixels is one place of the network; an image comes back as large as it was."""
+    x = jnp.arange(2 * 8 * 12 * 3, dtype=jnp.float32).reshape(2, 8, 12, 3)
+    cut = autoencoder.to_patches(x, 4)
+    np.testing.assert_array_equal(cut[1, 1, 2].reshape(4, 4, 3), x[1, 4:, 8:])
+    np.testing.assert_array_equal(autoencoder.from_patches(cut, 4), x)
+    model, images = vq_model(patch=2, attn_resolutions=()), jnp.zeros((1, 16, 24, 3))
+    recon, codes = jax.eval_shape(lambda key: model.init_with_output(key, images)[0], jax.random.key(0))
+    assert (recon.shape, codes["ids"].shape) == ((1, 16, 24, 3), (1, 4, 6))
 
 
 def test_bfloat16_computes_in_it_but_keeps_float32_parameters_and_outputs():

@@ -39,10 +39,11 @@ def to_diffusers(workdir: Path, out: Path) -> None:
     """Writes a first stage as a directory for `diffusers.VQModel.from_pretrained`."""
     places.check_empty("to-diffusers", out)
     config, step, params = completion.load_run(workdir)
-    if config.task != "vqgan" or config.quantizer.name not in ("vq", "ema") or config.model.network != "vqgan":
+    known = config.task == "vqgan" and config.quantizer.name in ("vq", "ema")
+    if not known or (config.model.network, config.model.patch) != ("vqgan", 1):
         raise UserError(
             f"{workdir}: diffusers has a VQModel with a nearest-code quantizer, and neither transformers nor Gumbel"
-            " or other quantizers, nor other networks than model.network='vqgan'"
+            " or other quantizers, nor other networks than model.network='vqgan' with model.patch=1"
         )
     tensors = to_torch(params, diffusers_rules(len(config.model.ch_mult)), "")
     for name, value in tensors.items():

@@ -83,6 +83,8 @@ def generator_rules(config: ConfigDict) -> Rules:
 
     Raises UserError for a network or a quantizer that it does not have.
     """
+    if config.model.patch > 1:
+        raise UserError(f"no other code has a first stage of model.patch={config.model.patch}")
     if config.model.network == "maskgit":
         if config.quantizer.name != "vq":
             raise UserError(f"MaskGIT's VQGAN has no quantizer {config.quantizer.name!r}, only 'vq'")

@@ -86,6 +86,20 @@ class AttnBlock(nn.Module):
         return x + conv(c, 1, name="proj_out", dtype=self.dtype)(y)
 
 
+def to_patches(x: jax.Array, side: int) -> jax.Array:
+    """Squares of side x side pixels become channels. [B,H,W,C] -> [B,H/side,W/side,side*side*C]."""
+    b, h, w, c = x.shape
+    x = jnp.moveaxis(x.reshape(b, h // side, side, w // side, side, c), 2, 3)
+    return x.reshape(b, h // side, w // side, side * side * c)
+
+
+def from_patches(x: jax.Array, side: int) -> jax.Array:
+    """The inverse of `to_patches`."""
+    b, h, w, c = x.shape
+    x = jnp.moveaxis(x.reshape(b, h, w, side, side, c // side**2), 3, 2)
+    return x.reshape(b, h * side, w * side, c // side**2)
+
+
 def upsample(x: jax.Array) -> jax.Array:
     """Nearest neighbour, twice as large. [B,H,W,C] -> [B,2H,2W,C]."""
     return x.repeat(2, axis=1).repeat(2, axis=2)

@@ -15,8 +15,9 @@ class VQModel(nn.Module):
 
     out_ch: C. quantizer: `name` and the fields of that module in `models/quantize.py`. network: 'vqgan'; 'maskgit' for
     the one in `models/maskgit.py`, which has no attention and reads codes as they are; or 'local', for codes that
-    depend on what is near alone, see `autoencoder.Encoder`. remat: see `autoencoder.blocks`. `step` and `train` are for
-    quantizers with schedules and noise.
+    depend on what is near alone, see `autoencoder.Encoder`. remat: see `autoencoder.blocks`. patch: pixels on a side of
+    the squares that the network takes for single ones; with 2, four times as many pixels for the same work. `step` and
+    `train` are for quantizers with schedules and noise.
     """
 
     ch: int
@@ -29,6 +30,7 @@ class VQModel(nn.Module):
     quantizer: dict
     network: str = "vqgan"
     remat: bool = False
+    patch: int = 1
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
@@ -51,23 +53,23 @@ class VQModel(nn.Module):
             self.decoder = autoencoder.DecoderTrunk(**trunk)
             self.post_quant_conv = autoencoder.conv(self.z_channels, 1, name=None, dtype=self.dtype)
         conv, _ = autoencoder.make_parts(self.dtype, self.network == "local")
-        self.conv_out = conv(self.out_ch, name=None)
+        self.conv_out = conv(self.out_ch * self.patch**2, name=None)
 
     def encode(
         self, images: jax.Array, step: jax.Array | int = 0, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """[B,H,W,C] -> (z_q [B,h,w,D], {'ids': [B,h,w] int32, 'loss': [], ...})."""
-        return self.quantize(self.quant_conv(self.encoder(images)), step, train)
+        return self.quantize(self.quant_conv(self.encoder(autoencoder.to_patches(images, self.patch))), step, train)
 
     def head(self, hidden: jax.Array) -> jax.Array:
-        """The last convolution, where the adaptive weight looks. [B,H,W,ch] -> [B,H,W,C] float32."""
-        images = self.conv_out(hidden).astype(jnp.float32)
+        """The last convolution, where the adaptive weight looks. [B,H/patch,W/patch,ch] -> [B,H,W,C] float32."""
+        images = autoencoder.from_patches(self.conv_out(hidden).astype(jnp.float32), self.patch)
         return 2 * images - 1 if self.network == "maskgit" else images
 
     def features(
         self, images: jax.Array, step: jax.Array | int = 0, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Everything before `head`. [B,H,W,C] -> (hidden [B,H,W,ch], as `encode`)."""
+        """Everything before `head`. [B,H,W,C] -> (hidden [B,H/patch,W/patch,ch], as `encode`)."""
         z_q, codes = self.encode(images, step, train)
         return self.decoder(self.post_quant_conv(z_q)), codes
 

@@ -3,6 +3,7 @@
 Generator and discriminator learn from the same forward pass in each step.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -30,11 +31,16 @@ FAR_WEIGHT, FAR_LOGITS, FEW_CODES = 1e3, 30, 2  # beyond these, a run is in trou
 
 def check(config: ConfigDict) -> None:
     """Raises UserError where the parts of a config do not fit."""
-    factor = 2 ** (len(config.model.ch_mult) - 1)
+    factor = config.model.patch * 2 ** (len(config.model.ch_mult) - 1)
     if config.data.size % factor:
         raise UserError(
             f"data.size={config.data.size}: the encoder halves the image {len(config.model.ch_mult) - 1} times"
-            f" (model.ch_mult={tuple(config.model.ch_mult)}), so take a multiple of {factor}"
+            f" (model.ch_mult={tuple(config.model.ch_mult)}), in patches of {config.model.patch} pixels, so take a"
+            f" multiple of {factor}"
+        )
+    if 0 < config.loss.perceptual_crop < 16:
+        raise UserError(
+            f"loss.perceptual_crop={config.loss.perceptual_crop}: LPIPS halves the image four times: 16 at least"
         )
     if config.input != "segmentation" and config.data.size < 16:
         raise UserError(f"data.size={config.data.size}: LPIPS halves the image four times, so take at least 16")
@@ -120,9 +126,10 @@ def make_task(config: ConfigDict) -> states.Task:
         logits, new = disc.apply({"params": params, **stats}, images, True, mutable=["batch_stats"])
         return logits, {**stats, **new}
 
-    def perceptual_loss(vgg, images, recon) -> tuple[jax.Array, jax.Array]:
+    def perceptual_loss(vgg, images, recon, key) -> tuple[jax.Array, jax.Array]:
         """LPIPS and its gradient at the reconstruction: ([], [B,H,W,3])."""
-        return jax.value_and_grad(lambda r: lpips(vgg, images, r, dtype).mean())(recon)
+        cut = cut_at_random(config.loss.perceptual_crop, images.shape, key)
+        return jax.value_and_grad(lambda r: lpips(vgg, cut(images), cut(r), dtype).mean())(recon)
 
     def adversarial_losses(params, stats, images, recon) -> "AdversarialLosses":
         """The discriminator on real and fake, once each, and what both nets learn from it."""
@@ -195,7 +202,7 @@ def make_task(config: ConfigDict) -> states.Task:
         d_recon = config.loss.pixel_weight * d_recon
         loss = config.loss.pixel_weight * rec_loss + config.loss.codebook_weight * quant_loss
         if phase.perceptual:
-            p_loss, d_p = perceptual_loss(nets["lpips"], images, recon)
+            p_loss, d_p = perceptual_loss(nets["lpips"], images, recon, jax.random.fold_in(key, 2))
             d_recon = d_recon + config.loss.perceptual_weight * d_p
             loss += config.loss.perceptual_weight * p_loss
             logged["p_loss"] = p_loss
@@ -328,6 +335,16 @@ def update_codes(
     extra = {**learned.stats, **({"ema": put(average, learned.average)} if average else {})}
     gen = put(gen, learned.params)
     return state.replace(params={**state.params, "gen": gen}, extra={**state.extra, "gen": extra})
+
+
+def cut_at_random(side: int, shape: tuple[int, ...], key: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """Cuts the same square out of batches [B,H,W,C], side x side pixels at a place of chance; 0 is all of it."""
+    if not 0 < side < min(shape[1:3]):
+        return lambda x: x
+    top, left = (
+        jax.random.randint(k, (), 0, n - side + 1) for k, n in zip(jax.random.split(key), shape[1:3], strict=True)
+    )
+    return lambda x: jax.lax.dynamic_slice(x, (0, top, left, 0), (len(x), side, side, x.shape[-1]))
 
 
 def ramp(step: jax.Array, start: int, ramp_steps: int) -> jax.Array:
