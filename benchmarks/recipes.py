@@ -62,6 +62,7 @@ TABLES = {
             "lag 3, reach 2": wavefront(3, 2),
             "lag 3, reach 4, 2 layers": wavefront(3, 4, **{"gpt.num_layers": 2}),
             "lag 3, reach 4, 8 layers": wavefront(3, 4, **{"gpt.num_layers": 8}),
+            "lag 3, reach 4, modern layers": wavefront(3, 4, **{"gpt.architecture": "modern"}),
         },
         OF_TRANSFORMERS,
         SAMPLES,
