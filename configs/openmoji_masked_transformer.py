@@ -10,7 +10,9 @@ from configs import openmoji_transformer
 
 
 def get_config() -> ConfigDict:
-    c = openmoji_transformer.get_config()
+    c = openmoji_transformer.get_base()
     c.gpt.context.kind = "masked"
+    c.optim.update(name="muon", learning_rate=3e-3)
+    c.update(steps=1000, eval_every=500)
     c.sample.top_p = 1.0  # the surest codes stay anyway
     return c

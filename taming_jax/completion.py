@@ -76,6 +76,7 @@ LATER_OF = {
         "gpt.num_kv_heads": None,
         "gpt.random_order": (0, 0),
         "gpt.context": {"kind": "window", "lag": 3, "reach": (4, 4)},
+        "gpt.context.places": False,
         "gpt.context.label_smoothing": 0.1,
         "gpt.context.unmasked_weight": 0.0,
         "cond.drop": 0.0,

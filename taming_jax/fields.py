@@ -183,6 +183,7 @@ OF_TASK: dict[str, dict[str, Rule]] = {
         "gpt.random_order": several(STEP, 2, 2),
         "gpt.remat": among(REMAT),
         "gpt.context.kind": among(("window", "wavefront", "masked")),
+        "gpt.context.places": switch,
         "gpt.context.label_smoothing": SHARE,
         "gpt.context.unmasked_weight": WEIGHT,
         "gpt.context.lag": whole(1, 2**15),

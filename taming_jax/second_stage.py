@@ -433,6 +433,7 @@ def make_wave_stage(config: ConfigDict, first: FirstStage, cond: Condition, fiel
         cond.vocab_size + 1,
         0 if cond.grid is not None else cond.length,
         cells,
+        places=first.side if context["places"] else 0,
         **fields,
     )
     return WaveStage(first, cond, gpt, config.order, config.cond.drop, False)

@@ -25,9 +25,9 @@ CODES = 16
 
 
 def make_net(
-    lag: int, reach: tuple[int, int], prefix: int, cells: int = 1, mlp_dim: int | None = None
+    lag: int, reach: tuple[int, int], prefix: int, cells: int = 1, mlp_dim: int | None = None, places: int = 0
 ) -> tuple[WaveGPT, dict]:
-    net = WaveGPT(Schedule(lag, reach), CODES, 5, prefix, cells, 2, 2, 16, 0.0, 0.0, 0.0, mlp_dim)
+    net = WaveGPT(Schedule(lag, reach), CODES, 5, prefix, cells, 2, 2, 16, 0.0, 0.0, 0.0, mlp_dim, places)
     c = jnp.zeros((1, prefix) if prefix else (1, 2, 2), jnp.int32)
     params = net.init(jax.random.key(0), c, jnp.zeros((1, 2 * cells, 2 * cells), jnp.int32))["params"]
     keys = iter(jax.random.split(jax.random.key(1), 100))
@@ -46,8 +46,8 @@ def make_net(
     ],
 )
 def test_sampling_uses_the_logits_of_training(lag, reach, size, prefix, cells, mlp_dim):
-    """Of every code, with some codes given, whatever the grid's size; with the paper's layers, or modern ones."""
-    net, params = make_net(lag, reach, prefix, cells, mlp_dim)
+    """Of every code, with some codes given, whatever the grid's size; with modern layers, slots know their places."""
+    net, params = make_net(lag, reach, prefix, cells, mlp_dim, places=4 if mlp_dim else 0)
     rng, (h, w), seen = np.random.default_rng(0), size, {}
     c = jnp.asarray(rng.integers(0, 5, (2, prefix) if prefix else (2, h // cells, w // cells)))
     known = rng.random(size) < 0.2

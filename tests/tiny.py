@@ -82,10 +82,10 @@ def tiny_vq(folder: Path) -> ConfigDict:
     """The demo's first stage, small: 16 pixels, 8x8 codes, discriminator from step 2; no LPIPS, half of the time."""
     c = openmoji_vq.get_config()
     c.data.update(name="folder", path=str(folder), size=16, resize_factor=1.125, validation_share=0.2)
-    c.model.update(ch_mult=(1, 1), num_res_blocks=1, z_channels=32)
+    c.model.update(ch_mult=(1, 1), num_res_blocks=1, z_channels=32, patch=1, network="vqgan")
     c.quantizer.update(codebook_size=32, embed_dim=8)
-    c.loss.update(perceptual_start=0, perceptual_weight=0.0)
-    c.disc.update(ndf=8, n_layers=1, start=0, gen_start=2, ramp_steps=2)
+    c.loss.update(perceptual_start=0, perceptual_weight=0.0, perceptual_crop=0)
+    c.disc.update(ndf=8, n_layers=1, start=0, gen_start=2, ramp_steps=2, weight=0.8)
     c.update(batch_size=8, steps=4, log_every=1, eval_every=4, checkpoint_every=2)
     # Adam, since Muon takes longer to compile.
     c.optim.update(name="adam", learning_rate=1e-3, warmup_steps=0, schedule="constant")
@@ -93,8 +93,8 @@ def tiny_vq(folder: Path) -> ConfigDict:
 
 
 def tiny_transformer(first_stage: Path) -> ConfigDict:
-    """The demo's second stage, small, on a finished first one."""
-    c = openmoji_transformer.get_config()
+    """The paper's transformer, small, on a finished first one."""
+    c = openmoji_transformer.get_base()
     c.first_stage.workdir = str(first_stage)
     c.gpt.update(num_layers=2, num_heads=2, embed_dim=32)
     c.update(batch_size=8, steps=4, log_every=1, eval_every=4, checkpoint_every=2)

@@ -167,7 +167,9 @@ class WaveGPT(nn.Module):
     vocab_size: codes. cond_size: ids of the condition, with the one that stands for none. prefix: how many of them
     precede the codes, all seen by every slot; 0 for a condition that lies on a grid, of which each slot gets what lies
     at its own place and around it. cells: codes on a side for one id of that grid. mlp_dim: None for the paper's
-    layers, or that of `ModernBlock`s. gather, remat, unrolled: see `gpt.GPT`.
+    layers, or that of `ModernBlock`s. places: how many rows and columns have a learned embedding, as shares of the
+    whole grid, whatever its size; 0 for none, so that a slot knows no more than what it sees. gather, remat, unrolled:
+    see `gpt.GPT`.
     """
 
     schedule: Schedule
@@ -182,6 +184,7 @@ class WaveGPT(nn.Module):
     attn_pdrop: float
     resid_pdrop: float
     mlp_dim: int | None = None
+    places: int = 0
     gather: Callable[[dict], dict] = lambda params: params
     remat: str = "none"
     unrolled: bool = False
@@ -193,6 +196,9 @@ class WaveGPT(nn.Module):
         self.left_embedding = self.param("left_embedding", normal_init, (self.vocab_size + 1, d))
         self.above_embedding = self.param("above_embedding", normal_init, (self.vocab_size + 1, d))
         self.cond_embedding = self.param("cond_embedding", normal_init, (self.cond_size, d))
+        if self.places:
+            self.row_embedding = self.param("row_embedding", normal_init, (self.places, d))
+            self.column_embedding = self.param("column_embedding", normal_init, (self.places, d))
         if self.prefix:
             self.prefix_embedding = self.param("prefix_embedding", nn.initializers.zeros, (self.prefix, d))
         else:
@@ -215,12 +221,19 @@ class WaveGPT(nn.Module):
         """
         around = jnp.pad(codes, ((0, 0), (1, 0), (1, 0)), constant_values=self.vocab_size)
         x = self.left_embedding[around[:, 1:, :-1]] + self.above_embedding[around[:, :-1, 1:]]
+        x = x + self.place(*np.indices(codes.shape[1:]), *codes.shape[1:])
         prefix, aligned = self.condition(c)
         x = x if aligned is None else x + aligned
         drop = lambda x: self.embd_drop(x.astype(self.dtype), deterministic=not train)  # noqa: E731
         _, x = run_layers(self.blocks, (drop(prefix), drop(x)), not train)
         logits = self.head(self.ln_f(x.reshape(len(codes), -1, self.embed_dim)))
         return logits.reshape(*codes.shape, -1).astype(jnp.float32)
+
+    def place(self, i: jax.Array, j: jax.Array, h: int, w: int) -> jax.Array | float:
+        """What slots (i, j) of a grid h x w know of where they are: [...] -> [...,D], or 0."""
+        if not self.places:
+            return 0.0
+        return self.row_embedding[i * self.places // h] + self.column_embedding[j * self.places // w]
 
     def condition(self, c: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """The prefix [B,P,D], and what each slot gets, [B,h,w,D], or None."""
@@ -254,7 +267,7 @@ class WaveGPT(nn.Module):
         i, j = front.i.clip(0, h - 1), front.j.clip(0, w - 1)
         left = jnp.where(front.j > 0, codes[:, i, j - 1], self.vocab_size)
         above = jnp.where(front.i > 0, codes[:, i - 1, j], self.vocab_size)
-        x = self.left_embedding[left] + self.above_embedding[above]
+        x = self.left_embedding[left] + self.above_embedding[above] + self.place(i, j, h, w)
         x = x if wave.cond is None else x + wave.cond[:, i, j]
         x, filled = x.astype(self.dtype), []
         for block, prefix, cache in zip(self.blocks, wave.prefix or [None] * self.num_layers, wave.cache, strict=True):
