@@ -45,8 +45,10 @@ def wavefront(lag: int, reach: int, **others: object) -> dict[str, object]:
 
 SAMPLES = dict(features="efficientnet", num_samples=1000)
 OF_TRANSFORMERS = {"nats per code": ("validation", "nll"), "fd": ("samples", "fd_efficientnet")}
-# On the tokenizer that comes along. Few steps: with Muon, overfitting begins soon after.
+# The paper's transformer on the tokenizer that comes along. Few steps: with Muon, overfitting begins soon after.
 SHORT = {"first_stage.workdir": "openmoji_tokenizer"} | dict.fromkeys(("steps", "eval_every", "checkpoint_every"), 200)
+SHORT |= {"gpt.architecture": "gpt", "gpt.context.kind": "window", "gpt.context.places": False}
+SHORT |= {"sample.temperature": 0.8}
 TABLES = {
     "wavefront": Table(
         "openmoji_transformer",
@@ -63,6 +65,9 @@ TABLES = {
             "lag 3, reach 4, 2 layers": wavefront(3, 4, **{"gpt.num_layers": 2}),
             "lag 3, reach 4, 8 layers": wavefront(3, 4, **{"gpt.num_layers": 8}),
             "lag 3, reach 4, modern layers": wavefront(3, 4, **{"gpt.architecture": "modern"}),
+            "the same, which know their places": wavefront(
+                3, 4, **{"gpt.architecture": "modern", "gpt.context.places": True}
+            ),
         },
         OF_TRANSFORMERS,
         SAMPLES,

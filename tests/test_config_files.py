@@ -50,7 +50,7 @@ def test_a_config_of_ones_own_builds_on_ours(elsewhere):
         assert config_files.load(given).steps == 7 and config_files.load(f"{given}:9").steps == 9
     (elsewhere / "openmoji_vq.py").write_text(MINE)
     assert config_files.load("openmoji_vq.py").steps == 7  # a file that is there is meant
-    assert config_files.load("openmoji_vq").steps == 1800
+    assert config_files.load("openmoji_vq").steps == 1500
 
 
 def test_another_package_of_that_name_steps_behind_ours(elsewhere):

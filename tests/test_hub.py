@@ -506,7 +506,7 @@ def test_nets_that_come_along_paint_and_are_moved_aside_by_a_folder_of_their_nam
     own = completion.load_run(address.find("openmoji") / "first_stage")[2]
     assert checkpoint.digest(own) == generator.config.first_stage.digest
     images = generator.sample(2, classes="Flags", progress=False)
-    assert images.shape == (2, 32, 32, 3) and (images[:, :2] > 240).all()  # a flag on white paper
+    assert images.shape == (2, 48, 48, 3) and (images[:, :2] > 240).all()  # a flag on white paper
     ids = tokenizer.encode(images)
     # What it has painted stays about the same through codes and back.
     assert np.abs(tokenizer.decode(ids).astype(int) - images).mean() < 20
