@@ -194,7 +194,7 @@ def evaluate(run: Path, config: ConfigDict, writer: Writer) -> None:
 
 def common_fields(config: ConfigDict, seed: int, steps: int, batch_size: int) -> ConfigDict:
     config.update(seed=seed, steps=steps, batch_size=batch_size, log_every=20, eval_every=EVERY, checkpoint_every=EVERY)
-    config.data = openmoji_vq.get_config().data
+    config.data = openmoji_vq.get_base().data
     config.data.features = ("image",)
     return config
 
@@ -221,8 +221,9 @@ def paper_config(run: Path, seed: int) -> ConfigDict:
 
 
 def stable_config(run: Path, seed: int) -> ConfigDict:
-    """Ours: what `configs/openmoji_vq.py` does otherwise, on the same losses."""
-    config, own = paper_config(run, seed), openmoji_vq.get_config()
+    """Ours: what the base of `configs/openmoji_vq.py` does otherwise, with Muon, on the same losses."""
+    config, own = paper_config(run, seed), openmoji_vq.get_base()
+    own.optim.update(name="muon", learning_rate=4e-3)
     config.update(ema_decay=own.ema_decay, restart_codes_after=own.restart_codes_after)
     config.disc.update(gen_start=DISC_START + 25, ramp_steps=75, max_weight=own.disc.max_weight)
     config.quantizer.legacy = own.quantizer.legacy

@@ -48,7 +48,7 @@ OF_TRANSFORMERS = {"nats per code": ("validation", "nll"), "fd": ("samples", "fd
 # The paper's transformer on the tokenizer that comes along. Few steps: with Muon, overfitting begins soon after.
 SHORT = {"first_stage.workdir": "openmoji_tokenizer"} | dict.fromkeys(("steps", "eval_every", "checkpoint_every"), 200)
 SHORT |= {"gpt.architecture": "gpt", "gpt.context.kind": "window", "gpt.context.places": False}
-SHORT |= {"sample.temperature": 0.8}
+SHORT |= {"sample.temperature": 0.8, "sample.top_p": 0.9}
 TABLES = {
     "wavefront": Table(
         "openmoji_transformer",

@@ -2,9 +2,9 @@
 
     python -m benchmarks.switch_on --workdir=runs/switch_on    # half an hour on two CPU cores; needs matplotlib
 
-Both go on from one checkpoint of `configs/openmoji_vq.py` at the step before the discriminator, trained with LPIPS
-until then, and evaluate every 100 steps. Writes `switch_on.png`, and says how much worse LPIPS ever was than at the
-switch.
+Both go on from one checkpoint of the base of `configs/openmoji_vq.py` at the step before the discriminator, trained
+with LPIPS until then, and evaluate every 100 steps. Writes `switch_on.png`, and says how much worse LPIPS ever was than
+at the switch.
 """
 
 import shutil

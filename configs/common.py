@@ -179,7 +179,7 @@ def get_disc(**fields) -> ConfigDict:
             network="patch",  # the paper's PatchGAN; or blurred, VQGAN+'s
             adaptive=True,  # the paper's λ; False: `weight` alone
             lecam_weight=0.0,  # of LeCAM, which keeps its logits near their running means, for few images; 0: none
-            lecam_decay=0.999,  # of those means
+            lecam_decay=0.999,  # of those means, for each part of a batch (`accumulate`)
         )
         | fields
     )

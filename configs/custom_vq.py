@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
             ch=128,  # channels at full resolution
             ch_mult=(1, 1, 2, 2, 4),  # multiples of them, level by level; each level after the first halves the sides
             num_res_blocks=2,  # in each level
-            attn_resolutions=(16,),  # pixels on a side of the levels that have attention
+            attn_resolutions=(16,),  # places on a side of the levels that have attention
             z_channels=256,  # at the lowest level
             out_ch=3,  # channels of what is encoded: 3 for images, a segmentation map's labels
         )

@@ -5,7 +5,7 @@
 24 layers of 1024 with RMSNorm, SwiGLU and norms of queries and keys, which write 16x16 codes in 61 steps, and larger
 images at the same work for each code. On OpenMoji, the same layers had fewer nats and a smaller Fréchet distance than
 the paper's at equal steps (docs/recipes.md). A tenth of the conditions is dropped, for guidance. This config was not
-run at full size here; what slices can do is in launch/README.md.
+run at full size here.
 """
 
 from ml_collections import ConfigDict

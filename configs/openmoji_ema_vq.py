@@ -1,4 +1,4 @@
-"""openmoji_vq with a codebook of running means (van den Oord et al. 2017, appendix A.1), the original's EMAVQ.
+"""First stage on OpenMoji, 32 pixels, with codes that are running means (van den Oord et al. 2017, appendix A.1).
 
 python -m taming_jax.train --config=configs/openmoji_ema_vq.py --workdir=runs/openmoji_ema_vq
 """

@@ -1,4 +1,4 @@
-"""openmoji_vq with finite scalar quantization (Mentzer et al. 2023): four channels of 8, 5, 5 and 5 levels, 1000 ids.
+"""First stage on OpenMoji, 32 pixels, with finite scalars (Mentzer et al. 2023): channels of 8, 5, 5 and 5 levels.
 
 python -m taming_jax.train --config=configs/openmoji_fsq_vq.py --workdir=runs/openmoji_fsq_vq
 

@@ -1,4 +1,4 @@
-"""openmoji_vq on L1 with 512 codes of a Gumbel-softmax quantizer (Ramesh et al. 2021, 2.1), the original's GumbelVQ.
+"""First stage on OpenMoji, 32 pixels, on L1 with 512 codes of a Gumbel-softmax quantizer (Ramesh et al. 2021, 2.1).
 
     python -m taming_jax.train --config=configs/openmoji_gumbel_vq.py --workdir=runs/openmoji_gumbel_vq
 

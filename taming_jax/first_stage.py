@@ -84,9 +84,8 @@ class FirstStage:
 
 def make_model(config: ConfigDict) -> VQModel:
     """The generator of a stage-one config."""
-    return VQModel(
-        resolution=config.data.size, quantizer=config.quantizer.to_dict(), dtype=jnp.dtype(config.dtype), **config.model
-    )
+    resolution, quantizer = config.data.size // config.model.patch, config.quantizer.to_dict()
+    return VQModel(resolution=resolution, quantizer=quantizer, dtype=jnp.dtype(config.dtype), **config.model)
 
 
 def make_first_stage(config: ConfigDict, used: tuple[int, ...] = (), unknown: str = "random") -> FirstStage:

@@ -18,12 +18,11 @@ from taming_jax.generator import Generator
 from taming_jax.hub import address
 from taming_jax.painting import Plan, make_sheet
 from taming_jax.published import COPIES
-from taming_jax.sampling.draw import Sampling
 from taming_jax.sampling.tiling import TILE
 
 RECORD = "samples.json"  # what made the samples of a folder
 SHEET = (16, 8)  # rows and columns at most
-LATER = ("guidance_power", "guidance_codes", "passes", "choice_temperature")  # which the first galleries do not record
+MASKED = ("passes", "choice_temperature")  # of a masked transformer alone
 ALWAYS = ("classes", "condition", "layout")  # recorded even if the user does not set them
 
 
@@ -46,7 +45,10 @@ def describe(generator: Generator, plan: Plan, asked: Mapping[str, Any]) -> dict
         step=generator.step,
         first_stage=stage if stage and address.is_address(stage) else generator.config.first_stage.workdir,
     )
-    return without_own_stage(made_by | told | plan.sampling._asdict() | {"files": files})
+    drawn = plan.sampling._asdict()
+    if not generator.stage.masks:
+        drawn = {name: value for name, value in drawn.items() if name not in MASKED}
+    return without_own_stage(made_by | told | drawn | {"files": files})
 
 
 def without_own_stage(made_by: dict) -> dict:
@@ -83,7 +85,7 @@ def read_record(record: Path) -> dict:
         raise UserError(f"{record} is none of samples; name another --out")
     classes = told.get("classes") and ",".join(word.strip() for word in told["classes"].split(","))
     # Samples from before these were recorded were made with their present defaults.
-    defaults = {"tile": TILE} | {name: Sampling._field_defaults[name] for name in LATER}
+    defaults = {"tile": TILE, "guidance_power": 0.0, "guidance_codes": 0}
     return without_own_stage(defaults | told | ({"classes": classes} if "classes" in told else {}))
 
 

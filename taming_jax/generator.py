@@ -233,8 +233,17 @@ class Generator:
         with jax.set_mesh(self.mesh):
             return self.painting.images(self.nets, codes, plan, done)[:count]
 
+    def check_frames(self) -> None:
+        """Raises ArgumentError where there are no `frames`."""
+        if self.stage.masks:
+            raise ArgumentError("animate: each pass of a masked transformer writes the whole image")
+
     def frames(self, image: np.ndarray, plan: Plan) -> list[np.ndarray]:
-        """Frames for `sampling.animation` that show how an image uint8 [H,W,3] was painted by a plan."""
+        """Frames for `sampling.animation` that show how an image uint8 [H,W,3] was painted by a plan.
+
+        Raises ArgumentError for a masked transformer, each pass of which writes the whole image.
+        """
+        self.check_frames()
         when = self.stage.painting_order(plan.grid(self.stage.first.patch), plan.method)
         if plan.kept is not None:
             when = np.where(plan.kept.codes, -1, when)

@@ -18,7 +18,6 @@ from PIL import Image
 from taming_jax import cli, images, places, request
 from taming_jax.conditions import ARGUMENTS
 from taming_jax.console import say
-from taming_jax.errors import ArgumentError
 from taming_jax.gallery import SHEET, Gallery, check_out, describe
 from taming_jax.generator import Generator
 from taming_jax.painting import Plan
@@ -56,8 +55,8 @@ def main() -> None:
     generator = Generator.load(workdir, first_stage=cli.run_folder("first_stage"))
     stage, config = generator.stage, generator.config
     drawing = {name: given[name].value for name in config.sample}
-    if given.animate and stage.masks:
-        raise ArgumentError("animate: each pass of a masked transformer writes the whole image")
+    if given.animate:
+        generator.check_frames()
     plan = generator.plan(**{name: given[name].value for name in PLAN}, **drawing)
     asked = {name: given[name].value for name in ARGUMENTS}
     rows = request.make_rows(stage, config, plan.size, asked, cli.folder("data_path"), given.num_conditions, plan.kept)

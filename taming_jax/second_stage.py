@@ -352,6 +352,7 @@ class MaskedStage(SecondStage):
 
     def sample(self, params: dict, first_stage: dict, c: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
         n, read = self.first.side, self.make_read(False)
+        sampling = sampling._replace(passes=min(sampling.passes, n * n))
 
         def body(step, carry):
             return one_pass(read, params, c, *carry, keys, sampling, step, n * n)

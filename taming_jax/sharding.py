@@ -23,7 +23,7 @@ RULES = (
     (r"gpt/.*/(proj|mlp_out)/kernel$", ("tensor", "fsdp")),
     (r"gpt/.*head/kernel$", ("fsdp", "tensor")),
     (r"gpt/.*modulation/kernel$", ("fsdp", None)),
-    (r"gpt/.*(token|position|target|step|left|above|cond)_embedding$", (None, "fsdp")),
+    (r"gpt/.*(token|position|target|step|left|above|row|column|cond)_embedding$", (None, "fsdp")),
     (r"(gen|disc|lpips|cond)/.*kernel$", (None, None, None, "fsdp")),
 )
 

@@ -37,7 +37,7 @@ PARAMETERS = {
     "ffhq_transformer": {"gpt": 304_670_720},
     "imagenet_llamagen_vq": {"gen": 71_883_403, "disc": 2_765_633},
     "imagenet_modern_transformer": {"gpt": 306_865_152},
-    "imagenet_modern_vq": {"gen": 54_515_587, "disc": 1_909_889},
+    "imagenet_modern_vq": {"gen": 54_515_587, "disc": 7_431_297},
     "imagenet_transformer": {"gpt": 1_410_640_896},
     "imagenet_vq": {"gen": 72_141_699, "disc": 2_765_633},
     "lsun_transformer": {"gpt": 304_670_720},

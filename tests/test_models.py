@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from lpips_j import lpips as lpips_j
 
+from configs import imagenet_vq
 from taming_jax import losses
 from taming_jax.errors import UserError
+from taming_jax.first_stage import make_first_stage
 from taming_jax.models import autoencoder, perceptual
 from taming_jax.models.gpt import BLOCK, GPT, align, attend_all, bfloat16_product
 from taming_jax.models.quantize import FiniteScalarQuantizer, restart_dead_codes
 from taming_jax.models.vqgan import VQModel
+from tests.tiny import changed
 
 
 def vq_model(**fields) -> VQModel:
@@ -53,6 +56,12 @@ def test_patches_are_channels_on_the_way_through():
     model, images = vq_model(patch=2, attn_resolutions=()), jnp.zeros((1, 16, 24, 3))
     recon, codes = jax.eval_shape(lambda key: model.init_with_output(key, images)[0], jax.random.key(0))
     assert (recon.shape, codes["ids"].shape) == ((1, 16, 24, 3), (1, 4, 6))
+
+
+def test_attention_sits_at_the_same_places_of_larger_patches():
+    config = changed(imagenet_vq.get_config(), data__size=512, model__patch=2)
+    encoder = make_first_stage(config).parameter_shapes()["encoder"]
+    assert encoder.keys() == make_first_stage(imagenet_vq.get_config()).parameter_shapes()["encoder"].keys()
 
 
 def test_bfloat16_computes_in_it_but_keeps_float32_parameters_and_outputs():

@@ -139,6 +139,7 @@ def test_sample_command_writes_what_made_it_and_overwrites_nothing(transformer_r
     assert sorted(p.name for p in tmp_path.glob("class_*")) == ["class_000", "class_001", "class_002"]
     with Image.open(tmp_path / "class_001" / "00002.png") as picture:
         assert picture.size == (16, 16) and picture.text["seed"] == "3" and picture.text["class"] == "cross"
+    assert "passes" not in gallery.read_record(tmp_path / "samples.json")  # which no other transformer takes
     before = (tmp_path / "samples.png").read_bytes()
     assert "already painted" in run("sample", *args).stdout
     refused = run("sample", *args, "--temperature=0.5")

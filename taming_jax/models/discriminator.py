@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from taming_jax.models.autoencoder import torch_init
+
 # Hard-wired in the original, or PyTorch's own where it names none.
 LEAKY_SLOPE = 0.2
 BATCH_NORM_EPS = 1e-5
@@ -116,7 +118,7 @@ class BlurredDiscriminator(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         def conv(features, side, name):
-            return nn.Conv(features, (side, side), dtype=self.dtype, name=name)
+            return nn.Conv(features, (side, side), kernel_init=torch_init, dtype=self.dtype, name=name)
 
         x = flat_leaky_relu(conv(self.ndf, 5, "conv_in")(x.astype(self.dtype)))
         for n in range(self.n_layers):

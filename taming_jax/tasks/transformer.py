@@ -51,6 +51,8 @@ def check(config: ConfigDict) -> None:
             )
     if config.gpt.context.kind == "masked":
         check_masked(config)
+    if config.gpt.context.places and config.gpt.context.kind != "wavefront":
+        raise UserError("gpt.context.places: only a wavefront transformer has them; set False")
     if config.cond.drop and not kind.DROPS:
         raise UserError(f"cond.drop={config.cond.drop:g}: it must be 0 where there is no condition")
     if any(config.canvas) and kind.NEEDS_DATA:
@@ -183,11 +185,16 @@ def make_task(config: ConfigDict) -> states.Task:
         new = states.apply_updates(state, optimizers, grads, {}, ema_decay, finite)
         return new, metrics.where_finite(finite, logged)
 
+    def hide(ids: jax.Array) -> jax.Array:
+        """Which codes of an image are hidden in evaluations, [T] -> bool [T]: the same ones in any batch."""
+        key = jax.random.fold_in(jax.random.key(1), jnp.sum(ids * jnp.arange(1, 2 * len(ids), 2)))
+        return draw_hidden(key, (1, len(ids)))[0]
+
     def eval_step(state: states.TrainState, batch: dict):
         c, targets = read(state, batch, jax.random.key(0))
         params = states.averaged(state, "gpt")
         if stage.masks:  # what it finds likely is not to be had in one pass: of codes hidden as in training
-            hidden = draw_hidden(jax.random.key(1), targets.shape)
+            hidden = jax.vmap(hide)(targets)
             numbers = dict(masked_nll=masked_nll(stage.logits(params, c, targets, hidden), targets, hidden))
         else:
             nll = losses.cross_entropy(stage.logits(params, c, targets), targets)

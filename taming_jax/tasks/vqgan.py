@@ -39,14 +39,16 @@ def check(config: ConfigDict) -> None:
             f" multiple of {factor}"
         )
     if 0 < config.loss.perceptual_crop < 16:
-        raise UserError(
-            f"loss.perceptual_crop={config.loss.perceptual_crop}: LPIPS halves the image four times: 16 at least"
-        )
+        raise UserError(f"loss.perceptual_crop={config.loss.perceptual_crop}: LPIPS halves it four times: 16 at least")
     if config.input != "segmentation" and config.data.size < 16:
         raise UserError(f"data.size={config.data.size}: LPIPS halves the image four times, so take at least 16")
     if has_discriminator(config) and config.disc.network == "blurred":
         if config.disc.ndf % DISC_GROUPS:
             raise UserError(f"disc.ndf={config.disc.ndf}: disc.network='blurred' needs a multiple of {DISC_GROUPS}")
+        if config.data.size >> config.disc.n_layers < 1:
+            raise UserError(
+                f"disc.n_layers={config.disc.n_layers} leaves nothing of {config.data.size} pixels to judge"
+            )
         if config.disc.use_actnorm:
             raise UserError("disc.use_actnorm: disc.network='blurred' has norms of its own; set False")
     elif has_discriminator(config) and config.data.size >> config.disc.n_layers < 3:
@@ -338,7 +340,10 @@ def update_codes(
 
 
 def cut_at_random(side: int, shape: tuple[int, ...], key: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """Cuts the same square out of batches [B,H,W,C], side x side pixels at a place of chance; 0 is all of it."""
+    """Cuts the same square out of batches [B,H,W,C], side x side pixels at a place of chance.
+
+    A side of 0, or one that is too large, is all of it.
+    """
     if not 0 < side < min(shape[1:3]):
         return lambda x: x
     top, left = (
