@@ -16,8 +16,9 @@ def get_config() -> ConfigDict:
     c.gpt.architecture = "modern"
     c.gpt.context.update(kind="wavefront", places=True)  # each drawing is in the middle of its square
     c.optim.update(name="muon", learning_rate=3e-3)
-    c.update(steps=500, eval_every=250)
-    c.sample.update(temperature=0.9, top_p=0.95)
+    c.update(steps=600, eval_every=600)
+    c.cond.drop = 0.1  # for guidance
+    c.sample.update(temperature=0.9, top_p=0.95, guidance=1.5)
     return c
 
 
