@@ -401,7 +401,7 @@ def start(config, training, step: int) -> tuple:
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, marks=() if case.startswith("hinge") else pytest.mark.slow)
+        pytest.param(case, marks=() if case == "hinge_after" else pytest.mark.slow)
         for case in names_in("loss", r"out/(\w+)/g/log_total_loss")
     ],
 )

@@ -109,7 +109,9 @@ def load_first_stage(g: Golden, kind: str, size: int):
     return config, make_first_stage(config).model, params
 
 
-@pytest.mark.parametrize("name", files("llamagen_vq"))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name.endswith("_b") else ()) for name in files("llamagen_vq")]
+)
 def test_llamagen_tokenizer(name):
     g = Golden(name)
     patch = 2 ** (len(g.config["ch_mult"]) - 1)

@@ -118,10 +118,11 @@ def test_a_signal_to_one_process_stops_both(picture_folder, tmp_path):
     ("flags", "message"),
     [
         (["--num_processes=2"], "--coordinator_address is missing"),
-        (["--distributed"], "the job's processes did not come together"),
-        (
+        pytest.param(["--distributed"], "the job's processes did not come together", marks=pytest.mark.slow),
+        pytest.param(
             ["--coordinator_address=127.0.0.1:9", "--num_processes=2", "--process_id=1", "--join_timeout=1"],
             "did not come together at 127.0.0.1:9 in 1 s",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -225,6 +225,7 @@ def test_what_was_refused_leaves_no_trace(transformer_run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_sampling_names_a_first_stage_that_was_moved(transformer_run, tmp_path):
     done = run("sample", f"--workdir={transformer_run}", f"--out={tmp_path / 'out'}", f"--first_stage={tmp_path}")
     assert done.returncode == 2 and "holds no readable checkpoint of step 4" in done.stderr
