@@ -93,15 +93,16 @@ def run(
     stages, num_classes: see `complete`. quick: the compiler searches less. text_file, errors: see `compile_program`.
     """
     if quick:
-        jax.config.update("jax_exec_time_optimization_effort", -1.0)
+        # jax 0.12 has levels in place of it.
+        older = hasattr(jax.config, "jax_exec_time_optimization_effort")
+        jax.config.update(*(("jax_exec_time_optimization_effort", -1.0) if older else ("jax_optimization_level", "O1")))
     config = complete(config, stages, num_classes)
     mesh = sharding.make_mesh(config.mesh, find_devices(topology))
     mesh = mesh if program == "train" else sharding.to_sample(mesh)
     sharding.check_batch(config.batch_size, mesh, config.accumulate)
     shape = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
-    quickly = jax.config.jax_exec_time_optimization_effort < 0
     dtype = "float32" if program == "inception" else config.dtype
-    how = f"{dtype}, compiled quickly: more bytes than there will be" if quickly else dtype
+    how = f"{dtype}, compiled quickly: more bytes than there will be" if quick else dtype
     say(f"{program} on {topology}: {mesh.size} chips, mesh {shape}, batch {config.batch_size}, {how}")
     for line in report(config, mesh, topology, program, text_file):
         say(line)
