@@ -133,7 +133,7 @@ def get_gpt(**sizes) -> ConfigDict:
         num_kv_heads=placeholder(int),  # of llamagen: heads of keys and values; None: as many as of queries
         random_order=(0, 0),  # of rar: steps until which each example has its own order of codes, and until which some
         context=dict(
-            kind="window",  # the paper's, over which a window slides; or wavefront or masked, see docs/large.md
+            kind="window",  # the paper's, over which a window slides; wavefront (docs/large.md); masked (sampling.md)
             lag=3,  # of a wavefront: columns that a row is behind the one above
             reach=(4, 4),  # of a wavefront: rows and columns around a code that it sees
             places=False,  # of a wavefront: each code knows its row and column, as shares of the image
@@ -172,11 +172,26 @@ def get_sample(**fields) -> ConfigDict:
     )
 
 
+def get_model(**sizes) -> ConfigDict:
+    """Encoder and decoder of a first stage."""
+    return ConfigDict(
+        dict(
+            network="vqgan",  # or maskgit (taming_jax/models/maskgit.py); or local, for crops of large images
+            patch=1,  # pixels on a side of what the network takes for one; 2: four times as many for the same work
+            remat=False,  # True: less memory, an eighth more arithmetic
+        )
+        | sizes
+    )
+
+
 def get_disc(**fields) -> ConfigDict:
     """A discriminator: the paper's, or the blurred one of VQGAN+ at a fixed weight (`models.discriminator`)."""
     return ConfigDict(
         dict(
             network="patch",  # the paper's PatchGAN; or blurred, VQGAN+'s
+            use_actnorm=False,  # in place of BatchNorm
+            loss="hinge",  # hinge, or vanilla: cross-entropy
+            delta=1e-4,  # beside the divisor of the adaptive weight; the paper has 1e-6
             adaptive=True,  # the paper's λ; False: `weight` alone
             lecam_weight=0.0,  # of LeCAM, which keeps its logits near their running means, for few images; 0: none
             lecam_decay=0.999,  # of those means, for each part of a batch (`accumulate`)

@@ -24,19 +24,14 @@ def get_config() -> ConfigDict:
     c.steps = 200_000  # of the optimizer, each on one batch
     c.eval_every = 5_000
     c.ema_decay = 0.999
-    c.model = ConfigDict(
-        dict(
-            ch=128,  # channels at full resolution
-            ch_mult=(1, 1, 2, 2, 4),  # multiples of them, level by level; each level after the first halves the sides
-            num_res_blocks=2,  # in each level
-            attn_resolutions=(16,),  # places on a side of the levels that have attention
-            z_channels=256,  # at the lowest level
-            out_ch=3,  # channels of what is encoded: 3 for images, a segmentation map's labels
-        )
+    c.model = common.get_model(
+        ch=128,  # channels at full resolution
+        ch_mult=(1, 1, 2, 2, 4),  # multiples of them, level by level; each level after the first halves the sides
+        num_res_blocks=2,  # in each level
+        attn_resolutions=(16,),  # places on a side of the levels that have attention
+        z_channels=256,  # at the lowest level
+        out_ch=3,  # channels of what is encoded: 3 for images, a segmentation map's labels
     )
-    c.model.network = "vqgan"  # or maskgit (taming_jax/models/maskgit.py); or local, for crops of large images
-    c.model.patch = 1  # pixels on a side of what the network takes for one; 2: four times as many for the same work
-    c.model.remat = False  # True: less memory, more arithmetic
     c.quantizer = ConfigDict(
         dict(
             name="vq",  # vq, ema, gumbel or fsq; each has other fields
@@ -60,13 +55,10 @@ def get_config() -> ConfigDict:
     c.disc = common.get_disc(
         ndf=64,  # channels of the discriminator's first layer
         n_layers=3,  # how often it halves the sides
-        use_actnorm=False,  # in place of BatchNorm
-        loss="hinge",  # hinge, or vanilla: cross-entropy
         start=10_000,  # step from which on the discriminator learns
         gen_start=15_000,  # step from which on the generator feels the discriminator
         ramp_steps=10_000,  # over which its weight then rises; 0: at once, as in the paper
         weight=0.8,  # of the adversarial loss, times λ; 0: no discriminator
-        delta=1e-4,  # beside the divisor of the adaptive weight; the paper has 1e-6
         max_weight=10.0,  # bound of the adaptive weight λ, eq. 7
     )
     c.optim = common.get_optim(

@@ -37,30 +37,30 @@ def get_config(slice_name: str = "") -> ConfigDict:
     c.steps = 1_000_000
     c.eval_every = 10_000
     c.checkpoint_every = 5_000
-    c.model = ConfigDict(
-        dict(ch=128, ch_mult=(1, 1, 2, 2, 4), num_res_blocks=2, attn_resolutions=(16,), z_channels=256, out_ch=3)
+    c.model = common.get_model(
+        ch=128, ch_mult=(1, 1, 2, 2, 4), num_res_blocks=2, attn_resolutions=(16,), z_channels=256, out_ch=3
     )
-    c.model.network = "vqgan"  # or maskgit (taming_jax/models/maskgit.py); or local, for crops of large images
-    c.model.patch = 1  # pixels on a side of what the network takes for one; 2: four times as many for the same work
-    c.model.remat = False  # True: less memory, an eighth more arithmetic
     # legacy=True would weight the codebook loss as the original's code does, against the paper's eq. 4.
     c.quantizer = ConfigDict(dict(name="vq", codebook_size=1024, embed_dim=256, commitment_weight=0.25, legacy=False))
     c.restart_codes_after = 0  # steps without use; the paper leaves unused codes alone
     c.loss = ConfigDict(
-        dict(pixel="l1", pixel_weight=1.0, perceptual_weight=1.0, perceptual_start=0, codebook_weight=1.0)
+        dict(
+            pixel="l1",
+            pixel_weight=1.0,
+            perceptual_weight=1.0,
+            perceptual_start=0,
+            perceptual_crop=0,
+            codebook_weight=1.0,
+        )
     )
-    c.loss.perceptual_crop = 0
     # The paper's hard switch: the discriminator starts to learn and gets its full weight in the same step.
     c.disc = common.get_disc(
         ndf=64,
         n_layers=3,
-        use_actnorm=False,
-        loss="hinge",
         start=250_001,
         gen_start=250_001,
         ramp_steps=0,
         weight=0.8,
-        delta=1e-4,  # beside the divisor of the adaptive weight; the paper has 1e-6
         max_weight=1e4,
     )
     c.optim = common.get_optim(

@@ -40,26 +40,26 @@ def get_base() -> ConfigDict:
     c.log_every = 100
     c.eval_every = 1200
     c.ema_decay = 0.99
-    c.model = ConfigDict(dict(ch=32, ch_mult=(1, 1, 2), num_res_blocks=1, attn_resolutions=(), z_channels=64, out_ch=3))
-    c.model.network = "vqgan"  # or maskgit (taming_jax/models/maskgit.py); or local, for crops of large images
-    c.model.patch = 1  # pixels on a side of what the network takes for one; 2: four times as many for the same work
-    c.model.remat = False  # True: less memory, more arithmetic
+    c.model = common.get_model(ch=32, ch_mult=(1, 1, 2), num_res_blocks=1, attn_resolutions=(), z_channels=64, out_ch=3)
     c.quantizer = ConfigDict(dict(name="vq", codebook_size=1024, embed_dim=16, commitment_weight=0.25, legacy=False))
     c.restart_codes_after = 20  # steps without use, after which a code moves to where it is needed; 0: never
     c.loss = ConfigDict(
-        dict(pixel="l2", pixel_weight=1.0, perceptual_weight=0.3, perceptual_start=2400, codebook_weight=1.0)
+        dict(
+            pixel="l2",
+            pixel_weight=1.0,
+            perceptual_weight=0.3,
+            perceptual_start=2400,
+            perceptual_crop=0,
+            codebook_weight=1.0,
+        )
     )
-    c.loss.perceptual_crop = 0  # pixels on a side of the square that LPIPS sees of each image; 0: all
     c.disc = common.get_disc(
         ndf=32,
         n_layers=2,
-        use_actnorm=False,
-        loss="hinge",
         start=2400,
         gen_start=2500,
         ramp_steps=300,
         weight=0.8,
-        delta=1e-4,  # beside the divisor of the adaptive weight; the paper has 1e-6
         max_weight=1.0,
     )
     c.optim = common.get_optim(

@@ -19,7 +19,7 @@ from taming_jax.data.classes import number_classes
 from taming_jax.data.walk import listed
 from taming_jax.errors import UserError, nearest, printable, reason, show
 from taming_jax.fields import LAYOUT, STEP, check_fields, differences
-from taming_jax.first_stage import make_first_stage
+from taming_jax.first_stage import code_side, make_first_stage
 from taming_jax.hub import address
 from taming_jax.models.quantize import QUANTIZERS, CodebookQuantizer, make_quantizer
 from taming_jax.parts import CODES, PARTS, within
@@ -239,7 +239,7 @@ def check_stages(config: ConfigDict) -> None:
     """Raises UserError where a complete config does not fit those of its first stages."""
     for name in stages_of(config):
         stage = config[name].config
-        size, patch = stage.data.size, stage.model.patch * 2 ** (len(stage.model.ch_mult) - 1)
+        size, patch = stage.data.size, code_side(stage.model)
         if config.gpt.context.kind == "wavefront":  # it learns on crops of any size
             if config.data.size % patch:
                 raise UserError(f"data.size={config.data.size}: a multiple of {patch}, a code of {name}")

@@ -30,7 +30,7 @@ class FirstStage:
     @property
     def patch(self) -> int:
         """Pixels on a side of the patch that an id stands for."""
-        return self.model.patch * 2 ** (len(self.model.ch_mult) - 1)
+        return code_side(self.model)
 
     @property
     def side(self) -> int:
@@ -80,6 +80,11 @@ class FirstStage:
     def codebook(self, params: dict) -> jax.Array:
         """The codes of all ids of the whole codebook: [codebook_size,D] float32."""
         return self.model.apply({"params": params}, jnp.arange(self.codebook_size), method="lookup")
+
+
+def code_side(model: VQModel | ConfigDict) -> int:
+    """Pixels on a side of the patch that an id stands for; model: the module, or its fields in a config."""
+    return model.patch * 2 ** (len(model.ch_mult) - 1)
 
 
 def make_model(config: ConfigDict) -> VQModel:

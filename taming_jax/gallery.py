@@ -18,11 +18,11 @@ from taming_jax.generator import Generator
 from taming_jax.hub import address
 from taming_jax.painting import Plan, make_sheet
 from taming_jax.published import COPIES
+from taming_jax.sampling.draw import MASKED
 from taming_jax.sampling.tiling import TILE
 
 RECORD = "samples.json"  # what made the samples of a folder
 SHEET = (16, 8)  # rows and columns at most
-MASKED = ("passes", "choice_temperature")  # of a masked transformer alone
 ALWAYS = ("classes", "condition", "layout")  # recorded even if the user does not set them
 
 

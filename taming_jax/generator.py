@@ -16,7 +16,7 @@ from taming_jax.errors import ArgumentError, UserError, check_count, show
 from taming_jax.hub import address
 from taming_jax.painting import Painting, Plan
 from taming_jax.sampling.animation import Animation, draw_frames
-from taming_jax.sampling.draw import make_sampling
+from taming_jax.sampling.draw import MASKED, make_sampling
 from taming_jax.sampling.painter import METHODS
 from taming_jax.sampling.tiling import TILE
 from taming_jax.second_stage import SecondStage, make_second_stage
@@ -170,7 +170,7 @@ class Generator:
         """Checks all that `sample` is asked for except the conditions; arguments and errors are those of `sample`."""
         whole(-(2**63), INT64)("seed", seed, ArgumentError)
         given = {name: value for name, value in sampling.items() if value is not None}
-        for name in ("passes", "choice_temperature"):
+        for name in MASKED:
             if name in given and not self.stage.masks:
                 raise ArgumentError(f"{name}: it is for a masked transformer; this one writes code by code")
         drawing = make_sampling({**self.config.sample, **given}, self.stage.drop, ArgumentError)

@@ -49,8 +49,8 @@ def load(config: ConfigDict, origin: ConfigDict, shapes: TrainState) -> dict:
                 found = tree[place[0]][net] if place[0] == "params" else tree["extra"][net]["ema"]
                 begin[net] = take(step, kept(net, found), place, like)
         if "disc" in begin:
-            like, place = shapes.extra["disc"]["batch_stats"], ("extra", "disc", "batch_stats")
-            stats = take(step, tree["extra"]["disc"]["batch_stats"], place, like) if like else {}
+            kept_stats, place = shapes.extra["disc"]["batch_stats"], ("extra", "disc", "batch_stats")
+            stats = take(step, tree["extra"]["disc"]["batch_stats"], place, kept_stats) if kept_stats else {}
             begin["disc"] = {"params": begin["disc"], "batch_stats": stats}
         return begin
 

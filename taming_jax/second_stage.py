@@ -83,6 +83,10 @@ class SecondStage:
         """The id that stands for a dropped condition."""
         return self.cond.vocab_size
 
+    def with_null(self, c: jax.Array) -> jax.Array:
+        """Each condition, followed by one that is dropped: [B,...] -> [2B,...], neighbours, as guidance pairs them."""
+        return jnp.stack([c, jnp.full_like(c, self.null)], 1).reshape(-1, *c.shape[1:])
+
     def frozen_shapes(self) -> dict:
         """The parameters of the first stages, as shapes: {'gen': ...}, with the condition's {'cond': ...}."""
         stages = {"gen": self.first} | ({"cond": self.cond.stage} if self.cond.stage is not None else {})
@@ -261,7 +265,7 @@ class WaveStage(SecondStage):
 
         def begin(params, c, h, w):
             if guided:
-                params, c = params[0], jnp.stack([c, jnp.full_like(c, self.null)], 1).reshape(-1, *c.shape[1:])
+                params, c = params[0], self.with_null(c)
             return sharding.split(gpt.apply({"params": params}, c, h, w, method="begin"))
 
         def step(params, codes, wave, front):
@@ -278,11 +282,7 @@ class WaveStage(SecondStage):
     def make_painter(
         self, guided: bool = False, method: str = "cached", stride: int = 1, speculate: int = 1
     ) -> Painter:
-        if (method, stride, speculate) != ("cached", 1, 1):
-            raise UserError(
-                f"method={method}, stride={stride}, speculate={speculate}: ways of a window; this transformer has none,"
-                " it follows its fronts"
-            )
+        refuse_ways(method, stride, speculate, "ways of a window; this transformer has none, it follows its fronts")
         return make_schedule_painter(self.gpt.schedule, *self.make_steps(guided))
 
     def painting_order(self, grid: tuple[int, int], method: str = "cached") -> np.ndarray:
@@ -313,12 +313,10 @@ class MaskedStage(SecondStage):
     def slides(self) -> bool:
         return False
 
-    def logits(
-        self, params: dict, c: jax.Array, ids: jax.Array, hidden: jax.Array | None = None, **kwargs
-    ) -> jax.Array:
+    def logits(self, params: dict, c: jax.Array, ids: jax.Array, hidden: jax.Array, **kwargs) -> jax.Array:
         """The logits of every code, given the condition and the codes that are not hidden. hidden: bool [B,T]."""
-        ids = ids if hidden is None else jnp.where(hidden, self.gpt.vocab_size - 1, ids)
-        logits = self.apply(params, jnp.concatenate([c, ids], 1), start=self.cond.length, **kwargs)
+        seen = jnp.where(hidden, self.gpt.vocab_size - 1, ids)
+        logits = self.apply(params, jnp.concatenate([c, seen], 1), start=self.cond.length, **kwargs)
         return logits[..., : self.first.num_ids]
 
     def make_read(self, guided: bool) -> Callable:
@@ -330,8 +328,7 @@ class MaskedStage(SecondStage):
         def read_guided(params, c, codes, hidden):
             params, sampling = params
             seen = (~hidden).sum(-1)
-            c = jnp.stack([c, jnp.full_like(c, self.null)], 1).reshape(-1, c.shape[1])
-            logits = read(params, c, jnp.repeat(codes, 2, 0), jnp.repeat(hidden, 2, 0))
+            logits = read(params, self.with_null(c), jnp.repeat(codes, 2, 0), jnp.repeat(hidden, 2, 0))
             return away_from_null(logits, sampling.guidance_at(seen, codes.shape[1])[:, None, None])
 
         return read_guided if guided else read
@@ -339,11 +336,9 @@ class MaskedStage(SecondStage):
     def make_painter(
         self, guided: bool = False, method: str = "cached", stride: int = 1, speculate: int = 1
     ) -> Painter:
-        if (method, stride, speculate) != ("cached", 1, 1):
-            raise UserError(
-                f"method={method}, stride={stride}, speculate={speculate}: ways of a transformer that writes code by"
-                " code; a masked one has passes"
-            )
+        refuse_ways(
+            method, stride, speculate, "ways of a transformer that writes code by code; a masked one has passes"
+        )
         return make_masked_painter(self.make_read(guided))
 
     def painting_order(self, grid: tuple[int, int], method: str = "cached") -> np.ndarray:
@@ -360,6 +355,12 @@ class MaskedStage(SecondStage):
         begin = jnp.zeros((len(c), n * n), jnp.int32), jnp.ones((len(c), n * n), bool)
         codes, _ = jax.lax.fori_loop(0, sampling.passes, body, begin)
         return self.first.decode(first_stage, codes.reshape(-1, n, n))
+
+
+def refuse_ways(method: str, stride: int, speculate: int, why: str) -> None:
+    """Raises UserError for any way of painting but the usual one."""
+    if (method, stride, speculate) != ("cached", 1, 1):
+        raise UserError(f"method={method}, stride={stride}, speculate={speculate}: {why}")
 
 
 def next_code(

@@ -79,13 +79,13 @@ def changed(config: ConfigDict, **fields) -> ConfigDict:
 
 
 def tiny_vq(folder: Path) -> ConfigDict:
-    """The demo's first stage, small: 16 pixels, 8x8 codes, discriminator from step 2; no LPIPS, half of the time."""
-    c = openmoji_vq.get_config()
+    """A VQGAN on OpenMoji, small: 16 pixels, 8x8 codes, discriminator from step 2; no LPIPS, half of the time."""
+    c = openmoji_vq.get_base()
     c.data.update(name="folder", path=str(folder), size=16, resize_factor=1.125, validation_share=0.2)
-    c.model.update(ch_mult=(1, 1), num_res_blocks=1, z_channels=32, patch=1, network="vqgan")
+    c.model.update(ch_mult=(1, 1), num_res_blocks=1, z_channels=32)
     c.quantizer.update(codebook_size=32, embed_dim=8)
-    c.loss.update(perceptual_start=0, perceptual_weight=0.0, perceptual_crop=0)
-    c.disc.update(ndf=8, n_layers=1, start=0, gen_start=2, ramp_steps=2, weight=0.8)
+    c.loss.update(perceptual_start=0, perceptual_weight=0.0)
+    c.disc.update(ndf=8, n_layers=1, start=0, gen_start=2, ramp_steps=2)
     c.update(batch_size=8, steps=4, log_every=1, eval_every=4, checkpoint_every=2)
     # Adam, since Muon takes longer to compile.
     c.optim.update(name="adam", learning_rate=1e-3, warmup_steps=0, schedule="constant")

@@ -93,9 +93,10 @@ def run(
     stages, num_classes: see `complete`. quick: the compiler searches less. text_file, errors: see `compile_program`.
     """
     if quick:
-        # jax 0.12 has levels in place of it.
-        older = hasattr(jax.config, "jax_exec_time_optimization_effort")
-        jax.config.update(*(("jax_exec_time_optimization_effort", -1.0) if older else ("jax_optimization_level", "O1")))
+        if hasattr(jax.config, "jax_exec_time_optimization_effort"):
+            jax.config.update("jax_exec_time_optimization_effort", -1.0)
+        else:  # jax 0.12 has levels in its place
+            jax.config.update("jax_optimization_level", "O1")
     config = complete(config, stages, num_classes)
     mesh = sharding.make_mesh(config.mesh, find_devices(topology))
     mesh = mesh if program == "train" else sharding.to_sample(mesh)

@@ -17,9 +17,9 @@ FLAT_SLOPE, GROUPS, GROUP_NORM_EPS, POOLED = 0.1, 32, 1e-5, 16
 normal_init = nn.initializers.normal(0.02)
 
 
-def leaky_relu(x: jax.Array) -> jax.Array:
-    """`LEAKY_SLOPE` below 0 and, unlike in `jax.nn`, at 0 itself: gradients are PyTorch's there too."""
-    return jnp.where(x > 0, x, LEAKY_SLOPE * x)
+def leaky_relu(x: jax.Array, slope: float = LEAKY_SLOPE) -> jax.Array:
+    """`slope` below 0 and, unlike in `jax.nn`, at 0 itself: gradients are PyTorch's there too."""
+    return jnp.where(x > 0, x, slope * x)
 
 
 class BatchNorm(nn.Module):
@@ -120,18 +120,17 @@ class BlurredDiscriminator(nn.Module):
         def conv(features, side, name):
             return nn.Conv(features, (side, side), kernel_init=torch_init, dtype=self.dtype, name=name)
 
-        x = flat_leaky_relu(conv(self.ndf, 5, "conv_in")(x.astype(self.dtype)))
+        def norm(name):
+            # The fast variance E[x^2] - E[x]^2 cancels at large means.
+            return nn.GroupNorm(GROUPS, epsilon=GROUP_NORM_EPS, use_fast_variance=False, dtype=self.dtype, name=name)
+
+        x = leaky_relu(conv(self.ndf, 5, "conv_in")(x.astype(self.dtype)), FLAT_SLOPE)
         for n in range(self.n_layers):
             x = blur(conv(self.ndf * 2**n, 3, f"conv_{n}")(x))
-            norm = nn.GroupNorm(GROUPS, epsilon=GROUP_NORM_EPS, use_fast_variance=False, dtype=self.dtype)
-            x = flat_leaky_relu(norm.copy(name=f"norm_{n}")(x))
+            x = leaky_relu(norm(f"norm_{n}")(x), FLAT_SLOPE)
         x = pool(pool(x, 1), 2)
-        x = flat_leaky_relu(conv(x.shape[-1], 1, "conv_mid")(x))
+        x = leaky_relu(conv(x.shape[-1], 1, "conv_mid")(x), FLAT_SLOPE)
         return conv(1, 5, "conv_out")(x).astype(jnp.float32)
-
-
-def flat_leaky_relu(x: jax.Array) -> jax.Array:
-    return jnp.where(x > 0, x, FLAT_SLOPE * x)
 
 
 def blur(x: jax.Array) -> jax.Array:

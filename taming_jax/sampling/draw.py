@@ -53,6 +53,7 @@ RULES: dict[str, Rule] = {
     "passes": whole(1, INT32),
     "choice_temperature": real(0),
 }
+MASKED = ("passes", "choice_temperature")  # of masked decoding alone
 COUNTS = ("top_k", "guidance_codes", "passes")  # fields that are whole numbers
 
 

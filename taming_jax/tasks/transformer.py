@@ -62,16 +62,17 @@ def check(config: ConfigDict) -> None:
 def check_masked(config: ConfigDict) -> None:
     """Raises UserError where fields do not go with masked decoding."""
     usual = {"order": "row_major", "pkeep": 1, "noise_until": 0, "gpt.n_unmasked": 0, "cond.aligned": False}
-    for field, value in usual.items():
-        if (found := read_field(config, field)) != value:
-            raise UserError(f"{field}={found}: with gpt.context.kind='masked' it must be {value}")
+    check_usual(config, usual, "gpt.context.kind='masked'")
     if any(config.canvas):
         raise UserError("canvas: a masked transformer paints images as large as in training; set (0, 0)")
 
 
-def read_field(config: ConfigDict, name: str) -> object:
-    """A field by its full name."""
-    return functools.reduce(lambda group, part: group[part], name.split("."), config)
+def check_usual(config: ConfigDict, usual: dict[str, object], chosen: str) -> None:
+    """Raises UserError where a field, by its full name, has another value than goes with what is chosen."""
+    for field, value in usual.items():
+        found = functools.reduce(lambda group, part: group[part], field.split("."), config)
+        if found != value:
+            raise UserError(f"{field}={found}: with {chosen} it must be {value}")
 
 
 def check_architecture(config: ConfigDict) -> None:
@@ -91,9 +92,7 @@ def check_architecture(config: ConfigDict) -> None:
         return
     usual = {"gpt.n_unmasked": 0, "gpt.context.kind": "window", "order": "row_major", "cond.aligned": False}
     usual |= {"gpt.vocab_size": None, "gpt.block_size": None}
-    for field, value in usual.items():
-        if (found := read_field(config, field)) != value:
-            raise UserError(f"{field}={found}: with gpt.architecture={name!r} it must be {value}")
+    check_usual(config, usual, f"gpt.architecture={name!r}")
     if name == "llamagen" and gpt.embed_dim // gpt.num_heads % 4:
         raise UserError(f"gpt.embed_dim={gpt.embed_dim}: the heads of 'llamagen' need a multiple of 4 each")
     if gpt.num_kv_heads is not None and gpt.num_heads % gpt.num_kv_heads:
@@ -151,11 +150,11 @@ def make_task(config: ConfigDict) -> states.Task:
             dropout_key, remap_key, corrupt_key, drop_key = jax.random.split(key, 4)
             c, targets = read(state, batch, remap_key)
             c = drop(c, stage.drop, stage.null, drop_key) if stage.drop else c
-            ordered = {}
+            shown = {}  # in which order, or which of them, where that is not all row by row
             if any(config.gpt.random_order):
                 share = random_share(state.step, *config.gpt.random_order)
-                ordered["orders"] = draw_orders(jax.random.fold_in(key, 4), share, targets.shape)
-                targets = jnp.take_along_axis(targets, ordered["orders"], 1)
+                shown["orders"] = draw_orders(jax.random.fold_in(key, 4), share, targets.shape)
+                targets = jnp.take_along_axis(targets, shown["orders"], 1)
             ids = targets
             if config.noise_until:
                 noise = draw_noise(jax.random.fold_in(key, 5), state.step, config.noise_until, len(targets))
@@ -165,14 +164,14 @@ def make_task(config: ConfigDict) -> states.Task:
                 ids = corrupt(targets, config.pkeep, gpt.vocab_size, corrupt_key)
 
             if stage.masks:
-                ordered["hidden"] = draw_hidden(jax.random.fold_in(key, 6), targets.shape)
+                shown["hidden"] = draw_hidden(jax.random.fold_in(key, 6), targets.shape)
 
             def loss_fn(learned):
                 params = {**state.params["gpt"], **learned}
-                logits = stage.logits(params, c, ids, train=True, rngs={"dropout": dropout_key}, **ordered)
+                logits = stage.logits(params, c, ids, train=True, rngs={"dropout": dropout_key}, **shown)
                 if stage.masks:
                     return losses.masked_cross_entropy(
-                        logits, targets, ordered["hidden"], context.label_smoothing, context.unmasked_weight
+                        logits, targets, shown["hidden"], context.label_smoothing, context.unmasked_weight
                     )
                 return losses.cross_entropy(logits, targets).mean()
 

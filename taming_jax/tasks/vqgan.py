@@ -16,7 +16,7 @@ from taming_jax import losses, metrics, optim, sharding
 from taming_jax import state as states
 from taming_jax.data.features import FEATURES
 from taming_jax.errors import UserError
-from taming_jax.first_stage import make_first_stage
+from taming_jax.first_stage import code_side, make_first_stage
 from taming_jax.images import Sheet
 from taming_jax.models.autoencoder import GROUPS
 from taming_jax.models.discriminator import GROUPS as DISC_GROUPS
@@ -31,7 +31,7 @@ FAR_WEIGHT, FAR_LOGITS, FEW_CODES = 1e3, 30, 2  # beyond these, a run is in trou
 
 def check(config: ConfigDict) -> None:
     """Raises UserError where the parts of a config do not fit."""
-    factor = config.model.patch * 2 ** (len(config.model.ch_mult) - 1)
+    factor = code_side(config.model)
     if config.data.size % factor:
         raise UserError(
             f"data.size={config.data.size}: the encoder halves the image {len(config.model.ch_mult) - 1} times"
