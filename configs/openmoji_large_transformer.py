@@ -23,6 +23,7 @@ def get_config(cond: str = "low") -> ConfigDict:
     c.data.size = 64
     c.data.resize_factor = 8.0
     c.gpt.context.kind = "wavefront"
+    c.gpt.architecture = "modern"
     c.optim.update(name="muon", learning_rate=3e-3)
     c.batch_size = 8
     c.steps = 500

@@ -13,7 +13,7 @@ from configs import imagenet_vq
 from taming_jax import losses
 from taming_jax.errors import UserError
 from taming_jax.first_stage import make_first_stage
-from taming_jax.models import autoencoder, perceptual
+from taming_jax.models import autoencoder, convolution, perceptual
 from taming_jax.models.gpt import BLOCK, GPT, align, attend_all, bfloat16_product
 from taming_jax.models.quantize import FiniteScalarQuantizer, restart_dead_codes
 from taming_jax.models.vqgan import VQModel
@@ -275,6 +275,32 @@ def test_gpt_drops_only_in_training():
     np.testing.assert_array_equal(apply(params, ids), apply(params, ids))
     train = [apply(params, ids, True, rngs={"dropout": jax.random.key(k)}) for k in (1, 2)]
     assert np.abs(train[0] - train[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("side", "channels", "kernel", "stride", "padding"),
+    [
+        (9, (4, 5), 3, 1, "SAME"),  # Winograd's products, of an odd map
+        (8, (4, 5), 3, 1, "VALID"),
+        (9, (40, 3), 3, 1, "SAME"),  # all places in one product
+        (9, (4, 5), 3, 2, ((0, 1), (0, 1))),
+        (8, (4, 5), 4, 2, ((1, 1), (1, 1))),
+        (5, (5, 6), 1, 1, "SAME"),
+    ],
+)
+def test_convolutions_of_large_maps_are_xlas(side, channels, kernel, stride, padding, monkeypatch):
+    monkeypatch.setattr(convolution, "LARGE", 0)
+    monkeypatch.setattr(convolution, "LARGE_3X3", 0)
+    monkeypatch.setattr(convolution, "WIDE", 4)
+    layout = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    shapes = [(2, side, side + 1, channels[0]), (kernel, kernel, *channels)]
+    x, weights = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
+    results = []
+    for conv in (convolution.conv_general_dilated, jax.lax.conv_general_dilated):
+        made, pull = jax.vjp(lambda x, w, conv=conv: conv(x, w, (stride, stride), padding, **layout), x, weights)
+        results.append((made, *pull(jax.random.normal(jax.random.key(2), made.shape))))
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * float(jnp.abs(theirs).max()))
 
 
 def test_gpt_keeps_its_parameters_in_float32():

@@ -14,6 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from taming_jax.models.convolution import Conv
+
 # Hard-wired in the original.
 GROUPS = 32  # of GroupNorm, so that all widths are multiples of it
 GROUP_NORM_EPS = 1e-6
@@ -30,7 +32,7 @@ def conv(
     padding="SAME",
     use_bias: bool = True,
 ) -> nn.Conv:
-    return nn.Conv(
+    return Conv(
         features,
         (kernel_size, kernel_size),
         strides=strides,

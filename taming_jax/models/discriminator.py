@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from taming_jax.models.autoencoder import torch_init
+from taming_jax.models.convolution import Conv
 
 # Hard-wired in the original, or PyTorch's own where it names none.
 LEAKY_SLOPE = 0.2
@@ -91,7 +92,7 @@ class NLayerDiscriminator(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         def conv(features, strides, name, use_bias):
             pad = ((1, 1), (1, 1))
-            return nn.Conv(
+            return Conv(
                 features, (4, 4), strides, pad, use_bias=use_bias, kernel_init=normal_init, dtype=self.dtype, name=name
             )
 
@@ -118,7 +119,7 @@ class BlurredDiscriminator(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         def conv(features, side, name):
-            return nn.Conv(features, (side, side), kernel_init=torch_init, dtype=self.dtype, name=name)
+            return Conv(features, (side, side), kernel_init=torch_init, dtype=self.dtype, name=name)
 
         def norm(name):
             # The fast variance E[x^2] - E[x]^2 cancels at large means.

