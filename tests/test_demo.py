@@ -37,7 +37,8 @@ from tests.tiny import changed, free_port, run, tiny_transformer, tiny_vq
 SHAPES = ("circle", "cross", "square")
 CHOICES = Choices(
     condition="classes", kind=None, labels=0, label_shift=0, held_out=False, class_names=SHAPES, completes=True,
-    guides=True, size=(16, 16), step=2, least=16, most=128, longest=4, num_ids=32, sampling=Sampling(0.8, 32, 0.9, 1.0),
+    guides=True, size=(16, 16), step=2, least=16, most=128, longest=4, most_passes=0, num_ids=32,
+    sampling=Sampling(0.8, 32, 0.9, 1.0),
 )  # fmt: skip
 KINDS = {
     "classes": (dict(cond__drop=0.1), dict(class_names=SHAPES, condition="classes", guides=True, longest=4, most=64)),
@@ -45,6 +46,7 @@ KINDS = {
         dict(gpt__context__kind="wavefront", gpt__context__reach=(3, 3)),
         dict(condition="classes", guides=False, longest=1, least=2, most=64),
     ),
+    "passes": (dict(gpt__context__kind="masked"), dict(condition="classes", longest=1, most=16, most_passes=64)),
     "a spiral": (
         dict(cond__name="none", order="spiral_out"),
         dict(condition=None, class_names=(), longest=1, least=16, most=16, held_out=False),

@@ -29,7 +29,8 @@ class Choices:
     files. held_out: whether conditions come from held-out images where none is given. class_names: to choose from.
     completes: whether a part of a picture can stay. guides: whether guidance is learned. size: (height, width) at
     first. step, least, most: pixels of a side; most == least where there is no choice. longest: the longest stride.
-    num_ids: how many codes there are. sampling: the run's.
+    most_passes: of masked decoding, one for each code; 0 for others. num_ids: how many codes there are. sampling: the
+    run's.
     """
 
     condition: str | None
@@ -45,6 +46,7 @@ class Choices:
     least: int
     most: int
     longest: int
+    most_passes: int
     num_ids: int
     sampling: Sampling
 
@@ -54,6 +56,11 @@ def find_choices(stage: SecondStage, config: ConfigDict, most_codes: int) -> Cho
     cond, first = stage.cond, stage.first
     size = request.parse_size(None, stage, config)
     most = math.isqrt(most_codes) * first.patch // stage.step * stage.step
+    most_passes = first.side**2 if stage.masks else 0
+    sampling = Sampling(**config.sample)
+    sampling = sampling._replace(top_k=min(sampling.top_k, first.num_ids))
+    if stage.masks:
+        sampling = sampling._replace(passes=min(sampling.passes, most_passes))
     windowed = stage.slides and stage.least == first.size  # a wavefront paints any size, and has no window
     return Choices(
         condition=next(iter(cond.ARGUMENTS), None),
@@ -69,8 +76,9 @@ def find_choices(stage: SecondStage, config: ConfigDict, most_codes: int) -> Cho
         least=stage.least,
         most=max(most, *size) if stage.slides else stage.least,
         longest=first.side // 2 if windowed else 1,
+        most_passes=most_passes,
         num_ids=first.num_ids,
-        sampling=Sampling(**config.sample)._replace(top_k=min(config.sample.top_k, first.num_ids)),
+        sampling=sampling,
     )
 
 
@@ -79,7 +87,8 @@ def arguments(choices: Choices, values: Mapping[str, Any]) -> dict[str, Any]:
 
     values: 'num_samples', 'seed'; where the run has them, 'classes' (labels), 'caption' (one a line), 'condition',
     'layout' and 'image' (files), 'keep' (a side or a file), 'keep_pixels', 'height', 'width', 'stride', 'temperature',
-    'top_k', 'top_p', 'guidance', 'num_conditions'. What is None or empty was not given. Raises ArgumentError.
+    'top_k', 'top_p', 'guidance', 'passes', 'choice_temperature', 'num_conditions'. What is None or empty was not given.
+    Raises ArgumentError.
     """
     given = {name: value for name, value in values.items() if value is not None and value != "" and value != []}
     if missing := [name for name in ("num_samples", "seed") if name not in given]:

@@ -287,6 +287,15 @@ def drawing_controls(choices: Choices) -> dict[str, gr.components.Component]:
             min(0, usual.guidance), max(10, usual.guidance), value=usual.guidance, label="Guidance",
             info="Above 1, the condition weighs more.",
         )  # fmt: skip
+    if choices.most_passes:
+        controls["passes"] = gr.Slider(
+            1, choices.most_passes, value=usual.passes, step=1, label="Passes", elem_id="passes",
+            info="Each writes some of the codes.",
+        )  # fmt: skip
+        controls["choice_temperature"] = slider(
+            0, max(20, usual.choice_temperature), value=usual.choice_temperature, label="Choice temperature",
+            info="How freely a pass chooses which codes stay.",
+        )  # fmt: skip
     if choices.most > choices.least:
         for name, side in zip(("height", "width"), choices.size, strict=True):
             controls[name] = gr.Slider(

@@ -1,0 +1,19 @@
+"""Transformer on the codes of custom_small_vq, with the folder's classes if it has some.
+
+    python -m taming_jax.train --config=configs/custom_small_transformer.py --workdir=runs/custom_small_transformer
+
+The recipe of `openmoji_transformer`: a wavefront with modern layers that knows its places.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, openmoji_transformer
+
+
+def get_config() -> ConfigDict:
+    c = openmoji_transformer.get_config()
+    c.first_stage = common.get_first_stage("runs/custom_small_vq")
+    c.gpt.num_layers = 6
+    c.update(steps=1500, eval_every=500)
+    c.sample.guidance = 1.0
+    return c
