@@ -16,7 +16,5 @@ def get_config() -> ConfigDict:
     c = openmoji_vq.get_config()
     c.data = common.get_data("folder", size=64)
     c.data.resize_factor = 1.125
-    c.model.ch = 64
-    c.update(steps=2000, eval_every=500)
-    c.loss.update(perceptual_start=1500)
+    c.model.ch = 48
     return c

@@ -29,7 +29,7 @@ PARAMETERS = {
     "coco_transformer": {"gpt": 304_932_864},
     "coco_vq": {"gen": 72_141_699, "disc": 2_765_633},
     "custom_small_transformer": {"gpt": 5_622_656},
-    "custom_small_vq": {"gen": 2_636_764},
+    "custom_small_vq": {"gen": 1_522_956},
     "custom_transformer": {"gpt": 304_670_720},
     "custom_vq": {"gen": 72_141_699, "disc": 2_765_633},
     "drin_depth_vq": {"gen": 72_137_089, "disc": 2_763_585},
