@@ -79,7 +79,8 @@ def use_large_crops(c: ConfigDict) -> None:
     c.data.name = "openmoji/px512"
     c.data.resize_factor = 16.0
     c.data.random_crop = True
-    c.model.network = "local"  # so that whole drawings look to it as their crops do
+    # Whole drawings look to it as their crops do.
+    c.model.network = "local"
 
 
 def get_transformer(first_stage: str, cond: str) -> ConfigDict:

@@ -3,8 +3,8 @@
     python -m taming_jax.train --config=configs/custom_small_vq.py --workdir=runs/custom_small_vq \\
         --config.data.path=/my/images
 
-The recipe of `openmoji_vq` with a wider network, on crops that may be mirrored. `--config.data.size=128` has four times
-as many codes, and takes four times as long. On a GPU, and for larger images, take `custom_vq`.
+The recipe of `openmoji_vq` with 48 channels in place of 32, on crops that may be mirrored. `--config.data.size=128` has
+four times as many codes. On a GPU, and for larger images, take `custom_vq`.
 """
 
 from ml_collections import ConfigDict

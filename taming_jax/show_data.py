@@ -1,7 +1,7 @@
 """Shows a data set as a config sees it: a picture of its batches, or one line on what is missing.
 
     python -m taming_jax.show_data --config=openmoji_segmentation_vq --out=data.png
-    python -m taming_jax.show_data --config=custom_vq --config.data.path=/my/images
+    python -m taming_jax.show_data --config=custom_small_vq --config.data.path=/my/images
     python -m taming_jax.show_data --config=coco_transformer --first_stage=coco_vq --cond=coco_segmentation_vq
 
 The first images of both splits, cropped and flipped as in training, and beside each what the model sees or is

@@ -2,7 +2,7 @@
 
     python -m taming_jax.train --config=openmoji_vq --workdir=runs/openmoji_vq
     python -m taming_jax.train --config=openmoji_transformer --workdir=runs/openmoji_transformer
-    python -m taming_jax.train --config=custom_vq --workdir=runs/mine --config.data.path=/my/images
+    python -m taming_jax.train --config=custom_small_vq --workdir=runs/mine --config.data.path=/my/images
 
 Any field of the config can be set on the command line: --config.batch_size=8. The same command again resumes.
 """

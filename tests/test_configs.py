@@ -133,11 +133,12 @@ SMALL_VQ = dict(
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) for name in ("imagenet_vq", "custom_vq")]
+    "name", [pytest.param(name, marks=pytest.mark.slow) for name in ("imagenet_vq", "custom_vq", "custom_small_vq")]
 )  # the other tests are all openmoji_vq
 def test_first_stages_run_small(name, picture_folder, tmp_path):
-    """The paper's config on TFDS's mock of ImageNet, the other on a folder; with all losses on."""
+    """The paper's config on TFDS's mock of ImageNet, the others on a folder; with all of their losses on."""
     config = changed(load(name), **SMALL_VQ, loss__perceptual_start=0, disc__start=0, disc__gen_start=0)
+    config.loss.perceptual_crop = 0  # images are smaller here
     if name == "imagenet_vq":
         with tfds.testing.mock_data(num_examples=16):
             assert train(config, tmp_path)["psnr"] > 0
@@ -189,7 +190,7 @@ def test_first_stages_learn(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["custom_transformer", "openmoji_transformer"])
+@pytest.mark.parametrize("name", ["custom_transformer", "custom_small_transformer", "openmoji_transformer"])
 def test_second_stages_run_small(name, vq_run, tmp_path):
     small = dict(batch_size=8, steps=2, eval_every=2, gpt__num_layers=1, gpt__num_heads=2, gpt__embed_dim=16)
     config = changed(load(name), first_stage__workdir=str(vq_run), **small)

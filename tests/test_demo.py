@@ -93,6 +93,8 @@ def test_values_become_what_differs_from_the_usual():
         num_samples=4, seed=0, temperature=1.0, top_k=5, guidance=3.0, size="20x32", stride=2
     )
     assert "stride" not in arguments(CHOICES, usual | dict(stride=2))  # no window moves
+    passes = arguments(CHOICES, usual | dict(passes=8.0, choice_temperature=4.5))  # the latter is the usual one
+    assert passes.pop("passes") == 8 and passes == arguments(CHOICES, usual)
     part = dict(image="a.png", keep="top", keep_pixels=False)
     asked = arguments(CHOICES, usual | part)
     assert asked["size"] == "16x16" and asked["keep_pixels"] is False  # or the picture's own size would be painted

@@ -303,6 +303,40 @@ def test_convolutions_of_large_maps_are_xlas(side, channels, kernel, stride, pad
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * float(jnp.abs(theirs).max()))
 
 
+def test_convolutions_that_do_not_learn_and_others_than_float32_are_xlas(monkeypatch):
+    """Else an exported program, or a checkpoint's codes, would follow the machine that made them."""
+    monkeypatch.setattr(convolution, "LARGE", 0)
+    monkeypatch.setattr(convolution, "LARGE_3X3", 0)
+    monkeypatch.setattr(convolution, "WIDE", 4)
+    layer = convolution.Conv(4, (3, 3))
+    params = layer.init(jax.random.key(0), jnp.ones((1, 8, 8, 4)))
+    exported = jax.export.export(jax.jit(layer.apply))(
+        params, jax.ShapeDtypeStruct((*jax.export.symbolic_shape("b"), 8, 8, 4), jnp.float32)
+    )
+    assert exported.mlir_module().count("stablehlo.convolution") == 1
+    assert "dot_general" not in exported.mlir_module()
+    loss = lambda p, dtype: convolution.Conv(4, (3, 3), dtype=dtype).apply(p, jnp.ones((1, 8, 8, 4))).sum()  # noqa: E731
+    made = {
+        dtype: str(jax.make_jaxpr(jax.grad(loss), static_argnums=1)(params, dtype)) for dtype in ("float32", "bfloat16")
+    }
+    assert "dot_general" in made["float32"] and "dot_general" not in made["bfloat16"]
+
+
+@pytest.mark.slow
+def test_a_net_of_large_maps_learns_the_same(monkeypatch):
+    """Through norms, down-sampling, mirrored borders and rematerialisation."""
+    images, grads = jax.random.uniform(jax.random.key(0), (2, 8, 12, 3), minval=-1), []
+    net = autoencoder.Encoder(32, (1, 2), 1, (), 8, 8, remat=True, local=True)
+    params = net.init(jax.random.key(1), images)
+    for limit in (0, 2**62):
+        monkeypatch.setattr(convolution, "LARGE", limit)
+        monkeypatch.setattr(convolution, "LARGE_3X3", limit)
+        monkeypatch.setattr(convolution, "WIDE", 32)
+        grads.append(jax.jit(jax.grad(lambda p: (net.apply(p, images) ** 2).sum()))(params))
+    for ours, xlas in zip(*map(jax.tree.leaves, grads), strict=True):
+        np.testing.assert_allclose(ours, xlas, rtol=0, atol=1e-5 * float(jnp.abs(xlas).max()))
+
+
 def test_gpt_keeps_its_parameters_in_float32():
     params = jax.jit(gpt(dtype=jnp.bfloat16).init)(jax.random.key(0), jnp.arange(8)[None])
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
