@@ -16,6 +16,6 @@ def get_config() -> ConfigDict:
     c = openmoji_transformer.get_config()
     c.first_stage = common.get_first_stage("runs/custom_small_vq")
     c.gpt.num_layers = 6
-    c.update(steps=1000, eval_every=500)
+    c.update(steps=500, eval_every=500)
     c.sample.guidance = 1.0
     return c
