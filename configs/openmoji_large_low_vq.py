@@ -16,11 +16,8 @@ def get_config() -> ConfigDict:
     c.data.features = ("image", "low")
     common.use_large_crops(c)
     c.data.downscale = 8
-    c.model.ch_mult = (1, 1, 1, 2)
+    c.model.update(patch=8, ch_mult=(2,))
     c.quantizer.codebook_size = 512
-    c.optim.update(name="muon", learning_rate=4e-3)
-    c.steps = 500
-    c.eval_every = 500
+    c.update(steps=1000, eval_every=1000)
     c.loss.perceptual_weight = 0.0
-    c.disc.weight = 0.0
     return c

@@ -26,7 +26,7 @@ def get_config(cond: str = "low") -> ConfigDict:
     c.gpt.architecture = "modern"
     c.optim.update(name="muon", learning_rate=3e-3)
     c.batch_size = 8
-    c.steps = 1200
-    c.eval_every = 1200
+    c.steps = 1000
+    c.eval_every = 1000
     c.sample.update(temperature=0.6, top_p=0.9)
     return c

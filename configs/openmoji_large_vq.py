@@ -2,7 +2,7 @@
 
     python -m taming_jax.train --config=configs/openmoji_large_vq.py --workdir=runs/openmoji_large_vq
 
-A crop is a stroke's edge or one colour: 512 codes are enough.
+A crop is one colour, or a stroke's edge between two: 1024 codes tell most pairs of colours apart, 512 mistook many.
 """
 
 from ml_collections import ConfigDict
@@ -12,11 +12,8 @@ from configs import common, openmoji_vq
 
 def get_config() -> ConfigDict:
     c = openmoji_vq.get_base()
-    c.quantizer = common.get_ema(512)
+    c.quantizer = common.get_ema(1024)
     common.use_large_crops(c)
-    c.optim.update(name="muon", learning_rate=4e-3)
-    c.steps = 1100
-    c.eval_every = 1100
-    c.loss.perceptual_start = 850
-    c.disc.update(start=850, gen_start=900, ramp_steps=100)
+    c.update(steps=1700, eval_every=1700)
+    c.loss.perceptual_start = 1550
     return c

@@ -3,6 +3,9 @@
 import hashlib
 import os
 import re
+import shutil
+import sys
+import types
 import urllib.request
 from pathlib import Path
 
@@ -62,6 +65,30 @@ def test_the_method_on_a_picture_of_ones_own(vq_run, transformer_run, picture_fo
     shown = shown_by("method.ipynb", values)
     assert [shown.pop(cell) for cell in ("where", "here", "window")] == [[], [], ["image/gif"]]
     assert len(shown) == 6 and all("image/png" in kinds for kinds in shown.values())
+
+
+def test_the_project_comes_from_an_uploaded_file(tmp_path, monkeypatch):
+    """Colab has nothing but the notebook; the project's ZIP file may have a folder around it, or none."""
+    notebook = nbformat.read(ROOT / "launch" / "colab.ipynb", as_version=4)
+    (cell,) = [cell for cell in notebook.cells if cell.id == "install"]
+    names = dict(REPOSITORY="") | dict.fromkeys(("WORKDIR", "CKPT", "CKPT_CONFIG", "OUT", "IMAGE"), "")
+    monkeypatch.chdir(ROOT / "launch")
+    exec(cell.source, names)
+    with pytest.raises(AssertionError, match="REPOSITORY is empty"):
+        names["fetch_project"](tmp_path / "none")
+
+    uploads = types.SimpleNamespace(upload=lambda: chosen)
+    monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(files=uploads))
+    chosen = []
+    with pytest.raises(AssertionError, match="no ZIP file of this project"):
+        names["fetch_project"](tmp_path / "none")
+    for around in ("", "project-main/"):
+        package = tmp_path / f"zipped{around}" / around / "taming_jax"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("")
+        chosen = [shutil.make_archive(tmp_path / f"zip{len(around)}", "zip", tmp_path / f"zipped{around}")]
+        names["fetch_project"](home := tmp_path / f"home{len(around)}")
+        assert (home / "taming_jax" / "__init__.py").exists()
 
 
 def test_checkpoints_are_fetched_once_and_not_mixed_up(tmp_path, monkeypatch):

@@ -70,8 +70,11 @@ def source(data: ConfigDict, split: str, name: str, features: tuple[str, ...]) -
     if "image" not in builder.info.features:
         raise UserError(f"data set {name} has no feature 'image'; it has {', '.join(builder.info.features)}")
     part = data.splits[split]
+    kinds = builder.info.features
+    # Unpacking pictures is most of the work of reading a record.
+    unread = [n for n, kind in kinds.items() if isinstance(kind, tfds.features.Image) and n not in ("image", *features)]
     try:
-        records = builder.as_data_source(part)
+        records = builder.as_data_source(part, decoders=dict.fromkeys(unread, tfds.decode.SkipDecoding()))
     except NotImplementedError as e:
         raise UserError(
             f"data set {name} in {builder.data_path} is stored in a format without random access; convert it with"
