@@ -79,7 +79,7 @@ def use_large_crops(c: ConfigDict) -> None:
     c.data.name = "openmoji/px512"
     c.data.resize_factor = 16.0
     c.data.random_crop = True
-    # Whole drawings look to it as their crops do. Squares of 2x2 pixels, taken for one, make a step several times as fast.
+    # Whole drawings look to it as their crops do; squares of 2x2 pixels, taken for one, make its steps cheap.
     c.model.update(network="local", patch=2, ch_mult=(1, 2))
     c.optim.update(name="muon", learning_rate=4e-3)
     c.batch_size = 16
