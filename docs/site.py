@@ -7,7 +7,16 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-SHOWN = ("README.md", "CHANGELOG.md", "docs/*.md", "docs/*.png", "docs/*.gif", "launch/README.md", "launch/*.ipynb")
+SHOWN = (
+    "README.md",
+    "CHANGELOG.md",
+    "docs/*.md",
+    "docs/*.png",
+    "docs/*.gif",
+    "docs/*.svg",
+    "launch/README.md",
+    "launch/*.ipynb",
+)
 
 
 def on_config(config: MkDocsConfig) -> None:
