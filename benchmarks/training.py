@@ -7,8 +7,8 @@
 Prints for each row (or those that the arguments name) the work done per second, the seconds of compiling, and the peak
 memory of the process, libraries included. Times are medians over iterations. With `--torch` the original takes part, on
 the CPU: both processes stay alive and take turns. The first iteration of a turn does not count: while a process waits,
-a virtual machine gives the memory of its last step back to the host, and fetching it again takes seconds, which no
-training spends. Other work on the machine slows the original more than its share, since its threads wait for one
+a virtual machine may give the memory of its last step back to the host, and fetching it again takes seconds, which
+no training spends. Other work on the machine slows the original more than its share, since its threads wait for one
 another at every operation; a comparison counts only without such work.
 
 A VQGAN iteration has all its losses: L1, LPIPS, codebook, discriminator, adaptive weight. The original's is that of its
@@ -187,7 +187,7 @@ def serve(pipe: Connection, enter: Callable[[ConfigDict], Entrant], config: Conf
     iterate, compiling = enter(config)
     pipe.send(compiling)
     while (limit := pipe.recv()) is not None:
-        iterate()
+        iterate()  # does not count
         took = []
         while len(took) < 2 or sum(took) < limit:
             began = time.perf_counter()

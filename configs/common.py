@@ -75,7 +75,7 @@ def use_lines(c: ConfigDict) -> None:
 
 
 def use_large_crops(c: ConfigDict) -> None:
-    """Turns a config of whole drawings into one of crops of OpenMoji at 512 pixels."""
+    """Turns a config of whole drawings into one of crops of OpenMoji at 512 pixels, trained as `openmoji_vq` is."""
     c.data.name = "openmoji/px512"
     c.data.resize_factor = 16.0
     c.data.random_crop = True

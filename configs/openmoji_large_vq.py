@@ -1,4 +1,4 @@
-"""VQGAN on small crops of large drawings: 32 of 512 pixels, f=4. The first stage of `make demo-large`.
+"""First stage on small crops of large drawings: 32 of 512 pixels, f=4. The drawings' one of `make demo-large`.
 
     python -m taming_jax.train --config=configs/openmoji_large_vq.py --workdir=runs/openmoji_large_vq
 

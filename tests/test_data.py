@@ -52,9 +52,12 @@ def test_openmoji_through_tfds_and_array_record(picture_folder, openmoji_dir):
     """All drawings with a Unicode group, as ArrayRecord; no skin tone across the splits; line art beside colours."""
     config = config_for(picture_folder, name="openmoji/px64", dir=str(openmoji_dir))
     sources = {
-        split: tfds_source.source(config.data, split, config.data.name, config.data.features)
+        split: tfds_source.source(config.data, split, config.data.name, ("image", "line", "segmentation"))
         for split in ("train", "validation")
     }
+    alone = tfds_source.source(config.data, "train", config.data.name, ("image",))
+    assert isinstance(alone.records[0]["line"], bytes)  # not unpacked
+    np.testing.assert_array_equal(alone[0]["image"], sources["train"][0]["image"])
     assert sum(map(len, sources.values())) == 3773
     assert 0.05 < len(sources["validation"]) / 3773 < 0.15
     assert sources["train"].class_names == list(openmoji.GROUPS)

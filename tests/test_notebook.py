@@ -1,12 +1,13 @@
 """The notebook for Colab, every cell, on a small trained run."""
 
 import hashlib
+import io
 import os
 import re
-import shutil
 import sys
 import types
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -77,18 +78,24 @@ def test_the_project_comes_from_an_uploaded_file(tmp_path, monkeypatch):
     with pytest.raises(AssertionError, match="REPOSITORY is empty"):
         names["fetch_project"](tmp_path / "none")
 
-    uploads = types.SimpleNamespace(upload=lambda: chosen)
+    uploads = types.SimpleNamespace(upload=lambda: {"project.zip": chosen})
     monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(files=uploads))
-    chosen = []
-    with pytest.raises(AssertionError, match="no ZIP file of this project"):
-        names["fetch_project"](tmp_path / "none")
     for around in ("", "project-main/"):
-        package = tmp_path / f"zipped{around}" / around / "taming_jax"
-        package.mkdir(parents=True)
-        (package / "__init__.py").write_text("")
-        chosen = [shutil.make_archive(tmp_path / f"zip{len(around)}", "zip", tmp_path / f"zipped{around}")]
+        for wrong in (b"no archive", zipped("other.txt")):
+            chosen = wrong
+            with pytest.raises(AssertionError, match="no ZIP file of this project"):
+                names["fetch_project"](tmp_path / f"home{len(around)}")
+        chosen = zipped(f"{around}taming_jax/__init__.py")
         names["fetch_project"](home := tmp_path / f"home{len(around)}")
         assert (home / "taming_jax" / "__init__.py").exists()
+
+
+def zipped(name: str) -> bytes:
+    """A ZIP file with one empty file."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr(name, "")
+    return content.getvalue()
 
 
 def test_checkpoints_are_fetched_once_and_not_mixed_up(tmp_path, monkeypatch):

@@ -70,11 +70,12 @@ def source(data: ConfigDict, split: str, name: str, features: tuple[str, ...]) -
     if "image" not in builder.info.features:
         raise UserError(f"data set {name} has no feature 'image'; it has {', '.join(builder.info.features)}")
     part = data.splits[split]
-    kinds = builder.info.features
-    # Unpacking pictures is most of the work of reading a record.
-    unread = [n for n, kind in kinds.items() if isinstance(kind, tfds.features.Image) and n not in ("image", *features)]
+    kinds = builder.info.features.items()
+    unread = [n for n, kind in kinds if isinstance(kind, tfds.features.Image) and n not in ("image", *features)]
+    # Unpacking pictures is most of the work of reading a record. TFDS's stand-in for data takes no empty table.
+    decoders = dict.fromkeys(unread, tfds.decode.SkipDecoding()) or None
     try:
-        records = builder.as_data_source(part, decoders=dict.fromkeys(unread, tfds.decode.SkipDecoding()))
+        records = builder.as_data_source(part, decoders=decoders)
     except NotImplementedError as e:
         raise UserError(
             f"data set {name} in {builder.data_path} is stored in a format without random access; convert it with"
