@@ -51,6 +51,7 @@ def assert_batches_equal(a, b):
 def test_openmoji_through_tfds_and_array_record(picture_folder, openmoji_dir):
     """All drawings with a Unicode group, as ArrayRecord; no skin tone across the splits; line art beside colours."""
     config = config_for(picture_folder, name="openmoji/px64", dir=str(openmoji_dir))
+    config.data.num_labels = len(openmoji.PALETTE)
     sources = {
         split: tfds_source.source(config.data, split, config.data.name, ("image", "line", "segmentation"))
         for split in ("train", "validation")
