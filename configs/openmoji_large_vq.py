@@ -1,4 +1,4 @@
-"""First stage on small crops of large drawings: 32 of 512 pixels, f=4. The drawings' one of `make demo-large`.
+"""First stage on small crops of large drawings: 32 of 512 pixels, f=4. `make demo-large` trains it first.
 
     python -m taming_jax.train --config=configs/openmoji_large_vq.py --workdir=runs/openmoji_large_vq
 
