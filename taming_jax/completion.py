@@ -69,6 +69,7 @@ LATER_OF = {
     "transformer": {
         "codes": "",
         "noise_until": 0,
+        "vector_weight": 0.0,
         "canvas": (0, 0),
         "gpt.remat": "none",
         "gpt.architecture": "gpt",

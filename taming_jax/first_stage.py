@@ -77,6 +77,12 @@ class FirstStage:
             ids = unmap(ids, jnp.asarray(self.used, jnp.int32))
         return self.to_picture(self.model.apply({"params": sharding.gather(params)}, ids, method="decode_ids"))
 
+    def vectors(self, params: dict, ids: jax.Array) -> jax.Array:
+        """A second stage's ids [...] -> their codes' vectors [...,D] float32, as the decoder gets them."""
+        if self.used:
+            ids = unmap(ids, jnp.asarray(self.used, jnp.int32))
+        return self.model.apply({"params": sharding.gather(params)}, ids, method="lookup")
+
     def codebook(self, params: dict) -> jax.Array:
         """The codes of all ids of the whole codebook: [codebook_size,D] float32."""
         return self.model.apply({"params": params}, jnp.arange(self.codebook_size), method="lookup")

@@ -91,6 +91,11 @@ def cross_entropy(logits: jax.Array, ids: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), ids).mean(-1)
 
 
+def vector_loss(guessed: jax.Array, vectors: jax.Array, known: jax.Array | None = None) -> jax.Array:
+    """Mean cosine distance, 1 - cosine, of guessed vectors, [...,D] x 2 -> [], where `known` is true: [...] bool."""
+    return jnp.mean(optax.cosine_distance(guessed, vectors, epsilon=1e-6), where=known)
+
+
 def masked_cross_entropy(
     logits: jax.Array, ids: jax.Array, hidden: jax.Array, label_smoothing: float, unmasked_weight: float
 ) -> jax.Array:

@@ -10,6 +10,7 @@ OF_MODULES = {
     "gen": {"encoder": "encoder", "quant_conv": "encoder", "quantize": "codebook", "": "decoder"},
     "gpt": {"blocks": "layers", "final_modulation": "head", "ln_f": "head", "head": "head", "": "embeddings"},
     "disc": {"": "disc"},
+    "heads": {"": "heads"},
 }
 CODES = ("encoder", "codebook")  # what determines the codes of an image
 LABELS = ("cond_embedding",)  # modules that hold conditions alone

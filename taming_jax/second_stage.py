@@ -127,6 +127,16 @@ class SecondStage:
         inputs = jnp.concatenate([c, ids[:, :-1]], 1)
         return self.apply(params, inputs, start=self.cond.length - 1, **kwargs)
 
+    def logits_and_states(self, params: dict, c: jax.Array, ids: jax.Array, **kwargs) -> tuple[jax.Array, jax.Array]:
+        """The same, and what the positions that predict the codes are after each layer: [L,B,T,D]."""
+        logits, states = self.logits(params, c, ids, mutable="states", **kwargs)
+        (states,) = states["states"]["blocks"]["after"]
+        return logits, states[:, :, -ids.shape[1] :]
+
+    def reads(self, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The codes that each position reads: [B,T] -> ids [B,T,R], and which of them there are, bool [T,R]."""
+        return jnp.pad(ids[:, :-1], ((0, 0), (1, 0)))[..., None], (jnp.arange(ids.shape[1]) > 0)[:, None]
+
     def apply(self, params: dict, *inputs: jax.Array, **kwargs) -> jax.Array:
         """Calls the transformer with parameters as in `logits`."""
         outside = {name: value for name, value in params.items() if not name.startswith("blocks")}
@@ -250,8 +260,15 @@ class WaveStage(SecondStage):
         return c.reshape(len(c), *(n // self.gpt.cells for n in grid))
 
     def logits(self, params: dict, c: jax.Array, ids: jax.Array, **kwargs) -> jax.Array:
-        (b, t), n = ids.shape, self.first.side
-        return self.apply(params, self.on_grid(c, (n, n)), ids.reshape(b, n, n), **kwargs).reshape(b, t, -1)
+        n = self.first.side
+        return self.apply(params, self.on_grid(c, (n, n)), ids.reshape(-1, n, n), **kwargs)
+
+    def reads(self, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+        n = self.first.side
+        around = jnp.pad(ids.reshape(-1, n, n), ((0, 0), (1, 0), (1, 0)))
+        left, above = around[:, 1:, :-1], around[:, :-1, 1:]
+        i, j = np.indices((n, n))
+        return jnp.stack([left, above], -1).reshape(*ids.shape, 2), jnp.stack([j > 0, i > 0], -1).reshape(n * n, 2)
 
     def condition(self, frozen: dict, batch: dict, grid: tuple[int, int]) -> jax.Array:
         return self.on_grid(self.cond.ids(frozen, batch), grid)

@@ -114,6 +114,7 @@ class Block(nn.Module):
             groups = [(turned[:, asks], k[:, near], v[:, near], mask)]
             parts.append(weigh(groups + [(q[:, asks], *kv, None) for kv in seen], drop))
         slots = self.answer(slots, jnp.concatenate(parts, 1), deterministic)
+        self.sow("states", "after", slots)
         return (prefix, slots.reshape(b, h, w, d)), None
 
     def read(self, prefix: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -215,7 +216,7 @@ class WaveGPT(nn.Module):
         self.head = dense(self.vocab_size, self.dtype, use_bias=False)
 
     def __call__(self, c: jax.Array, codes: jax.Array, train: bool = False) -> jax.Array:
-        """Logits of every code, given the condition and the codes written before it: [B,h,w,vocab_size] float32.
+        """Logits of every code, given the condition and the codes written before it: [B,h*w,vocab_size] float32.
 
         c: ids, [B,prefix] or a grid [B,h/cells,w/cells]. codes [B,h,w] int32. `train` draws 'dropout'.
         """
@@ -226,8 +227,7 @@ class WaveGPT(nn.Module):
         x = x if aligned is None else x + aligned
         drop = lambda x: self.embd_drop(x.astype(self.dtype), deterministic=not train)  # noqa: E731
         _, x = run_layers(self.blocks, (drop(prefix), drop(x)), not train)
-        logits = self.head(self.ln_f(x.reshape(len(codes), -1, self.embed_dim)))
-        return logits.reshape(*codes.shape, -1).astype(jnp.float32)
+        return self.head(self.ln_f(x.reshape(len(codes), -1, self.embed_dim))).astype(jnp.float32)
 
     def place(self, i: jax.Array, j: jax.Array, h: int, w: int) -> jax.Array | float:
         """What slots (i, j) of a grid h x w know of where they are: [...] -> [...,D], or 0."""

@@ -15,6 +15,7 @@ from taming_jax import state as states
 from taming_jax.conditions import find_condition
 from taming_jax.errors import UserError
 from taming_jax.images import Sheet
+from taming_jax.models.heads import VectorHeads
 from taming_jax.models.rar import draw_orders, random_share
 from taming_jax.painting import Painting, Plan, make_sheet
 from taming_jax.parts import without
@@ -61,7 +62,8 @@ def check(config: ConfigDict) -> None:
 
 def check_masked(config: ConfigDict) -> None:
     """Raises UserError where fields do not go with masked decoding."""
-    usual = {"order": "row_major", "pkeep": 1, "noise_until": 0, "gpt.n_unmasked": 0, "cond.aligned": False}
+    usual = {"order": "row_major", "pkeep": 1, "noise_until": 0, "vector_weight": 0}
+    usual |= {"gpt.n_unmasked": 0, "cond.aligned": False}
     check_usual(config, usual, "gpt.context.kind='masked'")
     if any(config.canvas):
         raise UserError("canvas: a masked transformer paints images as large as in training; set (0, 0)")
@@ -91,7 +93,7 @@ def check_architecture(config: ConfigDict) -> None:
     if name in ("gpt", "modern"):
         return
     usual = {"gpt.n_unmasked": 0, "gpt.context.kind": "window", "order": "row_major", "cond.aligned": False}
-    usual |= {"gpt.vocab_size": None, "gpt.block_size": None}
+    usual |= {"gpt.vocab_size": None, "gpt.block_size": None, "vector_weight": 0}
     check_usual(config, usual, f"gpt.architecture={name!r}")
     if name == "llamagen" and gpt.embed_dim // gpt.num_heads % 4:
         raise UserError(f"gpt.embed_dim={gpt.embed_dim}: the heads of 'llamagen' need a multiple of 4 each")
@@ -123,6 +125,14 @@ def drop(c: jax.Array, share: float, null: int, key: jax.Array) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key, share, (len(c), 1)), null, c)
 
 
+def make_heads(stage: SecondStage) -> VectorHeads:
+    """The guesses of vectors that go with a stage's transformer and codebook."""
+    ids = jax.ShapeDtypeStruct((1, stage.first.side**2), jnp.int32)
+    vectors = jax.eval_shape(stage.first.vectors, stage.frozen_shapes()["gen"], ids)
+    reads, _ = jax.eval_shape(stage.reads, ids)
+    return VectorHeads(vectors.shape[-1], reads.shape[-1], stage.gpt.dtype)
+
+
 def make_task(config: ConfigDict) -> states.Task:
     """Binds modules, optimizers and numbers once."""
     stage = make_second_stage(config)
@@ -130,15 +140,28 @@ def make_task(config: ConfigDict) -> states.Task:
     masked_nll = jax.vmap(functools.partial(losses.masked_cross_entropy, label_smoothing=0.0, unmasked_weight=0.0))
     optimizers = {"gpt": optim.make_optimizer(config.optim, config.steps)}
     ema_decay = {"gpt": config.ema_decay}
+    heads = make_heads(stage) if config.vector_weight else None
+    if heads:
+        optimizers["heads"] = optim.make_optimizer(config.optim, config.steps)
 
     def init(key: jax.Array, begin: dict | None = None) -> states.TrainState:
         params = {"gpt": {**stage.init(key), **(begin or {}).get("gpt", {})}}
+        if heads:
+            state = jnp.zeros((gpt.num_layers, 1, 1, gpt.embed_dim))
+            params["heads"] = heads.init(jax.random.fold_in(key, 1), state)["params"]
         return states.create(optimizers, params, {}, ema_decay, config.freeze)
 
     def read(state: states.TrainState, batch: dict, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """-> condition [B,S] and codes [B,T] in the order of writing, both int32."""
         c, codes = stage.read(state.frozen, batch)
         return c, stage.to_sequence(codes, key)
+
+    def guess_vectors(frozen: dict, params: dict, after: jax.Array, targets: jax.Array) -> jax.Array:
+        """How far the guesses are from the right codes' vectors, also where the transformer saw others. -> []."""
+        reads, known = stage.reads(targets)
+        read, written = heads.apply({"params": params}, after)
+        vectors = functools.partial(stage.first.vectors, frozen["gen"])
+        return losses.vector_loss(read, vectors(reads), known) + losses.vector_loss(written, vectors(targets))
 
     def phase(step: int) -> None:
         return None
@@ -167,17 +190,26 @@ def make_task(config: ConfigDict) -> states.Task:
                 shown["hidden"] = draw_hidden(jax.random.fold_in(key, 6), targets.shape)
 
             def loss_fn(learned):
-                params = {**state.params["gpt"], **learned}
-                logits = stage.logits(params, c, ids, train=True, rngs={"dropout": dropout_key}, **shown)
+                params = {**state.params["gpt"], **learned["gpt"]}
+                told = dict(train=True, rngs={"dropout": dropout_key}, **shown)
+                if heads:
+                    logits, after = stage.logits_and_states(params, c, ids, **told)
+                    loss = losses.cross_entropy(logits, targets).mean()
+                    far = guess_vectors(state.frozen, learned["heads"], after, targets)
+                    return loss + config.vector_weight * far, dict(loss=loss, vector_loss=far)
+                logits = stage.logits(params, c, ids, **told)
                 if stage.masks:
-                    return losses.masked_cross_entropy(
+                    loss = losses.masked_cross_entropy(
                         logits, targets, shown["hidden"], context.label_smoothing, context.unmasked_weight
                     )
-                return losses.cross_entropy(logits, targets).mean()
+                else:
+                    loss = losses.cross_entropy(logits, targets).mean()
+                return loss, dict(loss=loss)
 
-            loss, grads = jax.value_and_grad(loss_fn)(without("gpt", state.params["gpt"], config.freeze))
+            learned = {name: without(name, state.params[name], config.freeze) for name in optimizers}
+            grads, numbers = jax.grad(loss_fn, has_aux=True)(learned)
             counts = metrics.CodeUse(metrics.count_codes(targets, stage.first.num_ids))
-            return None, {"gpt": grads}, metrics.collection(dict(loss=loss), codes=counts), None
+            return None, grads, metrics.collection(numbers, codes=counts), None
 
         _, grads, logged, _ = states.accumulate(part, None, batch, key, config.accumulate)
         finite = states.is_finite(logged.by_name["loss"].total, grads)

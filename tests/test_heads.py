@@ -1,0 +1,81 @@
+"""The guesses of codes' vectors in a transformer's training."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from taming_jax import checkpoint, completion, losses
+from taming_jax.errors import UserError
+from taming_jax.loop import train
+from taming_jax.second_stage import make_second_stage
+from taming_jax.tasks import transformer
+from taming_jax.writer import LOG, read_records
+from tests.test_sharding import losses_on
+from tests.tiny import changed, mesh_of, tiny_transformer
+
+WAVEFRONT = dict(gpt__context__kind="wavefront", gpt__context__reach=(3, 3))
+
+
+def test_the_distance_of_vectors():
+    """From 0, of one direction, to 2; of what there is alone."""
+    vectors = jnp.asarray([[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]])
+    guessed = jnp.asarray([[7.0, 0.0], [0.0, -1.0], [1.0, 0.0]])
+    np.testing.assert_allclose(losses.vector_loss(guessed, vectors), (0 + 2 + 0.4) / 3, rtol=1e-6)
+    known = jnp.asarray([True, False, True])
+    np.testing.assert_allclose(losses.vector_loss(guessed, vectors, known), 0.2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("fields", [{}, WAVEFRONT])
+def test_positions_read_what_their_logits_follow_from(fields, vq_run):
+    """In one layer whose attention adds nothing, a position's state changes with the codes that it reads alone."""
+    stage = make_second_stage(completion.complete(changed(tiny_transformer(vq_run), gpt__num_layers=1, **fields)))
+    params = stage.init(jax.random.key(0))
+    params["blocks"] = {**params["blocks"]}
+    for name in ("attn", "proj"):
+        if name in params["blocks"]:
+            params["blocks"][name] = jax.tree.map(jnp.zeros_like, params["blocks"][name])
+    n = stage.first.side**2
+    ids, c = jax.random.randint(jax.random.key(1), (1, n), 0, 32), jnp.zeros((1, 1), jnp.int32)
+    run = jax.jit(lambda ids: stage.logits_and_states(params, c, ids))
+    logits, states = run(ids)
+    assert states.shape == (1, 1, n, 32)
+    np.testing.assert_allclose(logits, stage.logits(params, c, ids), rtol=1e-5, atol=1e-6)
+    numbers, known = stage.reads(jnp.arange(n)[None])  # of each code, its number
+    for code in (0, 9, n - 1):
+        moved = (run(ids.at[0, code].add(1))[1] != states).any(-1)[0, 0]
+        np.testing.assert_array_equal(moved, ((numbers[0] == code) & known).any(-1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", [{}, WAVEFRONT | dict(gpt__architecture="modern")])
+def test_a_transformer_learns_vectors_beside_ids(fields, picture_folder, vq_run, tmp_path):
+    """With all that saves memory on; the heads are of the training alone."""
+    config = changed(tiny_transformer(vq_run), vector_weight=1.0, gpt__remat="dots", accumulate=2, **fields)
+    config.update(batch_size=16, mesh=mesh_of(data=-1, fsdp=2), steps=12, eval_every=12, checkpoint_every=12)
+    train(config, tmp_path / "run")
+    far = [line["vector_loss"] for line in read_records(tmp_path / "run" / LOG) if "vector_loss" in line]
+    assert len(far) == 12 and 0 < far[-1] < far[0] - 0.05
+    assert "heads" in checkpoint.read_metadata(tmp_path / "run", 12)["params"]
+    config, _, params = completion.load_run(tmp_path / "run")
+    assert set(params) == set(completion.net_shapes(config))
+
+
+@pytest.mark.slow
+def test_without_weight_they_change_nothing(picture_folder, vq_run):
+    """Neither the loss of ids nor what is learned from it."""
+    config = completion.complete(changed(tiny_transformer(vq_run), **WAVEFRONT))
+    config.data.class_names = ("circle", "cross", "square")
+    without, light = (
+        losses_on(transformer.make_task(changed(config, vector_weight=weight)), config, mesh_of(), jax.devices()[:1])
+        for weight in (0.0, 1e-20)
+    )
+    for a, b in zip(without, light, strict=True):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
+        assert 0 < b["vector_loss"] < 4
+
+
+def test_who_has_none(vq_run):
+    for name, value in (("architecture", "rar"), ("architecture", "llamagen"), ("context__kind", "masked")):
+        with pytest.raises(UserError, match=r"vector_weight=1\.0: with gpt\..* it must be 0"):
+            completion.complete(changed(tiny_transformer(vq_run), vector_weight=1.0, **{f"gpt__{name}": value}))
