@@ -45,14 +45,27 @@ def wavefront(lag: int, reach: int, **others: object) -> dict[str, object]:
 
 SAMPLES = dict(features="efficientnet", num_samples=1000)
 OF_TRANSFORMERS = {"nats per code": ("validation", "nll"), "fd": ("samples", "fd_efficientnet")}
-# The paper's transformer on the tokenizer that comes along. Few steps: with Muon, overfitting begins soon after.
+# On the tokenizer that comes along. Few steps: with Muon, overfitting begins soon after.
 SHORT = {"first_stage.workdir": "openmoji_tokenizer"} | dict.fromkeys(("steps", "eval_every", "checkpoint_every"), 200)
-SHORT |= {"gpt.architecture": "gpt", "gpt.context.kind": "window", "gpt.context.places": False}
-SHORT |= {"sample.temperature": 0.8, "sample.top_p": 0.9}
+PAPER = {"gpt.architecture": "gpt", "gpt.context.kind": "window", "gpt.context.places": False, "vector_weight": 0.0}
 TABLES = {
-    "wavefront": Table(
+    "transformer": Table(
         "openmoji_transformer",
         SHORT,
+        {
+            "the paper's, with Adam": PAPER | {"optim.name": "adam", "optim.learning_rate": 1e-3},
+            "the paper's": PAPER,
+            "a wavefront": PAPER | {"gpt.context.kind": "wavefront"},
+            "the same with modern layers": {"gpt.context.places": False, "vector_weight": 0.0},
+            "the same, which know their places": {"vector_weight": 0.0},
+            "the same, which guess vectors: `openmoji_transformer`": {},
+        },
+        OF_TRANSFORMERS,
+        SAMPLES,
+    ),
+    "wavefront": Table(
+        "openmoji_transformer",
+        SHORT | PAPER | {"sample.temperature": 0.8, "sample.top_p": 0.9},
         {
             "paper": {},
             "raster, reach 8": wavefront(9, 8),  # a lag beyond the reach's columns
@@ -67,6 +80,9 @@ TABLES = {
             "lag 3, reach 4, modern layers": wavefront(3, 4, **{"gpt.architecture": "modern"}),
             "the same, which know their places": wavefront(
                 3, 4, **{"gpt.architecture": "modern", "gpt.context.places": True}
+            ),
+            "lag 3, reach 4, modern layers that guess vectors": wavefront(
+                3, 4, **{"gpt.architecture": "modern", "vector_weight": 1.0}
             ),
         },
         OF_TRANSFORMERS,

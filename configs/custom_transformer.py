@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     c.pkeep = 1.0  # share of the codes before that training leaves as they are; the others become random ones
     c.noise_until = 0  # step until which more of them become random ones, at first up to all (reAR); 0: none
     c.vector_weight = 0.0  # of guesses of the codebook's vectors, in training alone (reAR has 1); 0: none
+    c.vector_init = 0.0  # deviation of what codes' vectors add to embeddings at the start; 0: nothing, as in the paper
     c.data = common.get_moved_data()
     c.codes = ""  # folder that taming_jax.encode has written, to train on in place of images
     c.batch_size = 8  # images of a step, over all devices

@@ -36,6 +36,7 @@ def get_config(slice_name: str = "") -> ConfigDict:
     c.pkeep = 1.0
     c.noise_until = 0
     c.vector_weight = 0.0
+    c.vector_init = 0.0
     c.data = common.get_moved_data()
     c.codes = ""  # folder that taming_jax.encode has written, to train on in place of images
     c.batch_size = 256

@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     # Fewer nats and a smaller Fréchet distance than the paper's at equal steps (docs/recipes.md).
     c.gpt.architecture = "modern"
     c.gpt.context.update(kind="wavefront", places=True)  # each drawing is in the middle of its square
+    c.vector_weight = 1.0
     c.optim.update(name="muon", learning_rate=3e-3)
     c.update(steps=600, eval_every=600)
     c.cond.drop = 0.1  # for guidance
@@ -32,6 +33,7 @@ def get_base() -> ConfigDict:
     c.pkeep = 1.0
     c.noise_until = 0
     c.vector_weight = 0.0
+    c.vector_init = 0.0
     c.data = common.get_moved_data()
     c.codes = ""  # folder that taming_jax.encode has written, to train on in place of images
     c.batch_size = 16

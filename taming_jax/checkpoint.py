@@ -208,9 +208,11 @@ def init_or_restore(
     shapes = jax.eval_shape(task.init, key)
     shardings = sharding.infer_shardings(shapes, mesh)
     memory.check_state(shapes, shardings)
+    frozen = task.load_frozen()
+    frozen = jax.device_put(frozen, sharding.infer_shardings(frozen, mesh))
     if manager.latest_step() is None:
         begin = jax.device_put(begin or {}, sharding.infer_shardings(begin or {}, mesh))
-        state, next_batch = jax.jit(task.init, out_shardings=shardings)(key, begin), 0
+        state, next_batch = jax.jit(task.init, out_shardings=shardings)(key, begin, frozen), 0
     else:
         state, next_batch = restore(manager, sharding.with_shardings(shapes, mesh), set_aside)
         if not state.opt:
@@ -220,8 +222,7 @@ def init_or_restore(
             state = state.replace(params=params, extra=extra, opt=new.opt)
             if new.params and set_aside:
                 say(f"{workdir_of(manager)} holds no {', '.join(new.params)}: anew")
-    frozen = task.load_frozen()
-    return state.replace(frozen=jax.device_put(frozen, sharding.infer_shardings(frozen, mesh))), next_batch
+    return state.replace(frozen=frozen), next_batch
 
 
 def lacking(state: TrainState, whole: TrainState) -> TrainState:

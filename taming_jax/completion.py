@@ -70,6 +70,7 @@ LATER_OF = {
         "codes": "",
         "noise_until": 0,
         "vector_weight": 0.0,
+        "vector_init": 0.0,
         "canvas": (0, 0),
         "gpt.remat": "none",
         "gpt.architecture": "gpt",

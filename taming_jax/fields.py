@@ -170,6 +170,7 @@ OF_TASK: dict[str, dict[str, Rule]] = {
         "pkeep": real(above=0, most=1),
         "noise_until": whole(),
         "vector_weight": WEIGHT,
+        "vector_init": WEIGHT,
         "codes": folder,
         "gpt.num_layers": whole(1, 2**12),
         "gpt.num_heads": WIDTH,

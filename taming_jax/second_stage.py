@@ -20,6 +20,7 @@ from taming_jax.first_stage import FirstStage, make_first_stage
 from taming_jax.models.gpt import GPT, Cache, align, unstack
 from taming_jax.models.llamagen import LlamaGPT, default_mlp_dim
 from taming_jax.models.rar import RAR
+from taming_jax.models.vectors import spread
 from taming_jax.models.wave import WaveGPT
 from taming_jax.sampling.draw import Sampling, away_from_null, guide
 from taming_jax.sampling.masked import make_masked_painter, one_pass
@@ -98,6 +99,23 @@ class SecondStage:
         if self.aligned:
             named = self.cond.named_places(self.first.side)
             params = align(params, self.places()[: self.gpt.block_size], self.gpt.num_heads, named)
+        return params
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """The tables of embeddings whose first rows are codes, and of which net."""
+        return {"token_embedding": "gen"}
+
+    def begin_from_vectors(self, params: dict, frozen: dict, deviation: float, key: jax.Array) -> dict:
+        """Initial parameters where codes that look alike are alike: to each row of the tables comes its code's vector.
+
+        deviation: of what comes to the rows, which begin with 0.02.
+        """
+        stages = {"gen": self.first, "cond": self.cond.stage}
+        for (name, net), own in zip(self.tables.items(), jax.random.split(key, len(self.tables)), strict=True):
+            table, ids = params[name], jnp.arange(stages[net].num_ids)
+            rows = spread(stages[net].vectors(frozen[net], ids), table.shape[1], own)
+            params = {**params, name: table.at[ids].add(deviation * rows)}
         return params
 
     def places(self) -> np.ndarray:
@@ -238,6 +256,11 @@ class WaveStage(SecondStage):
     """
 
     gpt: WaveGPT
+
+    @property
+    def tables(self) -> dict[str, str]:
+        of_condition = {} if self.cond.stage is None else {"cond_embedding": "cond"}
+        return {"left_embedding": "gen", "above_embedding": "gen"} | of_condition
 
     @property
     def least(self) -> int:

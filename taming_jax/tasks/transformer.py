@@ -15,8 +15,8 @@ from taming_jax import state as states
 from taming_jax.conditions import find_condition
 from taming_jax.errors import UserError
 from taming_jax.images import Sheet
-from taming_jax.models.heads import VectorHeads
 from taming_jax.models.rar import draw_orders, random_share
+from taming_jax.models.vectors import VectorHeads
 from taming_jax.painting import Painting, Plan, make_sheet
 from taming_jax.parts import without
 from taming_jax.sampling.animation import Animation
@@ -62,8 +62,8 @@ def check(config: ConfigDict) -> None:
 
 def check_masked(config: ConfigDict) -> None:
     """Raises UserError where fields do not go with masked decoding."""
-    usual = {"order": "row_major", "pkeep": 1, "noise_until": 0, "vector_weight": 0}
-    usual |= {"gpt.n_unmasked": 0, "cond.aligned": False}
+    usual = {"order": "row_major", "pkeep": 1, "noise_until": 0, "gpt.n_unmasked": 0}
+    usual |= {"cond.aligned": False, "vector_weight": 0}
     check_usual(config, usual, "gpt.context.kind='masked'")
     if any(config.canvas):
         raise UserError("canvas: a masked transformer paints images as large as in training; set (0, 0)")
@@ -93,7 +93,7 @@ def check_architecture(config: ConfigDict) -> None:
     if name in ("gpt", "modern"):
         return
     usual = {"gpt.n_unmasked": 0, "gpt.context.kind": "window", "order": "row_major", "cond.aligned": False}
-    usual |= {"gpt.vocab_size": None, "gpt.block_size": None, "vector_weight": 0}
+    usual |= {"gpt.vocab_size": None, "gpt.block_size": None, "vector_weight": 0, "vector_init": 0}
     check_usual(config, usual, f"gpt.architecture={name!r}")
     if name == "llamagen" and gpt.embed_dim // gpt.num_heads % 4:
         raise UserError(f"gpt.embed_dim={gpt.embed_dim}: the heads of 'llamagen' need a multiple of 4 each")
@@ -144,8 +144,11 @@ def make_task(config: ConfigDict) -> states.Task:
     if heads:
         optimizers["heads"] = optim.make_optimizer(config.optim, config.steps)
 
-    def init(key: jax.Array, begin: dict | None = None) -> states.TrainState:
-        params = {"gpt": {**stage.init(key), **(begin or {}).get("gpt", {})}}
+    def init(key: jax.Array, begin: dict | None = None, frozen: dict | None = None) -> states.TrainState:
+        net = stage.init(key)
+        if config.vector_init and frozen:
+            net = stage.begin_from_vectors(net, frozen, config.vector_init, jax.random.fold_in(key, 2))
+        params = {"gpt": {**net, **(begin or {}).get("gpt", {})}}
         if heads:
             state = jnp.zeros((gpt.num_layers, 1, 1, gpt.embed_dim))
             params["heads"] = heads.init(jax.random.fold_in(key, 1), state)["params"]

@@ -108,7 +108,7 @@ def make_task(config: ConfigDict) -> states.Task:
         optimizers["disc"] = optim.make_optimizer(config.optim, config.steps - config.disc.start)
     ema_decay = {"gen": config.ema_decay}
 
-    def init(key: jax.Array, begin: dict | None = None) -> states.TrainState:
+    def init(key: jax.Array, begin: dict | None = None, frozen: dict | None = None) -> states.TrainState:
         begin = begin or {}
         gen_key, disc_key = jax.random.split(key)
         x = jnp.zeros((1, config.data.size, config.data.size, config.model.out_ch))

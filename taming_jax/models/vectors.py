@@ -1,4 +1,4 @@
-"""What a transformer guesses beside the next code's id, in training alone."""
+"""What a transformer knows of the codebook: ids say nothing of which codes are alike, their vectors do."""
 
 import flax.linen as nn
 import jax
@@ -7,13 +7,22 @@ import jax.numpy as jnp
 from taming_jax.models.gpt import dense, gelu
 
 
+def spread(vectors: jax.Array, dim: int, key: jax.Array) -> jax.Array:
+    """Codes' directions from their mean, turned at random into more dimensions: [K,D] -> [K,dim] of variance 1.
+
+    Of two codes, the cosine stays about what it was.
+    """
+    centred = vectors - vectors.mean(0)
+    lengths = jnp.linalg.norm(centred, axis=-1, keepdims=True)
+    return centred / jnp.maximum(lengths, 1e-6) @ jax.random.normal(key, (vectors.shape[-1], dim))
+
+
 class VectorHeads(nn.Module):
     """reAR's guesses of vectors of the codebook (He et al. 2025, arXiv 2510.04450, eq. 6): from the state after the
     first layer those of the codes that a position reads, from the one at three quarters of the depth that of the code
     that it writes.
 
-    So that states know which codes are alike, of which ids say nothing. dim: of a code's vector. reads: codes that a
-    position reads. Two layers each, as wide as the transformer.
+    dim: of a code's vector. reads: codes that a position reads. Two layers each, as wide as the transformer.
     """
 
     dim: int

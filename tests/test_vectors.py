@@ -1,4 +1,4 @@
-"""The guesses of codes' vectors in a transformer's training."""
+"""What a transformer's training makes of the codebook's vectors."""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import pytest
 from taming_jax import checkpoint, completion, losses
 from taming_jax.errors import UserError
 from taming_jax.loop import train
+from taming_jax.models.vectors import spread
 from taming_jax.second_stage import make_second_stage
 from taming_jax.tasks import transformer
 from taming_jax.writer import LOG, read_records
@@ -79,3 +80,29 @@ def test_who_has_none(vq_run):
     for name, value in (("architecture", "rar"), ("architecture", "llamagen"), ("context__kind", "masked")):
         with pytest.raises(UserError, match=r"vector_weight=1\.0: with gpt\..* it must be 0"):
             completion.complete(changed(tiny_transformer(vq_run), vector_weight=1.0, **{f"gpt__{name}": value}))
+
+
+def test_vectors_spread_keep_their_likeness():
+    """Cosines of directions from the mean, whatever their lengths; of a code in the middle, nothing."""
+    vectors = jnp.concatenate([3 * jax.random.normal(jax.random.key(0), (6, 4)) + 1, jnp.ones((1, 4))])
+    vectors = vectors.at[6].set(vectors[:6].mean(0))
+    rows = spread(vectors, 4096, jax.random.key(1))
+    centred = vectors[:6] - vectors.mean(0)
+    unit = centred / jnp.linalg.norm(centred, axis=-1, keepdims=True)
+    np.testing.assert_allclose(rows[:6] @ rows[:6].T / 4096, unit @ unit.T, atol=0.07)
+    assert jnp.abs(rows[6]).max() < 2
+
+
+@pytest.mark.parametrize("fields", [{}, WAVEFRONT])
+def test_tables_begin_with_the_codebook(fields, vq_run):
+    """Rows of codes alone, by as much as asked; without the first stage at hand, none."""
+    config = completion.complete(changed(tiny_transformer(vq_run), vector_init=0.5, **fields))
+    task, key = transformer.make_task(config), jax.random.key(0)
+    plain, begun = (jax.jit(task.init)(key, None, frozen).params["gpt"] for frozen in (None, task.load_frozen()))
+    tables = make_second_stage(config).tables
+    for name in plain:
+        if name not in tables:
+            jax.tree.map(np.testing.assert_array_equal, begun[name], plain[name])
+            continue
+        added = begun[name] - plain[name]
+        assert 0.3 < added[:32].std() < 0.7 and not added[32:].any(), name
