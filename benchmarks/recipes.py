@@ -47,7 +47,8 @@ SAMPLES = dict(features="efficientnet", num_samples=1000)
 OF_TRANSFORMERS = {"nats per code": ("validation", "nll"), "fd": ("samples", "fd_efficientnet")}
 # On the tokenizer that comes along. Few steps: with Muon, overfitting begins soon after.
 SHORT = {"first_stage.workdir": "openmoji_tokenizer"} | dict.fromkeys(("steps", "eval_every", "checkpoint_every"), 200)
-PAPER = {"gpt.architecture": "gpt", "gpt.context.kind": "window", "gpt.context.places": False, "vector_weight": 0.0}
+IDS_ALONE = {"vector_weight": 0.0, "vector_init": 0.0}
+PAPER = {"gpt.architecture": "gpt", "gpt.context.kind": "window", "gpt.context.places": False} | IDS_ALONE
 TABLES = {
     "transformer": Table(
         "openmoji_transformer",
@@ -56,9 +57,10 @@ TABLES = {
             "the paper's, with Adam": PAPER | {"optim.name": "adam", "optim.learning_rate": 1e-3},
             "the paper's": PAPER,
             "a wavefront": PAPER | {"gpt.context.kind": "wavefront"},
-            "the same with modern layers": {"gpt.context.places": False, "vector_weight": 0.0},
-            "the same, which know their places": {"vector_weight": 0.0},
-            "the same, which guess vectors: `openmoji_transformer`": {},
+            "the same with modern layers": {"gpt.context.places": False} | IDS_ALONE,
+            "the same, which know their places": IDS_ALONE,
+            "the same, which guess vectors": {"vector_init": 0.0},
+            "the same, whose embeddings begin with them: `openmoji_transformer`": {},
         },
         OF_TRANSFORMERS,
         SAMPLES,
@@ -81,8 +83,9 @@ TABLES = {
             "the same, which know their places": wavefront(
                 3, 4, **{"gpt.architecture": "modern", "gpt.context.places": True}
             ),
-            "lag 3, reach 4, modern layers that guess vectors": wavefront(
-                3, 4, **{"gpt.architecture": "modern", "vector_weight": 1.0}
+            "modern layers that guess vectors": wavefront(3, 4, **{"gpt.architecture": "modern", "vector_weight": 1.0}),
+            "the same, whose embeddings begin with them": wavefront(
+                3, 4, **{"gpt.architecture": "modern", "vector_weight": 1.0, "vector_init": 0.1}
             ),
         },
         OF_TRANSFORMERS,

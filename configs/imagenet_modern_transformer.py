@@ -26,7 +26,7 @@ def get_config(slice_name: str = "") -> ConfigDict:
     c.gpt.update(embd_pdrop=0.1, attn_pdrop=0.0, resid_pdrop=0.1)
     c.gpt.context.kind = "wavefront"
     c.gpt.context.reach = (8, 8)
-    c.vector_weight = 1.0
+    c.update(vector_weight=1.0, vector_init=0.1)
     c.ema_decay = 0.9999
     if slice_name:
         common.use_slice(c, slice_name, SLICES)
