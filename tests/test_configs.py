@@ -28,6 +28,8 @@ PARAMETERS = {
     "coco_segmentation_vq": {"gen": 72_556_599},
     "coco_transformer": {"gpt": 304_932_864},
     "coco_vq": {"gen": 72_141_699, "disc": 2_765_633},
+    "custom_modern_transformer": {"gpt": 87_379_968, "heads": 1_771_776},
+    "custom_modern_vq": {"gen": 54_515_587, "disc": 7_431_297},
     "custom_small_transformer": {"gpt": 5_622_656, "heads": 143_920},
     "custom_small_vq": {"gen": 1_522_956},
     "custom_transformer": {"gpt": 304_670_720},
@@ -126,15 +128,14 @@ SMALL_VQ = dict(
     model__ch=32,
     model__ch_mult=(1, 1),
     model__num_res_blocks=1,
-    disc__ndf=8,
+    disc__ndf=32,
     disc__n_layers=1,
     quantizer__codebook_size=16,
 )
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) for name in ("imagenet_vq", "custom_vq", "custom_small_vq")]
-)  # the other tests are all openmoji_vq
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["imagenet_vq", "custom_vq", "custom_modern_vq", "custom_small_vq"])
 def test_first_stages_run_small(name, picture_folder, tmp_path):
     """The paper's config on TFDS's mock of ImageNet, the others on a folder; with all of their losses on."""
     config = changed(load(name), **SMALL_VQ, loss__perceptual_start=0, disc__start=0, disc__gen_start=0)
@@ -190,7 +191,9 @@ def test_first_stages_learn(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["custom_transformer", "custom_small_transformer", "openmoji_transformer"])
+@pytest.mark.parametrize(
+    "name", [f"{name}_transformer" for name in ("custom", "custom_modern", "custom_small", "openmoji")]
+)
 def test_second_stages_run_small(name, vq_run, tmp_path):
     small = dict(batch_size=8, steps=2, eval_every=2, gpt__num_layers=1, gpt__num_heads=2, gpt__embed_dim=16)
     config = changed(load(name), first_stage__workdir=str(vq_run), **small)
