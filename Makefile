@@ -20,7 +20,7 @@ demo-conditional: .venv/installed  ## Trains a transformer that colours line art
 	python -m taming_jax.train --config=configs/openmoji_crops_vq.py --workdir=runs/openmoji_crops_vq
 	python -m taming_jax.train --config=configs/openmoji_line_vq.py --workdir=runs/openmoji_line_vq
 	python -m taming_jax.train --config=configs/openmoji_line_transformer.py --workdir=runs/openmoji_line_transformer
-	python -m taming_jax.sample --workdir=runs/openmoji_line_transformer --out=runs/openmoji_coloured --size=64x64 --num_samples=4
+	python -m taming_jax.sample --workdir=runs/openmoji_line_transformer --out=runs/openmoji_coloured --num_samples=4
 
 demo-large: .venv/installed  ## Trains a wavefront transformer that draws 512x512 pixels from thumbnails of 64x64: 23 minutes on two CPU cores
 	python -m taming_jax.train --config=configs/openmoji_large_vq.py --workdir=runs/openmoji_large_vq

@@ -74,16 +74,21 @@ def use_lines(c: ConfigDict) -> None:
     c.disc.weight = 0.0
 
 
-def use_large_crops(c: ConfigDict) -> None:
-    """Turns a config of whole drawings into one of crops of OpenMoji at 512 pixels, trained as `openmoji_vq` is."""
-    c.data.name = "openmoji/px512"
-    c.data.resize_factor = 16.0
+def use_crops(c: ConfigDict, resize_factor: float) -> None:
+    """Turns a config of whole drawings into one of crops, trained as `openmoji_vq` is."""
+    c.data.resize_factor = resize_factor
     c.data.random_crop = True
     # Whole drawings look to it as their crops do; squares of 2x2 pixels, taken for one, make its steps cheap.
     c.model.update(network="local", patch=2, ch_mult=(1, 2))
     c.optim.update(name="muon", learning_rate=4e-3)
     c.batch_size = 16
     c.disc.weight = 0.0
+
+
+def use_large_crops(c: ConfigDict) -> None:
+    """The same with crops of OpenMoji at 512 pixels."""
+    use_crops(c, resize_factor=16.0)
+    c.data.name = "openmoji/px512"
 
 
 def get_transformer(first_stage: str, cond: str) -> ConfigDict:

@@ -13,6 +13,5 @@ from configs import common, openmoji_vq
 def get_config() -> ConfigDict:
     c = openmoji_vq.get_base()
     common.use_lines(c)
-    c.data.resize_factor = 2.0
-    c.data.random_crop = True
+    common.use_crops(c, resize_factor=2.0)
     return c

@@ -14,7 +14,4 @@ from configs import openmoji_transformer
 
 
 def get_config() -> ConfigDict:
-    c = openmoji_transformer.get_aligned("runs/openmoji_crops_vq", "image")
-    c.cond.workdir = "runs/openmoji_low_vq"
-    c.gpt.n_unmasked = 64
-    return c
+    return openmoji_transformer.get_on_grid("openmoji_low_vq")
