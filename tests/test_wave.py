@@ -27,8 +27,7 @@ CODES = 16
 def make_net(
     lag: int, reach: tuple[int, int], prefix: int, cells: int = 1, mlp_dim: int | None = None, places: int = 0
 ) -> tuple[WaveGPT, dict]:
-    cond_layers = 2 if prefix else 4
-    net = WaveGPT(Schedule(lag, reach), CODES, 5, prefix, cells, 2, 2, 16, 0.0, 0.0, 0.0, mlp_dim, places, cond_layers)
+    net = WaveGPT(Schedule(lag, reach), CODES, 5, prefix, cells, 2, 2, 16, 0.0, 0.0, 0.0, mlp_dim, places)
     c = jnp.zeros((1, prefix) if prefix else (1, 2, 2), jnp.int32)
     params = net.init(jax.random.key(0), c, jnp.zeros((1, 2 * cells, 2 * cells), jnp.int32))["params"]
     keys = iter(jax.random.split(jax.random.key(1), 100))
@@ -39,7 +38,7 @@ def make_net(
     ("lag", "reach", "size", "prefix", "cells", "mlp_dim"),
     [
         (3, (4, 4), (9, 13), 2, 1, 24),  # no chunk of 32 steps divides them
-        (1, (2, 3), (8, 6), 0, 2, None),  # the condition on a coarser grid, and seen from further away
+        (1, (2, 3), (8, 6), 0, 2, None),  # the condition on a coarser grid
         pytest.param(9, (3, 3), (7, 8), 1, 1, None, marks=pytest.mark.slow),  # raster
         pytest.param(2, (8, 8), (3, 5), 0, 1, 24, marks=pytest.mark.slow),  # all is near
         pytest.param(1, (1, 2), (40, 45), 1, 1, None, marks=pytest.mark.slow),  # several groups of rows
@@ -205,8 +204,6 @@ def test_what_does_not_fit_gets_one_line(vq_run):
 
 
 def test_modern_layers_are_a_wavefronts(vq_run):
-    with pytest.raises(UserError, match=r"cond_layers=3: with gpt\.context\.kind='window' it must be 2"):
-        completion.complete(changed(tiny_transformer(vq_run), gpt__context__cond_layers=3))
     with pytest.raises(UserError, match=r"gpt\.context\.kind='window': layers of gpt\.architecture='modern' are"):
         completion.complete(changed(tiny_transformer(vq_run), gpt__architecture="modern"))
     modern = wavefront(tiny_transformer(vq_run), gpt__architecture="modern")

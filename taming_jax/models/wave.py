@@ -169,9 +169,9 @@ class WaveGPT(nn.Module):
     precede the codes, all seen by every slot; 0 for a condition that lies on a grid, of which each slot gets what lies
     at its own place and around it. cells: codes on a side for one id of that grid. mlp_dim: None for the paper's
     layers, or that of `ModernBlock`s. cond_layers: convolutions over a condition's grid, 2 or more: from the third on,
-    each sees twice as far as the one before. places: how many rows and columns have a learned embedding, as shares of
-    the whole grid, whatever its size; 0 for none, so that a slot knows no more than what it sees. gather, remat,
-    unrolled: see `gpt.GPT`.
+    each sees twice as far as the one before. places: how many rows and columns have a learned embedding, as shares of the
+    whole grid, whatever its size; 0 for none, so that a slot knows no more than what it sees. gather, remat, unrolled:
+    see `gpt.GPT`.
     """
 
     schedule: Schedule
