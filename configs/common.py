@@ -148,7 +148,6 @@ def get_gpt(**sizes) -> ConfigDict:
             lag=3,  # of a wavefront: columns that a row is behind the one above
             reach=(4, 4),  # of a wavefront: rows and columns around a code that it sees
             places=False,  # of a wavefront: each code knows its row and column, as shares of the image
-            cond_layers=2,  # of a wavefront: convolutions of a condition on a grid; each after two sees twice as far
             label_smoothing=0.1,  # of a masked one: share of the target that all codes have in common
             unmasked_weight=0.0,  # of a masked one: of the loss of codes that it sees
         ),

@@ -81,7 +81,6 @@ LATER_OF = {
         "gpt.context.lag": 3,
         "gpt.context.reach": (4, 4),
         "gpt.context.places": False,
-        "gpt.context.cond_layers": 2,
         "gpt.context.label_smoothing": 0.1,
         "gpt.context.unmasked_weight": 0.0,
         "cond.drop": 0.0,

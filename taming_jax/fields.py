@@ -186,7 +186,6 @@ OF_TASK: dict[str, dict[str, Rule]] = {
         "gpt.remat": among(REMAT),
         "gpt.context.kind": among(("window", "wavefront", "masked")),
         "gpt.context.places": switch,
-        "gpt.context.cond_layers": whole(2, 16),
         "gpt.context.label_smoothing": SHARE,
         "gpt.context.unmasked_weight": WEIGHT,
         "gpt.context.lag": whole(1, 2**15),

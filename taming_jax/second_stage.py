@@ -476,7 +476,6 @@ def make_wave_stage(config: ConfigDict, first: FirstStage, cond: Condition, fiel
         0 if cond.grid is not None else cond.length,
         cells,
         places=first.side if context["places"] else 0,
-        cond_layers=context["cond_layers"],
         **fields,
     )
     return WaveStage(first, cond, gpt, config.order, config.cond.drop, False)

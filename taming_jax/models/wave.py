@@ -168,8 +168,7 @@ class WaveGPT(nn.Module):
     vocab_size: codes. cond_size: ids of the condition, with the one that stands for none. prefix: how many of them
     precede the codes, all seen by every slot; 0 for a condition that lies on a grid, of which each slot gets what lies
     at its own place and around it. cells: codes on a side for one id of that grid. mlp_dim: None for the paper's
-    layers, or that of `ModernBlock`s. cond_layers: convolutions over a condition's grid, 2 or more: from the third on,
-    each sees twice as far as the one before. places: how many rows and columns have a learned embedding, as shares of the
+    layers, or that of `ModernBlock`s. places: how many rows and columns have a learned embedding, as shares of the
     whole grid, whatever its size; 0 for none, so that a slot knows no more than what it sees. gather, remat, unrolled:
     see `gpt.GPT`.
     """
@@ -187,7 +186,6 @@ class WaveGPT(nn.Module):
     resid_pdrop: float
     mlp_dim: int | None = None
     places: int = 0
-    cond_layers: int = 2
     gather: Callable[[dict], dict] = lambda params: params
     remat: str = "none"
     unrolled: bool = False
@@ -207,8 +205,6 @@ class WaveGPT(nn.Module):
         else:
             self.cell_embedding = self.param("cell_embedding", normal_init, (self.cells, self.cells, d))
             self.cond_in, self.cond_out = (nn.Conv(d, (3, 3), dtype=self.dtype) for _ in range(2))
-            dilations = [2**n for n in range(1, self.cond_layers - 1)]
-            self.cond_far = [nn.Conv(d, (3, 3), kernel_dilation=far, dtype=self.dtype) for far in dilations]
         self.embd_drop = nn.Dropout(self.embd_pdrop)
         fields = (self.schedule, d, self.num_heads, self.attn_pdrop, self.resid_pdrop, self.dtype)
         if self.mlp_dim is None:
@@ -244,10 +240,7 @@ class WaveGPT(nn.Module):
         x = self.cond_embedding[c]
         if self.prefix:
             return x + self.prefix_embedding, None
-        x = self.cond_out(gelu(self.cond_in(x.astype(self.dtype))))
-        for conv in self.cond_far:
-            x = x + conv(gelu(x))
-        x = x.astype(jnp.float32)
+        x = self.cond_out(gelu(self.cond_in(x.astype(self.dtype)))).astype(jnp.float32)
         x = x.repeat(self.cells, 1).repeat(self.cells, 2)
         return x[:, :0, 0], x + jnp.tile(self.cell_embedding, (*c.shape[1:], 1))
 
