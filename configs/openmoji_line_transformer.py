@@ -4,8 +4,8 @@
     python -m taming_jax.train  --config=configs/openmoji_line_transformer.py --workdir=runs/openmoji_line_transformer
     python -m taming_jax.sample --workdir=runs/openmoji_line_transformer --out=runs/coloured --num_samples=4
 
-A wavefront transformer: lines lie where the codes lie, and a code sees them up to 16 codes away
-(`gpt.context.cond_layers`), since an area's colour follows from its whole shape.
+A wavefront transformer on whole drawings: the lines lie where the codes lie, and each code begins with what is around
+its own place. Lines say nothing of colours: an area takes the one that its codes began with.
 """
 
 from ml_collections import ConfigDict

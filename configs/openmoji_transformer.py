@@ -63,11 +63,10 @@ def get_on_grid(cond: str) -> ConfigDict:
     c.first_stage = common.get_first_stage("runs/openmoji_crops_vq")
     c.cond = common.get_cond("image")
     c.cond.workdir = f"runs/{cond}"
-    c.data.update(size=64, resize_factor=1.0, random_crop=False)
-    # A code has to know of the whole shape that it is in: this sees 16 codes far.
-    c.gpt.context.update(places=False, cond_layers=5)
-    c.gpt.update(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
-    c.update(batch_size=8, steps=800, eval_every=800)
+    c.data.update(size=64, resize_factor=1.0, random_crop=False, flip=True)
+    c.gpt.context.places = False
+    c.gpt.attn_pdrop = 0.0
+    c.update(batch_size=8, steps=600, eval_every=600)
     c.sample.update(temperature=0.6, top_p=0.9, guidance=1.0)
     return c
 
