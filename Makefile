@@ -16,7 +16,7 @@ demo: .venv/installed  ## Trains both stages on OpenMoji and paints samples: an 
 	python -m taming_jax.evaluate --workdir=runs/openmoji_transformer --features=efficientnet --num_samples=512
 	@python -m taming_jax.report runs/openmoji_vq runs/openmoji_transformer runs/openmoji_samples
 
-demo-conditional: .venv/installed  ## Trains a transformer that colours line art, and what it needs: about 17 minutes on two CPU cores
+demo-conditional: .venv/installed  ## Trains a transformer that colours line art, and what it needs: an estimated 16 minutes on two CPU cores
 	python -m taming_jax.train --config=configs/openmoji_crops_vq.py --workdir=runs/openmoji_crops_vq
 	python -m taming_jax.train --config=configs/openmoji_line_vq.py --workdir=runs/openmoji_line_vq
 	python -m taming_jax.train --config=configs/openmoji_line_transformer.py --workdir=runs/openmoji_line_transformer
