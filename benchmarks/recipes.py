@@ -47,7 +47,7 @@ SAMPLES = dict(features="efficientnet", num_samples=1000)
 OF_TRANSFORMERS = {"nats per code": ("validation", "nll"), "fd": ("samples", "fd_efficientnet")}
 # On the tokenizer that comes along. Few steps: with Muon, overfitting begins soon after.
 SHORT = {"first_stage.workdir": "openmoji_tokenizer"} | dict.fromkeys(("steps", "eval_every", "checkpoint_every"), 200)
-IDS_ALONE = {"vector_weight": 0.0, "vector_init": 0.0, "data.flip": False}
+IDS_ALONE = {"vector_weight": 0.0, "vector_init": 0.0}
 PAPER = {"gpt.architecture": "gpt", "gpt.context.kind": "window", "gpt.context.places": False} | IDS_ALONE
 TABLES = {
     "transformer": Table(
@@ -59,9 +59,9 @@ TABLES = {
             "a wavefront": PAPER | {"gpt.context.kind": "wavefront"},
             "the same with modern layers": {"gpt.context.places": False} | IDS_ALONE,
             "the same, which know their places": IDS_ALONE,
-            "the same, which guess vectors": IDS_ALONE | {"vector_weight": 1.0},
-            "the same, whose embeddings begin with them": {"data.flip": False},
-            "the same on drawings that may be mirrored: `openmoji_transformer`": {},
+            "the same, which guess vectors": {"vector_init": 0.0},
+            "the same, whose embeddings begin with them: `openmoji_transformer`": {},
+            "the same on drawings that may be mirrored": {"data.flip": True},
         },
         OF_TRANSFORMERS,
         SAMPLES,

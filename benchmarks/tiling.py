@@ -1,6 +1,6 @@
 """How far decoding in tiles is from decoding at once, on a first stage's held-out images.
 
-    python -m benchmarks.tiling --workdir=runs/openmoji_crops_vq --size=256x256 --tile=32
+    python -m benchmarks.tiling --workdir=runs/openmoji_scenes_vq --size=256x256 --tile=32
 
 Each picture is made of held-out ones side by side, encoded whole, and decoded both ways.
 """

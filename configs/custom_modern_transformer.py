@@ -15,7 +15,8 @@ from configs import common, custom_transformer
 def get_config() -> ConfigDict:
     c = custom_transformer.get_config()
     c.first_stage = common.get_first_stage("runs/custom_modern_vq")
-    c.gpt.update(architecture="modern", num_layers=12, num_heads=12, embed_dim=768)
+    c.cond.drop = 0.1  # for guidance
+    c.gpt.update(architecture="modern", num_layers=12, num_heads=12, embed_dim=768, attn_pdrop=0.0)
     c.gpt.context.update(kind="wavefront", reach=(8, 8), places=True)
     c.update(vector_weight=1.0, vector_init=0.1)
     c.optim.learning_rate = 1e-4

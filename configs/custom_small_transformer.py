@@ -15,7 +15,6 @@ from configs import common, openmoji_transformer
 def get_config() -> ConfigDict:
     c = openmoji_transformer.get_config()
     c.first_stage = common.get_first_stage("runs/custom_small_vq")
-    c.data = common.get_moved_data()
     c.gpt.num_layers = 6
     c.update(steps=500, eval_every=500)
     c.sample.guidance = 1.0

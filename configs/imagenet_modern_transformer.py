@@ -3,9 +3,9 @@
     python -m taming_jax.train --config=imagenet_modern_transformer --workdir=runs/imagenet_modern_transformer
 
 24 layers of 1024 with RMSNorm, SwiGLU and norms of queries and keys, which write 16x16 codes in 61 steps, and larger
-images at the same work for each code. On OpenMoji, the same layers had fewer nats and a smaller Fréchet distance than
-the paper's at equal steps (docs/recipes.md). A tenth of the conditions is dropped, for guidance. This config was not
-run at full size here.
+images at the same work for each code. Embeddings of codes begin with the codebook's vectors, and training guesses
+those, too. On OpenMoji, all that had fewer nats and a smaller Fréchet distance than the paper's at equal steps
+(docs/recipes.md). A tenth of the conditions is dropped, for guidance. This config was not run at full size here.
 """
 
 from ml_collections import ConfigDict

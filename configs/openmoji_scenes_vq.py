@@ -13,7 +13,6 @@ def get_config() -> ConfigDict:
     c.quantizer = common.get_ema(1024)
     c.data.update(name="openmoji/scenes", size=64)
     c.batch_size = 4
-    # As `openmoji_crops_vq`.
     c.eval_every = 3000
     c.loss.perceptual_start = 2600
     c.disc.update(start=2600, gen_start=2700)

@@ -12,8 +12,7 @@ from configs import common, openmoji_vq
 
 def get_config() -> ConfigDict:
     c = openmoji_vq.get_base()
-    c.data.resize_factor = 2.0
-    c.data.random_crop = True
+    common.use_crops(c, resize_factor=2.0)
     common.use_segmentation(c, num_labels=14)  # taming_jax.data.openmoji.PALETTE
     c.quantizer.codebook_size = 256
     c.steps = 1000

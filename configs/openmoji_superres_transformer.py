@@ -2,7 +2,7 @@
 
     python -m taming_jax.train  --config=configs/openmoji_superres_transformer.py \\
         --workdir=runs/openmoji_superres_transformer
-    python -m taming_jax.sample --workdir=runs/openmoji_superres_transformer --out=runs/sharp --size=64x64 \\
+    python -m taming_jax.sample --workdir=runs/openmoji_superres_transformer --out=runs/sharp \\
         --condition=small.png
 
 The coarse image's first stage is `openmoji_low_vq`; all else is as for `openmoji_line_transformer`.

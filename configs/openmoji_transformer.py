@@ -16,7 +16,6 @@ def get_config() -> ConfigDict:
     c.gpt.architecture = "modern"
     c.gpt.context.update(kind="wavefront", places=True)  # each drawing is in the middle of its square
     c.update(vector_weight=1.0, vector_init=0.1)
-    c.data.flip = True  # with Muon, a transformer soon knows the drawings by heart
     c.optim.update(name="muon", learning_rate=3e-3)
     c.update(steps=600, eval_every=600)
     c.cond.drop = 0.1  # for guidance

@@ -91,9 +91,11 @@ def cross_entropy(logits: jax.Array, ids: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), ids).mean(-1)
 
 
-def vector_loss(guessed: jax.Array, vectors: jax.Array, known: jax.Array | None = None) -> jax.Array:
-    """Mean cosine distance, 1 - cosine, of guessed vectors, [...,D] x 2 -> [], where `known` is true: [...] bool."""
-    return jnp.mean(optax.cosine_distance(guessed, vectors, epsilon=1e-6), where=known)
+def cosine_distance(guessed: jax.Array, vectors: jax.Array, known: jax.Array | bool = True) -> jax.Array:
+    """Mean of 1 - cosine, [...,D] x 2 -> [], over those where `known` is true, bool [...]; 0 if there are none."""
+    far = optax.cosine_distance(guessed, vectors, epsilon=1e-12)  # beside squares of lengths
+    known = jnp.broadcast_to(known, far.shape)
+    return jnp.sum(jnp.where(known, far, 0)) / jnp.maximum(1, jnp.sum(known))
 
 
 def masked_cross_entropy(

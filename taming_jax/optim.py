@@ -26,7 +26,7 @@ def decayed(params: dict) -> dict:
 
 
 def matrices(params: dict) -> dict:
-    """Which axes of a weight Muon takes for a matrix's; None for what Adam learns: all but kernels, and last layers.
+    """Which axes of a weight Muon takes for a matrix's; None for what Adam learns: all but kernels, and LAST_LAYERS.
 
     A convolution's window and inputs are one axis (Jordan 2024); layers of a stack are matrices of their own. Jordan
     leaves first layers to Adam, too; here those are Muon's.

@@ -44,7 +44,7 @@ def load(config: ConfigDict, origin: ConfigDict, shapes: TrainState) -> dict:
     def read(step: int) -> dict:
         tree, begin = checkpoint.read_metadata(workdir, step), {}
         for net, params in shapes.params.items():
-            if net in tree["params"] and (like := kept(net, params)):
+            if net in tree["params"] and net not in parts.OF_TRAINING and (like := kept(net, params)):
                 place = checkpoint.place_of(tree, net)
                 found = tree[place[0]][net] if place[0] == "params" else tree["extra"][net]["ema"]
                 begin[net] = take(step, kept(net, found), place, like)

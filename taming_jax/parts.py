@@ -10,9 +10,10 @@ OF_MODULES = {
     "gen": {"encoder": "encoder", "quant_conv": "encoder", "quantize": "codebook", "": "decoder"},
     "gpt": {"blocks": "layers", "final_modulation": "head", "ln_f": "head", "head": "head", "": "embeddings"},
     "disc": {"": "disc"},
-    "heads": {"": "heads"},
+    "guesses": {"": "guesses"},
 }
 CODES = ("encoder", "codebook")  # what determines the codes of an image
+OF_TRAINING = ("guesses",)  # nets that begin anew with each run
 LABELS = ("cond_embedding",)  # modules that hold conditions alone
 
 

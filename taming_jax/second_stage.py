@@ -101,23 +101,6 @@ class SecondStage:
             params = align(params, self.places()[: self.gpt.block_size], self.gpt.num_heads, named)
         return params
 
-    @property
-    def tables(self) -> dict[str, str]:
-        """The tables of embeddings whose first rows are codes, and of which net."""
-        return {"token_embedding": "gen"}
-
-    def begin_from_vectors(self, params: dict, frozen: dict, deviation: float, key: jax.Array) -> dict:
-        """Initial parameters where codes that look alike are alike: to each row of the tables comes its code's vector.
-
-        deviation: of what comes to the rows, which begin with 0.02.
-        """
-        stages = {"gen": self.first, "cond": self.cond.stage}
-        for (name, net), own in zip(self.tables.items(), jax.random.split(key, len(self.tables)), strict=True):
-            table, ids = params[name], jnp.arange(stages[net].num_ids)
-            rows = spread(stages[net].vectors(frozen[net], ids), table.shape[1], own)
-            params = {**params, name: table.at[ids].add(deviation * rows)}
-        return params
-
     def places(self) -> np.ndarray:
         """The cell that each position is about, [condition and codes,3], for `gpt.align`; a code's is the next cell."""
         seen, order, n = self.cond.places(self.first.side), self.order, self.first.side
@@ -145,11 +128,11 @@ class SecondStage:
         inputs = jnp.concatenate([c, ids[:, :-1]], 1)
         return self.apply(params, inputs, start=self.cond.length - 1, **kwargs)
 
-    def logits_and_states(self, params: dict, c: jax.Array, ids: jax.Array, **kwargs) -> tuple[jax.Array, jax.Array]:
-        """The same, and what the positions that predict the codes are after each layer: [L,B,T,D]."""
-        logits, states = self.logits(params, c, ids, mutable="states", **kwargs)
-        (states,) = states["states"]["blocks"]["after"]
-        return logits, states[:, :, -ids.shape[1] :]
+    def logits_and_layers(self, params: dict, c: jax.Array, ids: jax.Array, **kwargs) -> tuple[jax.Array, jax.Array]:
+        """The same, and what comes out of each layer at the positions that predict the codes: [L,B,T,D]."""
+        logits, sown = self.logits(params, c, ids, mutable="layers", **kwargs)
+        (layers,) = sown["layers"]["blocks"]["out"]
+        return logits, layers[:, :, -ids.shape[1] :]
 
     def reads(self, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The codes that each position reads: [B,T] -> ids [B,T,R], and which of them there are, bool [T,R]."""
@@ -259,8 +242,21 @@ class WaveStage(SecondStage):
 
     @property
     def tables(self) -> dict[str, str]:
+        """The tables of embeddings whose first rows are codes, and of which net."""
         of_condition = {} if self.cond.stage is None else {"cond_embedding": "cond"}
         return {"left_embedding": "gen", "above_embedding": "gen"} | of_condition
+
+    def begin_from_vectors(self, params: dict, frozen: dict, deviation: float, key: jax.Array) -> dict:
+        """Initial parameters where codes that look alike are alike: to each row of the tables comes its code's vector.
+
+        deviation: of what comes to the rows, which begin with 0.02.
+        """
+        stages = {"gen": self.first, "cond": self.cond.stage}
+        for (name, net), own in zip(self.tables.items(), jax.random.split(key, len(self.tables)), strict=True):
+            table, ids = params[name], jnp.arange(stages[net].num_ids)
+            rows = spread(stages[net].vectors(frozen[net], ids), table.shape[1], own)
+            params = {**params, name: table.at[ids].add(deviation * rows)}
+        return params
 
     @property
     def least(self) -> int:

@@ -24,6 +24,7 @@ RULES = (
     (r"gpt/.*head/kernel$", ("fsdp", "tensor")),
     (r"gpt/.*modulation/kernel$", ("fsdp", None)),
     (r"gpt/.*(token|position|target|step|left|above|row|column|cond)_embedding$", (None, "fsdp")),
+    (r"guesses/.*kernel$", ("fsdp", None)),
     (r"(gen|disc|lpips|cond)/.*kernel$", (None, None, None, "fsdp")),
 )
 

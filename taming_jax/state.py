@@ -33,8 +33,8 @@ class TrainState:
 class Task(NamedTuple):
     """A stage of training. All functions are pure except `load_frozen` (reads files) and `pictures` (keeps programs).
 
-    init: (key, begin=None, frozen=None) -> TrainState without frozen nets, which may begin with what those know; what
-    `begin` holds (see `origin.load`) is laid over it.
+    init: (key, begin=None, frozen=None) -> TrainState without frozen nets, of which the nets that learn may make use at
+    their start, and without which they begin by chance; what `begin` holds (see `origin.load`) is laid over it.
     load_frozen: () -> pytree of numpy arrays.
     phase: (step) -> the static part of the step's program, which is compiled anew when this changes.
     train_step: (state, batch, key, phase) -> (state, metrics).

@@ -48,6 +48,7 @@ def test_every_rule_is_used_and_every_large_leaf_is_sharded(picture_folder, vq_r
     rar = completion.complete(changed(tiny_transformer(vq_run), gpt__architecture="rar"))
     used = set()
     tasks = [vqgan.make_task(vq_config), transformer.make_task(config), transformer.make_task(rar)]
+    tasks += [transformer.make_task(changed(completion.complete(tiny_transformer(vq_run)), vector_weight=1.0))]
     tasks += [vqgan.make_task(changed(vq_config, optim__name="muon"))]
     tasks += [transformer.make_task(changed(config, optim__name="muon"))]
     for task in tasks:
@@ -92,7 +93,7 @@ def test_noise_is_in_the_steps_until_its_end_alone(picture_folder, vq_run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["transformer", "vqgan", "ema", "gumbel"])
+@pytest.mark.parametrize("stage", ["transformer", "guesses", "vqgan", "ema", "gumbel"])
 def test_many_devices_train_like_one(stage, picture_folder, vq_run):
     if stage == "vqgan":
         config = tiny_vq(picture_folder)
@@ -107,6 +108,7 @@ def test_many_devices_train_like_one(stage, picture_folder, vq_run):
     else:
         config = completion.complete(tiny_transformer(vq_run))
         config.data.class_names = ("circle", "cross", "square")
+        config.vector_weight = float(stage == "guesses")
         task = transformer.make_task(config)
     alone = losses_on(task, config, mesh_of(), jax.devices()[:1])
     many = losses_on(task, config, mesh_of(data=-1, fsdp=2, tensor=2), jax.devices())

@@ -17,10 +17,9 @@ def spread(vectors: jax.Array, dim: int, key: jax.Array) -> jax.Array:
     return centred / jnp.maximum(lengths, 1e-6) @ jax.random.normal(key, (vectors.shape[-1], dim))
 
 
-class VectorHeads(nn.Module):
-    """reAR's guesses of vectors of the codebook (He et al. 2025, arXiv 2510.04450, eq. 6): from the state after the
-    first layer those of the codes that a position reads, from the one at three quarters of the depth that of the code
-    that it writes.
+class VectorGuesses(nn.Module):
+    """reAR's guesses of vectors of the codebook (He et al. 2025, arXiv 2510.04450, eq. 6), for training alone: after the
+    first layer those of the codes that a position reads, after three quarters of the layers that of the one it writes.
 
     dim: of a code's vector. reads: codes that a position reads. Two layers each, as wide as the transformer.
     """
@@ -30,13 +29,13 @@ class VectorHeads(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, states: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The states after each layer, [L,B,T,D] -> codes that are read, [B,T,reads,dim], and written, [B,T,dim]."""
+    def __call__(self, layers: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What comes out of each layer, [L,B,T,D] -> codes that are read, [B,T,reads,dim], and written, [B,T,dim]."""
 
         def guess(x: jax.Array, name: str, dim: int) -> jax.Array:
             x = dense(x.shape[-1], self.dtype, f"{name}_in")(x.astype(self.dtype))
             return dense(dim, self.dtype, f"{name}_out")(gelu(x)).astype(jnp.float32)
 
-        first, deep = states[0], states[max(0, 3 * len(states) // 4 - 1)]
+        first, deep = layers[0], layers[max(0, 3 * len(layers) // 4 - 1)]
         read = guess(first, "read", self.reads * self.dim)
         return read.reshape(*read.shape[:2], self.reads, self.dim), guess(deep, "written", self.dim)

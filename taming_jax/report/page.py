@@ -67,6 +67,7 @@ NAMES = {
     "l1": "L1", "l2": "L2", "code_use": "codes in use", "code_perplexity": "perplexity of the codes",
     "logits_real": "real images", "logits_fake": "reconstructions", "g_loss": "generator", "disc_loss": "discriminator",
     "l1_loss": "L1", "l2_loss": "L2", "bce_loss": "cross-entropy", "p_loss": "LPIPS",
+    "vector_loss": "distance of guessed vectors, of codes read and written",
 }  # fmt: skip
 
 

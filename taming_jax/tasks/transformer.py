@@ -16,7 +16,7 @@ from taming_jax.conditions import find_condition
 from taming_jax.errors import UserError
 from taming_jax.images import Sheet
 from taming_jax.models.rar import draw_orders, random_share
-from taming_jax.models.vectors import VectorHeads
+from taming_jax.models.vectors import VectorGuesses
 from taming_jax.painting import Painting, Plan, make_sheet
 from taming_jax.parts import without
 from taming_jax.sampling.animation import Animation
@@ -50,6 +50,8 @@ def check(config: ConfigDict) -> None:
             raise UserError(
                 f"gpt.embed_dim={config.gpt.embed_dim}: a wavefront transformer's heads need a multiple of 4 each"
             )
+    else:
+        check_usual(config, {"vector_init": 0}, f"gpt.context.kind={config.gpt.context.kind!r}")
     if config.gpt.context.kind == "masked":
         check_masked(config)
     if config.gpt.context.places and config.gpt.context.kind != "wavefront":
@@ -93,7 +95,7 @@ def check_architecture(config: ConfigDict) -> None:
     if name in ("gpt", "modern"):
         return
     usual = {"gpt.n_unmasked": 0, "gpt.context.kind": "window", "order": "row_major", "cond.aligned": False}
-    usual |= {"gpt.vocab_size": None, "gpt.block_size": None, "vector_weight": 0, "vector_init": 0}
+    usual |= {"gpt.vocab_size": None, "gpt.block_size": None, "vector_weight": 0}
     check_usual(config, usual, f"gpt.architecture={name!r}")
     if name == "llamagen" and gpt.embed_dim // gpt.num_heads % 4:
         raise UserError(f"gpt.embed_dim={gpt.embed_dim}: the heads of 'llamagen' need a multiple of 4 each")
@@ -125,12 +127,12 @@ def drop(c: jax.Array, share: float, null: int, key: jax.Array) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key, share, (len(c), 1)), null, c)
 
 
-def make_heads(stage: SecondStage) -> VectorHeads:
+def make_guesses(stage: SecondStage) -> VectorGuesses:
     """The guesses of vectors that go with a stage's transformer and codebook."""
     ids = jax.ShapeDtypeStruct((1, stage.first.side**2), jnp.int32)
     vectors = jax.eval_shape(stage.first.vectors, stage.frozen_shapes()["gen"], ids)
     reads, _ = jax.eval_shape(stage.reads, ids)
-    return VectorHeads(vectors.shape[-1], reads.shape[-1], stage.gpt.dtype)
+    return VectorGuesses(vectors.shape[-1], reads.shape[-1], stage.gpt.dtype)
 
 
 def make_task(config: ConfigDict) -> states.Task:
@@ -140,18 +142,18 @@ def make_task(config: ConfigDict) -> states.Task:
     masked_nll = jax.vmap(functools.partial(losses.masked_cross_entropy, label_smoothing=0.0, unmasked_weight=0.0))
     optimizers = {"gpt": optim.make_optimizer(config.optim, config.steps)}
     ema_decay = {"gpt": config.ema_decay}
-    heads = make_heads(stage) if config.vector_weight else None
-    if heads:
-        optimizers["heads"] = optim.make_optimizer(config.optim, config.steps)
+    guesses = make_guesses(stage) if config.vector_weight else None
+    if guesses:
+        optimizers["guesses"] = optim.make_optimizer(config.optim, config.steps)
 
     def init(key: jax.Array, begin: dict | None = None, frozen: dict | None = None) -> states.TrainState:
         net = stage.init(key)
         if config.vector_init and frozen:
             net = stage.begin_from_vectors(net, frozen, config.vector_init, jax.random.fold_in(key, 2))
         params = {"gpt": {**net, **(begin or {}).get("gpt", {})}}
-        if heads:
-            state = jnp.zeros((gpt.num_layers, 1, 1, gpt.embed_dim))
-            params["heads"] = heads.init(jax.random.fold_in(key, 1), state)["params"]
+        if guesses:
+            layers = jnp.zeros((gpt.num_layers, 1, 1, gpt.embed_dim))
+            params["guesses"] = guesses.init(jax.random.fold_in(key, 1), layers)["params"]
         return states.create(optimizers, params, {}, ema_decay, config.freeze)
 
     def read(state: states.TrainState, batch: dict, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -159,12 +161,12 @@ def make_task(config: ConfigDict) -> states.Task:
         c, codes = stage.read(state.frozen, batch)
         return c, stage.to_sequence(codes, key)
 
-    def guess_vectors(frozen: dict, params: dict, after: jax.Array, targets: jax.Array) -> jax.Array:
-        """How far the guesses are from the right codes' vectors, also where the transformer saw others. -> []."""
+    def vector_loss(frozen: dict, params: dict, layers: jax.Array, targets: jax.Array) -> jax.Array:
+        """How far guesses are from the right codes' vectors, read and written, also where others were seen. -> []."""
         reads, known = stage.reads(targets)
-        read, written = heads.apply({"params": params}, after)
+        read, written = guesses.apply({"params": sharding.gather(params, "guesses")}, layers)
         vectors = functools.partial(stage.first.vectors, frozen["gen"])
-        return losses.vector_loss(read, vectors(reads), known) + losses.vector_loss(written, vectors(targets))
+        return losses.cosine_distance(read, vectors(reads), known) + losses.cosine_distance(written, vectors(targets))
 
     def phase(step: int) -> None:
         return None
@@ -195,10 +197,10 @@ def make_task(config: ConfigDict) -> states.Task:
             def loss_fn(learned):
                 params = {**state.params["gpt"], **learned["gpt"]}
                 told = dict(train=True, rngs={"dropout": dropout_key}, **shown)
-                if heads:
-                    logits, after = stage.logits_and_states(params, c, ids, **told)
+                if guesses:
+                    logits, layers = stage.logits_and_layers(params, c, ids, **told)
                     loss = losses.cross_entropy(logits, targets).mean()
-                    far = guess_vectors(state.frozen, learned["heads"], after, targets)
+                    far = vector_loss(state.frozen, learned["guesses"], layers, targets)
                     return loss + config.vector_weight * far, dict(loss=loss, vector_loss=far)
                 logits = stage.logits(params, c, ids, **told)
                 if stage.masks:
