@@ -18,7 +18,7 @@ def spread(vectors: jax.Array, dim: int, key: jax.Array) -> jax.Array:
 
 
 class VectorGuesses(nn.Module):
-    """reAR's guesses of vectors of the codebook (He et al. 2025, arXiv 2510.04450, eq. 6), for training alone: after the
+    """reAR's guesses of the codebook's vectors (He et al. 2025, arXiv 2510.04450, eq. 6), for training alone: after the
     first layer those of the codes that a position reads, after three quarters of the layers that of the one it writes.
 
     dim: of a code's vector. reads: codes that a position reads. Two layers each, as wide as the transformer.

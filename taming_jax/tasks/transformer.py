@@ -51,11 +51,10 @@ def check(config: ConfigDict) -> None:
                 f"gpt.embed_dim={config.gpt.embed_dim}: a wavefront transformer's heads need a multiple of 4 each"
             )
     else:
-        check_usual(config, {"vector_init": 0}, f"gpt.context.kind={config.gpt.context.kind!r}")
+        usual = {"gpt.context.places": False, "vector_init": 0}
+        check_usual(config, usual, f"gpt.context.kind={config.gpt.context.kind!r}")
     if config.gpt.context.kind == "masked":
         check_masked(config)
-    if config.gpt.context.places and config.gpt.context.kind != "wavefront":
-        raise UserError("gpt.context.places: only a wavefront transformer has them; set False")
     if config.cond.drop and not kind.DROPS:
         raise UserError(f"cond.drop={config.cond.drop:g}: it must be 0 where there is no condition")
     if any(config.canvas) and kind.NEEDS_DATA:
