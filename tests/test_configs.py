@@ -66,7 +66,7 @@ PARAMETERS = {
     "openmoji_scenes_transformer": {"gpt": 3_752_192},
     "openmoji_scenes_vq": {"gen": 818_035, "disc": 167_841},
     "openmoji_segmentation_transformer": {"gpt": 5_251_072, "guesses": 143_920},
-    "openmoji_segmentation_vq": {"gen": 812_094},
+    "openmoji_segmentation_vq": {"gen": 728_424},
     "openmoji_superres_transformer": {"gpt": 5_251_072, "guesses": 143_920},
     "openmoji_transformer": {"gpt": 4_011_776, "guesses": 143_920},
     "openmoji_vq": {"gen": 715_324},
