@@ -130,8 +130,8 @@ class SecondStage:
 
     def logits_and_layers(self, params: dict, c: jax.Array, ids: jax.Array, **kwargs) -> tuple[jax.Array, jax.Array]:
         """The same, and what comes out of each layer at the positions that predict the codes: [L,B,T,D]."""
-        logits, sown = self.logits(params, c, ids, mutable="layers", **kwargs)
-        (layers,) = sown["layers"]["blocks"]["out"]
+        logits, sown = self.logits(params, c, ids, mutable="intermediates", **kwargs)
+        (layers,) = sown["intermediates"]["blocks"]["out"]
         return logits, layers[:, :, -ids.shape[1] :]
 
     def reads(self, ids: jax.Array) -> tuple[jax.Array, jax.Array]:

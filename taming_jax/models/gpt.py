@@ -158,7 +158,7 @@ class Block(nn.Module):
         h = dense(4 * d, self.dtype, "mlp_in")(h)
         h = dense(d, self.dtype, "mlp_out")(gelu(h))
         x = x + nn.Dropout(self.resid_pdrop)(h, deterministic=deterministic)
-        self.sow("layers", "out", x)
+        self.sow("intermediates", "out", x)
         return x, cache
 
 
@@ -173,7 +173,7 @@ def make_layers(net: nn.Module, block: type[nn.Module], fields: tuple, shared: i
     """The layers of a transformer for `run_layers`: one by one, or as one that is scanned over all their parameters.
 
     net: has num_layers, dtype, gather, remat and unrolled, see `GPT`. shared: how many arguments of a call all layers
-    share, of which the last is static. What comes out of each, they `sow` as 'layers'.
+    share, of which the last is static. What comes out of each, they `sow` as 'intermediates'.
     """
     if net.unrolled:
         return [block(*fields) for _ in range(net.num_layers)]
@@ -187,7 +187,7 @@ def make_layers(net: nn.Module, block: type[nn.Module], fields: tuple, shared: i
     block = block if net.is_initializing() else nn.map_variables(block, "params", gather_layer)
     if net.remat != "none":
         block = nn.remat(block, prevent_cse=False, static_argnums=(shared + 1,), policy=REMAT[net.remat])
-    axes, rngs = {"params": 0, "layers": 0}, {"params": True, "dropout": True}
+    axes, rngs = {"params": 0, "intermediates": 0}, {"params": True, "dropout": True}
     # CPUs lose a tenth of the step's time to a loop; but without one, XLA would undo the rematerialisation.
     unroll = net.num_layers if platform() == "cpu" and net.remat == "none" else 1
     in_axes = (nn.broadcast,) * shared

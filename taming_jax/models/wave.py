@@ -114,7 +114,7 @@ class Block(nn.Module):
             groups = [(turned[:, asks], k[:, near], v[:, near], mask)]
             parts.append(weigh(groups + [(q[:, asks], *kv, None) for kv in seen], drop))
         slots = self.answer(slots, jnp.concatenate(parts, 1), deterministic)
-        self.sow("layers", "out", slots)
+        self.sow("intermediates", "out", slots)
         return (prefix, slots.reshape(b, h, w, d)), None
 
     def read(self, prefix: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
