@@ -86,7 +86,7 @@ def use_crops(c: ConfigDict, resize_factor: float) -> None:
 
 
 def use_large_crops(c: ConfigDict) -> None:
-    """The same with crops of OpenMoji at 512 pixels."""
+    """Turns a config of whole drawings into one of crops of OpenMoji at 512 pixels."""
     use_crops(c, resize_factor=16.0)
     c.data.name = "openmoji/px512"
 

@@ -71,17 +71,18 @@ class FirstStage:
         unknown = int(self.unknown) if self.unknown.isdecimal() else self.unknown
         return remap(ids, jnp.asarray(self.used, jnp.int32), unknown, key)
 
+    def unmap(self, ids: jax.Array) -> jax.Array:
+        """A second stage's ids -> those of the whole codebook. [...] -> [...]."""
+        return unmap(ids, jnp.asarray(self.used, jnp.int32)) if self.used else ids
+
     def decode(self, params: dict, ids: jax.Array) -> jax.Array:
         """A second stage's ids [B,h,w] -> images [B,H,W,3], roughly in [-1, 1]."""
-        if self.used:
-            ids = unmap(ids, jnp.asarray(self.used, jnp.int32))
+        ids = self.unmap(ids)
         return self.to_picture(self.model.apply({"params": sharding.gather(params)}, ids, method="decode_ids"))
 
     def vectors(self, params: dict, ids: jax.Array) -> jax.Array:
         """A second stage's ids [...] -> their codes' vectors [...,D] float32, as the decoder gets them."""
-        if self.used:
-            ids = unmap(ids, jnp.asarray(self.used, jnp.int32))
-        return self.model.apply({"params": sharding.gather(params)}, ids, method="lookup")
+        return self.model.apply({"params": sharding.gather(params)}, self.unmap(ids), method="lookup")
 
     def codebook(self, params: dict) -> jax.Array:
         """The codes of all ids of the whole codebook: [codebook_size,D] float32."""

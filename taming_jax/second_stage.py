@@ -128,11 +128,11 @@ class SecondStage:
         inputs = jnp.concatenate([c, ids[:, :-1]], 1)
         return self.apply(params, inputs, start=self.cond.length - 1, **kwargs)
 
-    def logits_and_layers(self, params: dict, c: jax.Array, ids: jax.Array, **kwargs) -> tuple[jax.Array, jax.Array]:
+    def logits_and_outputs(self, params: dict, c: jax.Array, ids: jax.Array, **kwargs) -> tuple[jax.Array, jax.Array]:
         """The same, and what comes out of each layer at the positions that predict the codes: [L,B,T,D]."""
         logits, sown = self.logits(params, c, ids, mutable="intermediates", **kwargs)
-        (layers,) = sown["intermediates"]["blocks"]["out"]
-        return logits, layers[:, :, -ids.shape[1] :]
+        (outputs,) = sown["intermediates"]["blocks"]["out"]
+        return logits, outputs[:, :, -ids.shape[1] :]
 
     def reads(self, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The codes that each position reads: [B,T] -> ids [B,T,R], and which of them there are, bool [T,R]."""

@@ -56,13 +56,13 @@ def test_positions_read_what_their_logits_follow_from(fields, vq_run):
             params["blocks"][name] = jax.tree.map(jnp.zeros_like, params["blocks"][name])
     n = stage.first.side**2
     ids, c = jax.random.randint(jax.random.key(1), (1, n), 0, 32), jnp.zeros((1, 1), jnp.int32)
-    run = jax.jit(lambda ids: stage.logits_and_layers(params, c, ids))
-    logits, layers = run(ids)
-    assert layers.shape == (1, 1, n, 32)
+    run = jax.jit(lambda ids: stage.logits_and_outputs(params, c, ids))
+    logits, outputs = run(ids)
+    assert outputs.shape == (1, 1, n, 32)
     np.testing.assert_allclose(logits, stage.logits(params, c, ids), rtol=1e-5, atol=1e-6)
     numbers, known = stage.reads(jnp.arange(n)[None])  # of each code, its number
     for code in (0, 9, n - 1):
-        moved = (run(ids.at[0, code].add(1))[1] != layers).any(-1)[0, 0]
+        moved = (run(ids.at[0, code].add(1))[1] != outputs).any(-1)[0, 0]
         np.testing.assert_array_equal(moved, ((numbers[0] == code) & known).any(-1))
 
 
@@ -111,7 +111,7 @@ def test_a_transformer_learns_vectors_beside_ids(fields, picture_folder, vq_run,
 
 @pytest.mark.slow
 def test_without_weight_they_change_nothing(picture_folder, vq_run):
-    """Neither the loss of ids nor what is learned from it; and their own is of the right codes, whatever was seen."""
+    """Neither the loss of ids nor what is learned from it."""
     config = completion.complete(changed(tiny_transformer(vq_run), **WAVEFRONT))
     config.data.class_names = ("circle", "cross", "square")
 

@@ -29,13 +29,13 @@ class VectorGuesses(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, layers: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
         """What comes out of each layer, [L,B,T,D] -> codes that are read, [B,T,reads,dim], and written, [B,T,dim]."""
 
         def guess(x: jax.Array, name: str, dim: int) -> jax.Array:
             x = dense(x.shape[-1], self.dtype, f"{name}_in")(x.astype(self.dtype))
             return dense(dim, self.dtype, f"{name}_out")(gelu(x)).astype(jnp.float32)
 
-        first, deep = layers[0], layers[max(0, 3 * len(layers) // 4 - 1)]
+        first, deep = outputs[0], outputs[max(0, 3 * len(outputs) // 4 - 1)]
         read = guess(first, "read", self.reads * self.dim)
         return read.reshape(*read.shape[:2], self.reads, self.dim), guess(deep, "written", self.dim)

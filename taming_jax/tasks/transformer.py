@@ -151,8 +151,8 @@ def make_task(config: ConfigDict) -> states.Task:
             net = stage.begin_from_vectors(net, frozen, config.vector_init, jax.random.fold_in(key, 2))
         params = {"gpt": {**net, **(begin or {}).get("gpt", {})}}
         if guesses:
-            layers = jnp.zeros((gpt.num_layers, 1, 1, gpt.embed_dim))
-            params["guesses"] = guesses.init(jax.random.fold_in(key, 1), layers)["params"]
+            outputs = jnp.zeros((gpt.num_layers, 1, 1, gpt.embed_dim))
+            params["guesses"] = guesses.init(jax.random.fold_in(key, 1), outputs)["params"]
         return states.create(optimizers, params, {}, ema_decay, config.freeze)
 
     def read(state: states.TrainState, batch: dict, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -160,10 +160,10 @@ def make_task(config: ConfigDict) -> states.Task:
         c, codes = stage.read(state.frozen, batch)
         return c, stage.to_sequence(codes, key)
 
-    def vector_loss(frozen: dict, params: dict, layers: jax.Array, targets: jax.Array) -> jax.Array:
+    def vector_loss(frozen: dict, params: dict, outputs: jax.Array, targets: jax.Array) -> jax.Array:
         """How far guesses are from the right codes' vectors, read and written, also where others were seen. -> []."""
         reads, known = stage.reads(targets)
-        read, written = guesses.apply({"params": sharding.gather(params, "guesses")}, layers)
+        read, written = guesses.apply({"params": sharding.gather(params, "guesses")}, outputs)
         vectors = functools.partial(stage.first.vectors, frozen["gen"])
         return losses.cosine_distance(read, vectors(reads), known) + losses.cosine_distance(written, vectors(targets))
 
@@ -197,18 +197,19 @@ def make_task(config: ConfigDict) -> states.Task:
                 params = {**state.params["gpt"], **learned["gpt"]}
                 told = dict(train=True, rngs={"dropout": dropout_key}, **shown)
                 if guesses:
-                    logits, layers = stage.logits_and_layers(params, c, ids, **told)
-                    loss = losses.cross_entropy(logits, targets).mean()
-                    far = vector_loss(state.frozen, learned["guesses"], layers, targets)
-                    return loss + config.vector_weight * far, dict(loss=loss, vector_loss=far)
-                logits = stage.logits(params, c, ids, **told)
+                    logits, outputs = stage.logits_and_outputs(params, c, ids, **told)
+                else:
+                    logits = stage.logits(params, c, ids, **told)
                 if stage.masks:
                     loss = losses.masked_cross_entropy(
                         logits, targets, shown["hidden"], context.label_smoothing, context.unmasked_weight
                     )
                 else:
                     loss = losses.cross_entropy(logits, targets).mean()
-                return loss, dict(loss=loss)
+                if not guesses:
+                    return loss, dict(loss=loss)
+                far = vector_loss(state.frozen, learned["guesses"], outputs, targets)
+                return loss + config.vector_weight * far, dict(loss=loss, vector_loss=far)
 
             learned = {name: without(name, state.params[name], config.freeze) for name in optimizers}
             grads, numbers = jax.grad(loss_fn, has_aux=True)(learned)
