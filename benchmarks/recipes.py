@@ -17,10 +17,11 @@ from typing import NamedTuple
 
 from absl import flags
 
-from taming_jax import cli
+from taming_jax import cli, completion
 from taming_jax.console import say
 from taming_jax.generator import Generator
 from taming_jax.quality import evaluators, record
+from taming_jax.quality.options import KINDS
 from taming_jax.writer import LOG, read_records
 
 SPEED_SIZE = (128, 128)  # pixels of the image whose codes are counted per second: 32x32 of them
@@ -45,10 +46,34 @@ def wavefront(lag: int, reach: int, **others: object) -> dict[str, object]:
 
 SAMPLES = dict(features="efficientnet", num_samples=1000)
 OF_TRANSFORMERS = {"nats per code": ("validation", "nll"), "fd": ("samples", "fd_efficientnet")}
+OF_TOKENIZERS = {
+    "PSNR": ("validation", "psnr"),
+    "LPIPS": ("validation", "lpips"),
+    "rfd": ("reconstructions", "rfd_efficientnet"),
+    "perturbed fd": ("reconstructions", "pfd_efficientnet"),
+    "codes in use": ("validation", "code_use"),
+}
 # On the tokenizer that comes along. Few steps: with Muon, overfitting begins soon after.
 SHORT = {"first_stage.workdir": "openmoji_tokenizer"} | dict.fromkeys(("steps", "eval_every", "checkpoint_every"), 200)
 IDS_ALONE = {"vector_weight": 0.0, "vector_init": 0.0}
 PAPER = {"gpt.architecture": "gpt", "gpt.context.kind": "window", "gpt.context.places": False} | IDS_ALONE
+ADAM = {"optim.name": "adam", "optim.learning_rate": 1.5e-3}
+# The paper's recipe, with a learning rate for few steps.
+DISC = {"disc.weight": 0.8, "disc.ramp_steps": 0, "disc.max_weight": 1e4}
+PAPERS_LOSS = {"loss.pixel": "l1", "loss.perceptual_weight": 1.0, "loss.perceptual_start": 0, "loss.perceptual_crop": 0}
+UNAVERAGED = {"restart_codes_after": 0, "ema_decay": 0.0, "optim.schedule": "constant"}
+SINGLE_PIXELS = {"model.patch": 1, "model.ch_mult": (1, 1, 2)}
+PAPERS_NET = {"model.network": "vqgan", "model.attn_resolutions": (16,)}
+
+
+def tokenizer(steps: int, *overrides: dict[str, object]) -> dict[str, object]:
+    """A row of so many steps; LPIPS and a discriminator begin as in the configs, after four fifths and half of them."""
+    row = {"loss.perceptual_start": steps * 4 // 5, "disc.start": steps // 2, "disc.gen_start": steps // 2}
+    for fields in overrides:
+        row |= fields
+    return row | dict.fromkeys(("steps", "eval_every", "checkpoint_every"), steps)
+
+
 TABLES = {
     "transformer": Table(
         "openmoji_transformer",
@@ -92,6 +117,25 @@ TABLES = {
         OF_TRANSFORMERS,
         SAMPLES,
     ),
+    # As many steps as five minutes of one core allow: rows are equal in time, not in steps.
+    "tokenizer": Table(
+        "openmoji_vq",
+        {"data.size": 64},
+        {
+            "the paper's": tokenizer(100, PAPERS_NET, SINGLE_PIXELS, UNAVERAGED, ADAM, PAPERS_LOSS, DISC),
+            "without a discriminator": tokenizer(100, PAPERS_NET, SINGLE_PIXELS, UNAVERAGED, ADAM, PAPERS_LOSS),
+            "the same on squared errors, LPIPS at the end": tokenizer(100, PAPERS_NET, SINGLE_PIXELS, UNAVERAGED, ADAM),
+            "the same with codes that move, averages, a cosine": tokenizer(100, PAPERS_NET, SINGLE_PIXELS, ADAM),
+            "the same with Muon": tokenizer(100, PAPERS_NET, SINGLE_PIXELS),
+            "the same on squares of 2x2 pixels": tokenizer(100, PAPERS_NET),
+            "the same with norms of single places: `openmoji_vq`": tokenizer(100),
+            "the same with VQGAN+'s discriminator": tokenizer(
+                100, {"disc.network": "blurred", "disc.adaptive": False, "disc.weight": 0.1, "disc.lecam_weight": 1e-3}
+            ),
+        },
+        OF_TOKENIZERS,
+        dict(features="efficientnet"),
+    ),
 }
 
 
@@ -103,19 +147,16 @@ def make(table: Table, overrides: dict[str, object], seed: int, run: Path) -> No
     say("$ python -m " + " ".join(command))
     if done := subprocess.run([sys.executable, "-m", *command]).returncode:
         sys.exit(done)
-    if not judged_before(run):
+    if not record.read(run):
         _, judged = evaluators.judge_run(run, store=run.parent / "features", **table.judged)
-        record.write(run, "samples", judged.numbers, judged.protocol)
-
-
-def judged_before(run: Path) -> list[dict]:
-    return [entry["numbers"] for entry in record.read(run) if entry["name"] == "samples"]
+        kind = evaluators.kind_of(completion.load_config(run)[0])
+        record.write(run, kind, judged.numbers, judged.protocol)
 
 
 def number(run: Path, split: str, name: str) -> float:
     """A number of a run's last evaluation."""
-    if split == "samples":
-        return judged_before(run)[-1][name]
+    if split in KINDS:
+        return [entry["numbers"][name] for entry in record.read(run) if entry["name"] == split][-1]
     return [entry[name] for entry in read_records(run / LOG) if entry.get("split") == split][-1]
 
 

@@ -24,6 +24,7 @@ def get_config(cond: str = "low") -> ConfigDict:
     c.data.resize_factor = 8.0
     c.gpt.context.kind = "wavefront"
     c.gpt.architecture = "modern"
+    c.update(vector_weight=1.0, vector_init=0.1)
     c.optim.update(name="muon", learning_rate=3e-3)
     c.batch_size = 8
     c.steps = 1000

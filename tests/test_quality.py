@@ -21,6 +21,7 @@ from taming_jax.quality import statistics as st
 from taming_jax.quality.options import KINDS
 from taming_jax.quality.pictures import Pictures, open_pictures
 from taming_jax.quality.reconstructions import Disturb, disturb_codes, near_codes
+from taming_jax.quality.samples import ask
 from taming_jax.report.lines import lines as report_lines
 from taming_jax.report.run import read as read_run
 from taming_jax.writer import read_records
@@ -258,6 +259,19 @@ def test_the_best_checkpoint_is_found_by_its_number(tmp_path):
     assert best.find_better(tmp_path, "nll") == 6
     with pytest.raises(UserError, match=r"checkpoint_best='nl'.*'nll'"):
         best.check("nl", ["nll", "code_use"])
+
+
+def test_samples_have_the_classes_of_the_reference(transformer_run):
+    """As often as it has them; without a split, all alike. No sample is painted twice."""
+    painter = taming_jax.Generator.load(transformer_run)
+    labels = np.array([2, 0, 2, 2, 0, 2])
+    split = Pictures(6, {}, lambda start, stop: np.zeros((stop - start, 16, 16, 3), np.uint8), lambda n: labels[:n])
+    for count, pictures, expected in ((4, split, [1, 0, 3]), (9, split, [3, 0, 6]), (7, None, [3, 2, 2])):
+        asked = ask(painter, painter.plan(), count, pictures)
+        painted = asked.kinds["label"][asked.which]
+        assert np.bincount(painted, minlength=3).tolist() == expected
+        assert len(set(zip(painted, asked.index, strict=True))) == count
+        assert sorted(asked.index[painted == 2]) == list(range(expected[2]))
 
 
 @pytest.mark.slow

@@ -22,14 +22,14 @@ FIRST = 64  # pictures of a split that its hash is of
 class Pictures(NamedTuple):
     """A set of `count` pictures of one size.
 
-    about: what they are, as JSON, equal for equal pictures. read: (from, to) -> uint8 [to - from,H,W,3]. labels: () ->
-    the classes of all, int [count], for a split.
+    about: what they are, as JSON, equal for equal pictures. read: (from, to) -> uint8 [to - from,H,W,3]. labels: for a
+    split, (number) -> the classes of the first ones, int [number].
     """
 
     count: int
     about: dict
     read: Callable[[int, int], np.ndarray]
-    labels: Callable[[], np.ndarray] | None = None
+    labels: Callable[[int], np.ndarray] | None = None
 
 
 def of_split(config: ConfigDict, split: str, most: int = 0, size: tuple[int, int] | None = None) -> Pictures:
@@ -52,10 +52,10 @@ def of_split(config: ConfigDict, split: str, most: int = 0, size: tuple[int, int
         labels[start:stop] = [row["label"] for row in found]
         return np.stack([row["image"] for row in found])
 
-    def read_labels() -> np.ndarray:
-        for i in np.flatnonzero(labels < 0):  # of pictures whose features were kept, and were not read again
+    def read_labels(number: int) -> np.ndarray:
+        for i in np.flatnonzero(labels[:number] < 0):  # of pictures whose features were kept, and were not read again
             read(i, i + 1)
-        return labels
+        return labels[:number]
 
     fields = {name: config.data[name] for name in ("name", "path", "size", "resize_factor", "validation_share")}
     fields["size"] = list(augment.size)

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -53,15 +53,15 @@ def make(config: ConfigDict, fields: dict[str, Any], mesh: Mesh, store: Path | N
 
     def judge_stage(params: dict, about: dict) -> Judged:
         pictures, references = reference()
-        kinds = make_rows(painter, plan, count)
-        samples = sampled(painter.at(about["step"], params), plan, kinds, count, about)
+        asked = ask(painter, plan, count, pictures)
+        samples = sampled(painter.at(about["step"], params), plan, asked, about)
         seen = viewer.see(samples, "samples")
         judged = viewer.judge(seen, samples.about, references)
         if pictures is None:
             return judged
         if fields["by_class"]:
-            labels = np.resize(kinds["label"], count)
-            classes = seen.split(labels), references.seen.split(pictures.labels())
+            labels = asked.kinds["label"][asked.which]
+            classes = seen.split(labels), references.seen.split(pictures.labels(pictures.count))
             judged = judged._replace(by_class=judge_classes(viewer, *classes, painter.class_names))
         shown = min(SHOWN, count)
         near = nearest(seen.first("pool", shown), references.seen.each("pool"))
@@ -88,29 +88,49 @@ def judge_classes(
     return found
 
 
-def make_rows(generator: Generator, plan: Plan, count: int) -> dict[str, np.ndarray]:
-    """What samples are painted for: all classes, or held-out conditions as many as are needed; [kinds,...]."""
+class Asked(NamedTuple):
+    """What each of the samples is painted for.
+
+    kinds: the conditions, as rows. which: the kind of each sample; index: how many samples before it are of that kind;
+    int32 [count]. told: how the kinds were chosen.
+    """
+
+    kinds: dict[str, np.ndarray]
+    which: np.ndarray
+    index: np.ndarray
+    told: str
+
+
+def ask(generator: Generator, plan: Plan, count: int, pictures: Pictures | None) -> Asked:
+    """Chooses the conditions of samples: classes, as often as the reference's pictures have them, or held-out ones.
+
+    pictures: the reference, if it is a split; without it, all classes occur alike.
+    """
     names = generator.class_names if generator.stage.cond.FINITE else ()
     asked = dict(classes=list(range(len(names)))) if names else {}
-    rows = request.make_rows(generator.stage, generator.config, plan.size, asked, None, min(count, CONDITIONS))
-    if count < len(names):
-        say(f"{count} samples are of the first {count} of {len(names)} classes alone: a Fréchet distance needs all")
-    return rows
+    kinds = request.make_rows(generator.stage, generator.config, plan.size, asked, None, min(count, CONDITIONS))
+    if names and pictures is not None:  # its pictures are in a random order
+        told, which = "as in the reference", np.resize(pictures.labels(min(count, pictures.count)), count)
+    else:
+        told, which = "in turn", np.arange(count) % len(kinds["label"])
+        if count < len(names):
+            say(f"{count} samples are of the first {count} of {len(names)} classes alone: a Fréchet distance needs all")
+    order = np.argsort(which, kind="stable")
+    index = np.empty(count, np.int32)
+    index[order] = np.arange(count) - np.searchsorted(which[order], which[order])
+    return Asked(kinds, which.astype(np.int32), index, told)
 
 
-def sampled(generator: Generator, plan: Plan, kinds: dict[str, np.ndarray], count: int, about: dict) -> Pictures:
-    """Samples of a transformer, for `kinds` in turn, as many of each as `count` needs.
-
-    The same seed gives the same pictures, whatever the parts that they are painted in.
-    """
-    number, parts = len(kinds["label"]), generator.mesh.shape["data"]
+def sampled(generator: Generator, plan: Plan, asked: Asked, about: dict) -> Pictures:
+    """Samples of a transformer. The same seed gives the same pictures, whatever the parts that they are painted in."""
+    parts = generator.mesh.shape["data"]
 
     def read(start: int, stop: int) -> np.ndarray:
-        at = np.arange(start, stop)
-        part = {name: value[at % number] for name, value in kinds.items()}
-        part["index"] = (at // number).astype(np.int32)
+        part = {name: value[asked.which[start:stop]] for name, value in asked.kinds.items()}
+        part["index"] = asked.index[start:stop]
         batch_size = -(-(stop - start) // parts) * parts
         return np.concatenate(list(generator.paint(part, plan, batch_size, progress=False)))
 
+    count, conditions = len(asked.which), dict(conditions=len(asked.kinds["label"]), chosen=asked.told)
     told = dict(kind="samples", count=count, seed=plan.seed, **plan.sampling._asdict())
-    return Pictures(count, told | dict(conditions=number, run=about), read)
+    return Pictures(count, told | conditions | dict(run=about), read)
