@@ -134,7 +134,7 @@ class SecondStage:
         (outputs,) = sown["intermediates"]["blocks"]["out"]
         return logits, outputs[:, :, -ids.shape[1] :]
 
-    def reads(self, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def codes_read(self, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The codes that each position reads: [B,T] -> ids [B,T,R], and which of them there are, bool [T,R]."""
         return jnp.pad(ids[:, :-1], ((0, 0), (1, 0)))[..., None], (jnp.arange(ids.shape[1]) > 0)[:, None]
 
@@ -282,7 +282,7 @@ class WaveStage(SecondStage):
         n = self.first.side
         return self.apply(params, self.on_grid(c, (n, n)), ids.reshape(-1, n, n), **kwargs)
 
-    def reads(self, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def codes_read(self, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
         n = self.first.side
         around = jnp.pad(ids.reshape(-1, n, n), ((0, 0), (1, 0), (1, 0)))
         left, above = around[:, 1:, :-1], around[:, :-1, 1:]

@@ -60,7 +60,7 @@ def test_positions_read_what_their_logits_follow_from(fields, vq_run):
     logits, outputs = run(ids)
     assert outputs.shape == (1, 1, n, 32)
     np.testing.assert_allclose(logits, stage.logits(params, c, ids), rtol=1e-5, atol=1e-6)
-    numbers, known = stage.reads(jnp.arange(n)[None])  # of each code, its number
+    numbers, known = stage.codes_read(jnp.arange(n)[None])  # of each code, its number
     for code in (0, 9, n - 1):
         moved = (run(ids.at[0, code].add(1))[1] != outputs).any(-1)[0, 0]
         np.testing.assert_array_equal(moved, ((numbers[0] == code) & known).any(-1))
@@ -76,13 +76,16 @@ def test_vectors_spread_keep_their_likeness():
     assert jnp.abs(rows[6]).max() < 2
 
 
-def test_tables_begin_with_the_codebook(vq_run):
+@pytest.mark.parametrize(("cond", "tables"), [("class", 2), ("image", 3)])
+def test_tables_begin_with_the_codebook(cond, tables, vq_run):
     """Rows of codes alone, by as much as asked, like each other as codes are; without the first stage at hand, none."""
-    config = completion.complete(changed(tiny_transformer(vq_run), vector_init=0.5, gpt__embed_dim=256, **WAVEFRONT))
+    config = changed(tiny_transformer(vq_run), vector_init=0.5, gpt__embed_dim=256, **WAVEFRONT)
+    config = completion.complete(changed(config, cond__name=cond, cond__workdir=str(vq_run)))
     task, frozen, key = transformer.make_task(config), transformer.make_task(config).load_frozen(), jax.random.key(0)
     plain, begun = (jax.jit(task.init)(key, None, known).params["gpt"] for known in (None, frozen))
     stage = make_second_stage(config)
     book = stage.first.codebook(frozen["gen"])
+    assert len(stage.tables) == tables and set(stage.tables) <= set(plain)
     for name in plain:
         if name not in stage.tables:
             jax.tree.map(np.testing.assert_array_equal, begun[name], plain[name])

@@ -130,7 +130,7 @@ def make_guesses(stage: SecondStage) -> VectorGuesses:
     """The guesses of vectors that go with a stage's transformer and codebook."""
     ids = jax.ShapeDtypeStruct((1, stage.first.side**2), jnp.int32)
     vectors = jax.eval_shape(stage.first.vectors, stage.frozen_shapes()["gen"], ids)
-    reads, _ = jax.eval_shape(stage.reads, ids)
+    reads, _ = jax.eval_shape(stage.codes_read, ids)
     return VectorGuesses(vectors.shape[-1], reads.shape[-1], stage.gpt.dtype)
 
 
@@ -162,7 +162,7 @@ def make_task(config: ConfigDict) -> states.Task:
 
     def vector_loss(frozen: dict, params: dict, outputs: jax.Array, targets: jax.Array) -> jax.Array:
         """How far guesses are from the right codes' vectors, read and written, also where others were seen. -> []."""
-        reads, known = stage.reads(targets)
+        reads, known = stage.codes_read(targets)
         read, written = guesses.apply({"params": sharding.gather(params, "guesses")}, outputs)
         vectors = functools.partial(stage.first.vectors, frozen["gen"])
         return losses.cosine_distance(read, vectors(reads), known) + losses.cosine_distance(written, vectors(targets))
