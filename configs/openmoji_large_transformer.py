@@ -7,8 +7,8 @@
 It learns on crops of 64 pixels under their own part of the thumbnail, `low`. A drawing is 128 x 128 codes, written in
 509 fronts; each code costs one token's work, and sees what is near.
 
-`--config=configs/openmoji_large_transformer.py:line` colours line art instead, on `openmoji_large_line_vq`. Lines say
-nothing of colours: an area takes the one that its codes began with.
+A thumbnail may be whatever has its size: `--data_path=runs/openmoji_coloured` takes line art that
+`openmoji_line_transformer` has coloured (docs/large.md).
 """
 
 from ml_collections import ConfigDict
@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 from configs import openmoji_transformer
 
 
-def get_config(cond: str = "low") -> ConfigDict:
+def get_config() -> ConfigDict:
     c = openmoji_transformer.get_aligned("runs/openmoji_large_vq", "image")
-    c.cond.workdir = f"runs/openmoji_large_{cond}_vq"
+    c.cond.workdir = "runs/openmoji_large_low_vq"
     c.cond.aligned = False
     c.data.size = 64
     c.data.resize_factor = 8.0

@@ -55,7 +55,6 @@ PARAMETERS = {
     "openmoji_fsq_vq": {"gen": 800_103, "disc": 167_841},
     "openmoji_gumbel_vq": {"gen": 818_547, "disc": 167_841},
     "openmoji_l2_vq": {"gen": 818_035},
-    "openmoji_large_line_vq": {"gen": 696_372},
     "openmoji_large_low_vq": {"gen": 752_944},
     "openmoji_large_transformer": {"gpt": 5_317_376, "guesses": 143_920},
     "openmoji_large_vq": {"gen": 715_324},

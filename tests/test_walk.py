@@ -84,6 +84,14 @@ def test_what_systems_leave_behind_is_left_out_and_counted(tmp_path, capfd):
     assert len(look(inside, capfd)[0]) == 9
 
 
+def test_samples_are_taken_without_what_lies_beside_them(tmp_path, capfd):
+    taken = ["condition_000/00000.png", "condition_000/00001.png", "condition_001/00000.png"]
+    fill(tmp_path, *taken, "samples.png", "condition_000/condition.png", "samples.json")
+    source, said = look(tmp_path, capfd)
+    assert names_of(source) == taken
+    assert "2 pictures beside the samples (condition.png, samples.png)" in said
+
+
 def test_endings_that_pillow_reads_are_taken_and_others_counted(tmp_path, capfd):
     taken = ["a.jfif", "b.JPG", "c.jpe", "d.PNG", "e.tga", "f.avif", "g.ppm", "h.jp2", "i.mpo"]
     others = ["a.txt", "b.TXT", "c.json", "README", "d.pdf", "e.eps", "f.heic", "g.npy"]

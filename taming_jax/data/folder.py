@@ -15,7 +15,7 @@ from taming_jax.data.annotations import read_annotations
 from taming_jax.data.classes import number_classes
 from taming_jax.data.features import DERIVED, FEATURES, PICTURES
 from taming_jax.data.files import check_labels, read
-from taming_jax.data.walk import LeftOut, find_images, find_splits, listed, tell, walk
+from taming_jax.data.walk import LeftOut, find_images, find_splits, listed, tell, walk_pictures
 from taming_jax.errors import UserError, printable
 
 BESIDE = {name: feature for name, feature in FEATURES.items() if feature.folder and name != "image"}
@@ -95,10 +95,10 @@ def source(data: ConfigDict, split: str) -> FolderSource:
     If every image lies in a sub-folder, the first-level sub-folders are the classes. With other features, images lie in
     images/ and the other features beside it, see `features.FEATURES`. If there are folders of splits, see
     `walk.find_splits`, classes lie in them; a `validation_share` of 1 takes all images. Says what the folder holds and
-    what is left out, see `walk.walk`.
+    what is left out, see `walk.walk_pictures`.
     """
     root, kinds = find_root(data)
-    files, left_out = walk(root)
+    files, left_out = walk_pictures(root)
     base = root if kinds else find_images(root, files, data, [feature.folder for feature in BESIDE.values()])
     if base != root:
         files = keep_below(root, files, [base], left_out)

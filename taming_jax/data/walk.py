@@ -89,6 +89,16 @@ def walk(root: Path, wanted: Callable[[str], bool] = is_picture) -> tuple[list[P
     return sorted(files), left_out
 
 
+def walk_pictures(root: Path) -> tuple[list[Path], LeftOut]:
+    """The same, of pictures; of what `sample` has written, without its sheets and the conditions."""
+    files, left_out = walk(root)
+    if (root / "samples.json").exists():
+        beside = [file.name for file in files if not file.stem.isdigit()]
+        files = [file for file in files if file.stem.isdigit()]
+        left_out["picture(s) beside the samples"].update(beside)
+    return files, left_out
+
+
 def look(
     entry: os.DirEntry, way: tuple[str, ...], closed: tuple[str, str] | None, wanted: Callable[[str], bool]
 ) -> tuple[bool, tuple[str, str] | None]:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from taming_jax import data
 from taming_jax.completion import check_classes
 from taming_jax.data.files import open_image
-from taming_jax.data.walk import tell, walk
+from taming_jax.data.walk import tell, walk_pictures
 from taming_jax.errors import ArgumentError, printable, reason
 
 MODES = ("RGB", "L")
@@ -78,9 +78,7 @@ def open_pictures(name: str, path: Path) -> Pictures:
 
 def open_folder(name: str, path: Path) -> Pictures:
     """A folder's pictures in the order of their names. What `sample` has written is taken without its sheets."""
-    files, left_out = walk(path)
-    if (path / "samples.json").exists():
-        files = [file for file in files if file.stem.isdigit()]
+    files, left_out = walk_pictures(path)
     if not files:
         raise ArgumentError(f"{name}={path} holds no pictures{tell(left_out)}")
     first = read_picture(name, files[0]).shape
