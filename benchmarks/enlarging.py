@@ -6,7 +6,8 @@ The paper's transformer, on as many codes a step, in windows as large as the tok
 
     python -m taming_jax.train --config=openmoji_large_transformer --workdir=runs/large_window_transformer \\
         --config.gpt.architecture=gpt --config.gpt.context.kind=window --config.cond.aligned=True \\
-        --config.data.size=32 --config.data.resize_factor=16 --config.batch_size=32
+        --config.data.size=32 --config.data.resize_factor=16 --config.batch_size=32 \\
+        --config.vector_weight=0 --config.vector_init=0
     python -m benchmarks.enlarging --workdir=runs/large_window_transformer --out=runs/enlarging_window --stride=4
 
 Held-out drawings: LPIPS of whole images (less is better), and the Fréchet distance (EfficientNet) between all patches

@@ -7,24 +7,26 @@
 It learns on crops of 64 pixels under their own part of the thumbnail, `low`. A drawing is 128 x 128 codes, written in
 509 fronts; each code costs one token's work, and sees what is near.
 
-A thumbnail may be whatever has its size: `--data_path=runs/openmoji_coloured` takes line art that
+A thumbnail may be whatever has its size: `--data_path=runs/small` takes line art that
 `openmoji_line_transformer` has coloured (docs/large.md).
 """
 
 from ml_collections import ConfigDict
 
-from configs import openmoji_transformer
+from configs import common, openmoji_transformer
 
 
 def get_config() -> ConfigDict:
-    c = openmoji_transformer.get_aligned("runs/openmoji_large_vq", "image")
+    c = openmoji_transformer.get_base()
+    c.first_stage = common.get_first_stage("runs/openmoji_large_vq")
+    c.cond = common.get_cond("image")
     c.cond.workdir = "runs/openmoji_large_low_vq"
-    c.cond.aligned = False
     c.data.size = 64
     c.data.resize_factor = 8.0
     c.gpt.context.kind = "wavefront"
     c.gpt.architecture = "modern"
     c.update(vector_weight=1.0, vector_init=0.1)
+    c.gpt.update(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
     c.optim.update(name="muon", learning_rate=3e-3)
     c.batch_size = 8
     c.steps = 1000

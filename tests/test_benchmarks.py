@@ -1,11 +1,13 @@
 """The benchmarks run; what they measure is for people to read."""
 
+import importlib
 import re
 import sys
 
 import pytest
 
 from benchmarks import recipes, training
+from taming_jax import completion
 from taming_jax.quality import record
 
 
@@ -26,6 +28,15 @@ def test_training(monkeypatch, capsys):
     table = capsys.readouterr().out.splitlines()[-2:]
     assert [line.split()[:2] for line in table] == [["vqgan-tiny", "taming_jax"], ["gpt-tiny", "taming_jax"]]
     assert [line.split()[5] for line in table] == ["images", "tokens"]
+
+
+@pytest.mark.parametrize("name", recipes.TABLES)
+def test_rows_of_recipes_are_configs(name):
+    table = recipes.TABLES[name]
+    for overrides in table.rows.values():
+        config = importlib.import_module(f"configs.{table.config}").get_config()
+        config.update_from_flattened_dict(table.base | overrides)
+        assert completion.complete(config).task == ("vqgan" if name == "tokenizer" else "transformer")
 
 
 @pytest.mark.slow

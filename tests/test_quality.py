@@ -266,6 +266,10 @@ def test_samples_have_the_classes_of_the_reference(transformer_run):
     painter = taming_jax.Generator.load(transformer_run)
     labels = np.array([2, 0, 2, 2, 0, 2])
     split = Pictures(6, {}, lambda start, stop: np.zeros((stop - start, 16, 16, 3), np.uint8), lambda n: labels[:n])
+    turned = split._replace(labels=lambda n: labels[::-1][:n])
+    first, second, other = (ask(painter, painter.plan(), n, s) for n, s in ((6, split), (6, turned), (5, split)))
+    np.testing.assert_array_equal(first.which, second.which)  # so features that are kept fit both
+    assert first.told == second.told != other.told
     for count, pictures, expected in ((4, split, [1, 0, 3]), (9, split, [3, 0, 6]), (7, None, [3, 2, 2])):
         asked = ask(painter, painter.plan(), count, pictures)
         painted = asked.kinds["label"][asked.which]

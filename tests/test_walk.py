@@ -86,10 +86,12 @@ def test_what_systems_leave_behind_is_left_out_and_counted(tmp_path, capfd):
 
 def test_samples_are_taken_without_what_lies_beside_them(tmp_path, capfd):
     taken = ["condition_000/00000.png", "condition_000/00001.png", "condition_001/00000.png"]
-    fill(tmp_path, *taken, "samples.png", "condition_000/condition.png", "samples.json")
-    source, said = look(tmp_path, capfd)
+    beside = ["samples.png", "condition_000/condition.png", "condition_000/00000.gif"]
+    source, said = look(fill(tmp_path / "a", *taken, *beside, "samples.json"), capfd)
     assert names_of(source) == taken
-    assert "2 pictures beside the samples (condition.png, samples.png)" in said
+    assert "3 pictures beside the samples (00000.gif, condition.png, samples.png)" in said
+    source, _ = look(fill(tmp_path / "b", *CLASSES, "samples.json"), capfd)  # which someone else has written
+    assert names_of(source) == CLASSES
 
 
 def test_endings_that_pillow_reads_are_taken_and_others_counted(tmp_path, capfd):

@@ -43,6 +43,8 @@ IMAGES = re.compile(r"((jpe?g|png|rgb|input|source|left|right)[-_ ]?)?(image|img
 MAPS = re.compile(
     r"(masks?|labels?|annotations?|annots?|segmentations?|segmaps?|depths?|lines|edges|ground[-_ ]?truths?|gt|trimaps?)"
 )
+# What `sample` writes beside the samples, in its folder: sheets, conditions, animations.
+SHEETS = re.compile(r"samples\.png|[^/]+/(condition\.png|\d{5}\.gif)")
 WORD = re.compile(r"[a-z]+|\d+")
 # Numbers of files by the reason, and by names that tell more; an 's' in brackets is a plural's.
 LeftOut = dict[str, Counter]
@@ -90,12 +92,13 @@ def walk(root: Path, wanted: Callable[[str], bool] = is_picture) -> tuple[list[P
 
 
 def walk_pictures(root: Path) -> tuple[list[Path], LeftOut]:
-    """The same, of pictures; of what `sample` has written, without its sheets and the conditions."""
+    """As `walk`, for pictures; of a folder that `sample` has written, the samples alone are taken."""
     files, left_out = walk(root)
-    if (root / "samples.json").exists():
-        beside = [file.name for file in files if not file.stem.isdigit()]
-        files = [file for file in files if file.stem.isdigit()]
-        left_out["picture(s) beside the samples"].update(beside)
+    if os.path.exists(root / "samples.json"):
+        depth = len(root.parts)
+        beside = [file for file in files if SHEETS.fullmatch("/".join(file.parts[depth:]))]
+        left_out["picture(s) beside the samples"].update(file.name for file in beside)
+        files = sorted(set(files) - set(beside))
     return files, left_out
 
 

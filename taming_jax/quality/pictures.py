@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from taming_jax import data
 from taming_jax.completion import check_classes
+from taming_jax.console import bar
 from taming_jax.data.files import open_image
 from taming_jax.data.walk import tell, walk_pictures
 from taming_jax.errors import ArgumentError, printable, reason
@@ -53,7 +54,8 @@ def of_split(config: ConfigDict, split: str, most: int = 0, size: tuple[int, int
         return np.stack([row["image"] for row in found])
 
     def read_labels(number: int) -> np.ndarray:
-        for i in np.flatnonzero(labels[:number] < 0):  # of pictures whose features were kept, and were not read again
+        unread = np.flatnonzero(labels[:number] < 0)  # of pictures whose features were kept
+        for i in bar(unread, "reading classes", unit="picture"):
             read(i, i + 1)
         return labels[:number]
 

@@ -1,6 +1,7 @@
 """Judges a transformer by its samples: against a split of its data, or against whatever it is given."""
 
 import functools
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,29 +93,33 @@ class Asked(NamedTuple):
     """What each of the samples is painted for.
 
     kinds: the conditions, as rows. which: the kind of each sample; index: how many samples before it are of that kind;
-    int32 [count]. told: how the kinds were chosen.
+    int32 [count]. told: a hash of how often each class occurs, where that follows the reference.
     """
 
     kinds: dict[str, np.ndarray]
     which: np.ndarray
     index: np.ndarray
-    told: str
+    told: dict[str, str]
 
 
 def ask(generator: Generator, plan: Plan, count: int, pictures: Pictures | None) -> Asked:
-    """Chooses the conditions of samples: classes, as often as the reference's pictures have them, or held-out ones.
+    """Chooses the conditions of samples: the classes of the reference's first pictures, or held-out images in turn.
 
-    pictures: the reference, if it is a split; without it, all classes occur alike.
+    pictures: the reference, if it is a split, in a random order; without it, all classes occur alike.
     """
-    names = generator.class_names if generator.stage.cond.FINITE else ()
-    asked = dict(classes=list(range(len(names)))) if names else {}
-    kinds = request.make_rows(generator.stage, generator.config, plan.size, asked, None, min(count, CONDITIONS))
-    if names and pictures is not None:  # its pictures are in a random order
-        told, which = "as in the reference", np.resize(pictures.labels(min(count, pictures.count)), count)
+    names, told = generator.class_names if generator.stage.cond.FINITE else (), {}
+    if names:
+        kinds = {"label": np.arange(len(names), dtype=np.int32)}
     else:
-        told, which = "in turn", np.arange(count) % len(kinds["label"])
-        if count < len(names):
-            say(f"{count} samples are of the first {count} of {len(names)} classes alone: a Fréchet distance needs all")
+        kinds = request.make_rows(generator.stage, generator.config, plan.size, {}, None, min(count, CONDITIONS))
+    which = np.arange(count) % len(kinds["label"])
+    if names and pictures is not None:
+        which = np.resize(pictures.labels(min(count, pictures.count)), count)
+        # Which samples there are, and in which order, follows from the numbers of the classes alone.
+        which = np.random.default_rng(0).permutation(np.sort(which))
+        told = {"classes": hashlib.sha256(np.bincount(which).tobytes()).hexdigest()}
+    elif count < len(names):
+        say(f"{count} samples are of the first {count} of {len(names)} classes alone: a Fréchet distance needs all")
     order = np.argsort(which, kind="stable")
     index = np.empty(count, np.int32)
     index[order] = np.arange(count) - np.searchsorted(which[order], which[order])
@@ -131,6 +136,6 @@ def sampled(generator: Generator, plan: Plan, asked: Asked, about: dict) -> Pict
         batch_size = -(-(stop - start) // parts) * parts
         return np.concatenate(list(generator.paint(part, plan, batch_size, progress=False)))
 
-    count, conditions = len(asked.which), dict(conditions=len(asked.kinds["label"]), chosen=asked.told)
+    count = len(asked.which)
     told = dict(kind="samples", count=count, seed=plan.seed, **plan.sampling._asdict())
-    return Pictures(count, told | conditions | dict(run=about), read)
+    return Pictures(count, told | dict(conditions=len(asked.kinds["label"]), run=about) | asked.told, read)
