@@ -128,8 +128,9 @@ TABLES = {
             ),
             "the same with codes that move, averages, a cosine": tokenizer(330, PAPERS_NET, SINGLE_PIXELS, ADAM),
             "the same with Muon": tokenizer(320, PAPERS_NET, SINGLE_PIXELS),
-            "the same on squares of 2x2 pixels": tokenizer(525, PAPERS_NET),
-            "the same with norms of single places: `openmoji_vq`": tokenizer(560),
+            "the same with norms of single places": tokenizer(320, SINGLE_PIXELS),
+            "Muon on squares of 2x2 pixels": tokenizer(525, PAPERS_NET),
+            "both: `openmoji_vq`": tokenizer(560),
             "the same with VQGAN+'s discriminator": tokenizer(
                 265, {"disc.network": "blurred", "disc.adaptive": False, "disc.weight": 0.1, "disc.lecam_weight": 1e-3}
             ),
