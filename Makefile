@@ -22,7 +22,7 @@ demo-conditional: .venv/installed  ## Trains a transformer that colours line art
 	python -m taming_jax.train --config=configs/openmoji_line_transformer.py --workdir=runs/openmoji_line_transformer
 	python -m taming_jax.sample --workdir=runs/openmoji_line_transformer --out=runs/openmoji_coloured --num_samples=4
 
-demo-large: .venv/installed  ## Trains a wavefront transformer that draws 512x512 pixels from thumbnails of 64x64: 23 minutes on two CPU cores
+demo-large: .venv/installed  ## Trains a wavefront transformer that draws 512x512 pixels from thumbnails of 64x64: an estimated 23 minutes on two CPU cores
 	python -m taming_jax.train --config=configs/openmoji_large_vq.py --workdir=runs/openmoji_large_vq
 	python -m taming_jax.train --config=configs/openmoji_large_low_vq.py --workdir=runs/openmoji_large_low_vq
 	python -m taming_jax.train --config=configs/openmoji_large_transformer.py --workdir=runs/openmoji_large_transformer

@@ -59,6 +59,7 @@ SHORT = {"first_stage.workdir": "openmoji_tokenizer"} | dict.fromkeys(("steps", 
 IDS_ALONE = {"vector_weight": 0.0, "vector_init": 0.0}
 PAPER = {"gpt.architecture": "gpt", "gpt.context.kind": "window", "gpt.context.places": False} | IDS_ALONE
 ADAM = {"optim.name": "adam", "optim.learning_rate": 1.5e-3}  # for few steps; the paper's is far lower
+# The pieces of the paper's first stage.
 DISC = {"disc.weight": 0.8, "disc.ramp_steps": 0, "disc.max_weight": 1e4}
 PAPERS_LOSS = {"loss.pixel": "l1", "loss.perceptual_weight": 1.0, "loss.perceptual_start": 0, "loss.perceptual_crop": 0}
 PLAIN = {"restart_codes_after": 0, "ema_decay": 0.0, "optim.schedule": "constant"}

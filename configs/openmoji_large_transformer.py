@@ -7,8 +7,8 @@
 It learns on crops of 64 pixels under their own part of the thumbnail, `low`. A drawing is 128 x 128 codes, written in
 509 fronts; each code costs one token's work, and sees what is near.
 
-A thumbnail may be whatever has its size: `--data_path=runs/small` takes line art that
-`openmoji_line_transformer` has coloured (docs/large.md).
+`--data_path=runs/small` enlarges other pictures, such as line art that `openmoji_line_transformer` has coloured
+(docs/large.md).
 """
 
 from ml_collections import ConfigDict

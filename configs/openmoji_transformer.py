@@ -68,17 +68,3 @@ def get_on_grid(cond: str) -> ConfigDict:
     c.update(batch_size=8, steps=600, eval_every=600)
     c.sample.update(temperature=0.6, top_p=0.9, guidance=1.0)
     return c
-
-
-def get_aligned(first_stage: str, cond: str) -> ConfigDict:
-    """For conditions that lie where the codes lie: a code begins with attention to its own place (`cond.aligned`)."""
-    c = get_base()
-    c.first_stage = common.get_first_stage(first_stage)
-    c.cond = common.get_cond(cond)
-    c.cond.aligned = True
-    c.batch_size = 8
-    c.steps = 2400
-    c.eval_every = 2400
-    c.gpt.update(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
-    c.optim.learning_rate = 1.5e-3
-    return c

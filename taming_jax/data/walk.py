@@ -95,10 +95,9 @@ def walk_pictures(root: Path) -> tuple[list[Path], LeftOut]:
     """As `walk`, for pictures; of a folder that `sample` has written, the samples alone are taken."""
     files, left_out = walk(root)
     if os.path.exists(root / "samples.json"):
-        depth = len(root.parts)
-        beside = [file for file in files if SHEETS.fullmatch("/".join(file.parts[depth:]))]
+        beside = {file for file in files if SHEETS.fullmatch(file.relative_to(root).as_posix())}
         left_out["picture(s) beside the samples"].update(file.name for file in beside)
-        files = sorted(set(files) - set(beside))
+        files = [file for file in files if file not in beside]
     return files, left_out
 
 
