@@ -242,7 +242,7 @@ def get_cond(name: str) -> ConfigDict:
             max_vocabulary=8192,  # caption: words that are told apart
             vocabulary=(),  # caption: filled in from the data
             layout=dict(  # objects: how a scene becomes ids, see taming_jax/conditions/layout.py
-                kind="bbox",  # bbox or center
+                kind="bbox",  # bbox, center; or grid, painted on the codes
                 min_objects=2,  # of a picture; pictures with fewer are left out
                 max_objects=30,  # of a picture; pictures with more are left out
                 min_area=1e-5,  # of an object, as a share of its picture

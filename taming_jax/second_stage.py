@@ -147,7 +147,7 @@ class SecondStage:
 
     def condition(self, frozen: dict, batch: dict, grid: tuple[int, int]) -> jax.Array:
         """The condition's ids for a painter of `grid`: [B,S], or a grid of ids if `grid` is larger than in training."""
-        c, n = self.cond.ids(frozen, batch), self.first.side
+        c, n = self.cond.of_size(grid, self.window(grid)).ids(frozen, batch), self.first.side
         if self.cond.grid is None or grid == (n, n):
             return c
         return c.reshape(len(c), self.cond.grid[0] * grid[0] // n, self.cond.grid[1] * grid[1] // n)
@@ -290,7 +290,7 @@ class WaveStage(SecondStage):
         return jnp.stack([left, above], -1).reshape(*ids.shape, 2), jnp.stack([j > 0, i > 0], -1).reshape(n * n, 2)
 
     def condition(self, frozen: dict, batch: dict, grid: tuple[int, int]) -> jax.Array:
-        return self.on_grid(self.cond.ids(frozen, batch), grid)
+        return self.on_grid(self.cond.of_size(grid, self.window(grid)).ids(frozen, batch), grid)
 
     def make_steps(self, guided: bool) -> tuple[Callable, Callable]:
         """`begin` and `step`, as `sampling.schedule` takes them.

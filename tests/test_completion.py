@@ -82,6 +82,7 @@ def test_a_config_that_does_not_fit_is_refused_before_anything_is_written(fields
         (dict(canvas=(16, 15)), "canvas=16x15: multiples of 2 from 16 on"),
         (dict(cond__aligned=True), "cond.aligned: a condition on 'class' has no place"),
         (dict(cond__name="objects", cond__aligned=True), "cond.aligned: with cond.layout.encode_crop"),
+        (dict(cond__name="objects", cond__layout__kind="grid"), "cond.layout.kind='grid': .* set encode_crop=False"),
     ],
 )
 def test_a_transformer_that_does_not_fit_is_refused(fields, message, vq_run, tmp_path):

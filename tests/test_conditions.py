@@ -33,6 +33,17 @@ VARIANTS = {
     "on objects": dict(
         cond__name="objects", cond__layout__min_objects=1, cond__layout__max_objects=2, cond__layout__num_tokens=64
     ),
+    "on objects, painted on the codes of a wavefront": dict(
+        cond__name="objects",
+        cond__drop=0.2,
+        cond__layout__kind="grid",
+        cond__layout__encode_crop=False,
+        cond__layout__min_objects=1,
+        cond__layout__max_objects=2,
+        cond__layout__num_tokens=64,
+        gpt__context__kind="wavefront",
+        sample__guidance=2.0,
+    ),
     "on coordinates, with a canvas": dict(
         cond__name="coordinates", cond__down=2, cond__levels=16, cond__drop=0.2, sample__guidance=2.0, canvas=(16, 20)
     ),
@@ -42,6 +53,7 @@ VARIANTS = {
 DEAR = {
     "canvas",
     "objects",
+    "objects,",
     "codes",
     "captions,",
     "spiral,",

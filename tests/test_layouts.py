@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -73,6 +74,37 @@ def test_each_place_of_a_window_has_its_own_ids():
     encoded = layouts.features(SCENE, layout_of(encode_crop=True), 3, grid=(2, 4), window=2)["windows"]
     assert encoded[0, :, -2:].tolist() == [[0, 14], [1, 14], [2, 15]]
     assert "windows" not in layouts.features(SCENE, layout_of(), 3, grid=(2, 2), window=2)
+
+
+def test_boxes_are_painted_on_a_grid():
+    """Ids are 1 + 16 * category + 4 * row + column of a part of the box; the smallest box lies on top."""
+    layout = layout_of(kind="grid", use_group=True)
+    ids = layouts.to_ids(SCENE, layout, 3)  # category 2 at the left, group 0 at the right, 1 in a corner
+    paint = jax.jit(lambda ids: layouts.to_grid(ids, layout, (4, 6)))
+    np.testing.assert_array_equal(
+        paint(ids[None])[0].reshape(4, 6),
+        [
+            [33, 34, 35, 36, 0, 0],
+            [37, 38, 39, 40, 49, 49 + 2],
+            [41, 42, 43, 44, 49 + 8, 49 + 10],
+            [45, 46, 47, 48, 0, 17],
+        ],
+    )
+    assert not paint(np.full((2, 9), 15)).any()  # no objects
+
+
+@pytest.mark.parametrize("canvas", [(8, 8), (12, 8), (9, 5)])
+def test_boxes_on_a_larger_grid_are_shares_of_it(canvas):
+    """As one paints them, so they are read: a box's own cells, and no others, at any size."""
+    layout = layout_of(kind="grid", num_tokens=101)
+    cond = Layout(length=64, vocab_size=49, grid=(8, 8), layout=layout, class_names=("a", "b", "c"))
+    rows = cond.of_size(canvas, 8).rows((0, 0), layout=[{"category": "b", "box": [0, 1 / 3, 2 / 3, 1]}])
+    assert set(rows) == {"objects", "label"}
+    found = np.asarray(cond.of_size(canvas, 8).ids({}, rows)).reshape(canvas)
+    i, j = np.indices(canvas)
+    here = ((i + 1) / canvas[0] > 1 / 3) & (j / canvas[1] < 2 / 3)  # thirds are places of 10x10
+    np.testing.assert_array_equal(found > 0, here)
+    assert set(found[here]) <= set(range(17, 33)) and found[here].max() == 32 and found[here].min() == 17
 
 
 def test_open_images_files(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
@@ -18,22 +19,27 @@ from taming_jax.conditions.condition import Condition, number_rows
 from taming_jax.conditions.label import find_class
 from taming_jax.data.files import LONGEST, read_file
 from taming_jax.errors import ArgumentError, UserError, not_among, printable, show
-from taming_jax.first_stage import FirstStage
+from taming_jax.first_stage import FirstStage, make_first_stage
 from taming_jax.images import find_font, legible
 from taming_jax.values import path
 
-KINDS = {"bbox": 3, "center": 2}  # ids for each object: its category, and the corners of its box or its centre
+# Ids for each object: its category, and the corners of its box or its centre. Of a grid, they are painted on the codes.
+KINDS = {"bbox": 3, "center": 2, "grid": 3}
+PARTS = 4  # rows and columns of a box that a grid tells apart
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 COLORS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2", "#17becf")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout(Condition):
-    """A scene's objects, batch['objects'] [B,length]: what they are and where, see `to_ids`.
+    """A scene's objects, batch['objects']: what they are and where, see `to_ids`.
 
     In an image larger than in training, each place of the window has its own ids: batch['windows']
     [B,rows,columns,length], which `ids` then returns. canvas: (rows, columns) of such an image's codes. window: codes
     on a side of the window. share: of the sides of such an image, what its upper left part has that people asked for.
+
+    Of the kind 'grid', there is an id for each code instead, see `to_grid`: a departure from the original, for the
+    wavefront transformer, whose codes see what lies near them.
     """
 
     FEATURES = ("objects",)
@@ -54,6 +60,8 @@ class Layout(Condition):
             raise UserError(
                 "cond.aligned: with cond.layout.encode_crop, places are those of the whole picture, not a crop's"
             )
+        if config.cond.layout.kind == "grid" and config.cond.layout.encode_crop:
+            raise UserError("cond.layout.kind='grid': boxes lie in the crop that is painted; set encode_crop=False")
 
     @classmethod
     def make(cls, config: ConfigDict, stage: FirstStage | None) -> "Layout":
@@ -61,21 +69,27 @@ class Layout(Condition):
         count = max(1, len(names))
         if count * (1 + layout.use_group) >= layout.num_tokens:
             raise UserError(f"cond.layout.num_tokens={layout.num_tokens} are too few for {count} classes of objects")
-        return cls(length=length(layout), vocab_size=layout.num_tokens, layout=layout, class_names=names)
+        if layout.kind != "grid":
+            return cls(length=length(layout), vocab_size=layout.num_tokens, layout=layout, class_names=names)
+        side = dataclasses.replace(make_first_stage(config.first_stage.config), size=config.data.size).side
+        ids = 1 + count * (1 + layout.use_group) * PARTS**2
+        return cls(length=side**2, vocab_size=ids, grid=(side, side), layout=layout, class_names=names)
 
     @property
     def num_classes(self) -> int:
         return max(1, len(self.class_names))
 
     def ids(self, frozen: dict, batch: dict) -> jax.Array:
+        if self.grid is not None:
+            return to_grid(batch["objects"], self.layout, self.canvas if any(self.canvas) else self.grid)
         return batch["windows"] if "windows" in batch else batch["objects"]
 
-    def places(self, side: int) -> np.ndarray:
-        """All zero: ids say where objects are, positions do not."""
-        return np.zeros((self.length, 2))
+    def places(self, side: int) -> np.ndarray | None:
+        """All zero where ids say where objects are, and positions do not."""
+        return np.zeros((self.length, 2)) if self.grid is None else super().places(side)
 
-    def named_places(self, side: int) -> np.ndarray:
-        return places(self.layout) * (side - 1)
+    def named_places(self, side: int) -> np.ndarray | None:
+        return places(self.layout) * (side - 1) if self.grid is None else None
 
     def shuffle(self, record: dict, rng: np.random.Generator) -> dict:
         order = rng.permutation(len(record["boxes"]))
@@ -87,6 +101,7 @@ class Layout(Condition):
         return features(record, self.layout, self.num_classes, whole, flip, self.canvas, self.window)
 
     def of_size(self, grid: tuple[int, int], window: int, share: tuple[float, float] = (1.0, 1.0)) -> "Layout":
+        window = window if self.grid is None else max(grid)  # a grid is as large as the image
         return dataclasses.replace(self, canvas=grid, window=window, share=share)
 
     def rows(self, size: tuple[int, int], layout: Any) -> dict[str, np.ndarray]:
@@ -126,7 +141,7 @@ def to_ids(
         if overlap(box, crop) > 0:
             left, top, width, height = rescale(box, frame, flip)
             ids.append(int(category) + num_classes * bool(group and layout.use_group))
-            if layout.kind == "bbox":
+            if layout.kind != "center":
                 ids += [place(left, top, layout), place(left + width, top + height, layout)]
             else:
                 ids.append(place(left + width / 2, top + height / 2, layout))
@@ -179,7 +194,7 @@ def from_ids(ids: np.ndarray, layout: ConfigDict, num_classes: int) -> dict:
     found = ids[: layout.max_objects * size].reshape(-1, size)
     found = found[found[:, 0] != layout.num_tokens - 1]
     corners = places(layout)[found[:, 1:], ::-1]  # [N,1 or 2,(x,y)]
-    if layout.kind == "bbox":
+    if layout.kind != "center":
         first, last = corners[:, 0], corners[:, 1]
     else:
         first, last = corners[:, 0] - 1 / 32, corners[:, 0] + 1 / 32
@@ -188,6 +203,25 @@ def from_ids(ids: np.ndarray, layout: ConfigDict, num_classes: int) -> dict:
         "categories": found[:, 0] % num_classes,
         "groups": found[:, 0] >= num_classes,
     }
+
+
+def to_grid(ids: jax.Array, layout: ConfigDict, grid: tuple[int, int]) -> jax.Array:
+    """The ids of objects [B,3*max_objects], painted on a grid: an id for each cell, [B,rows*columns] int32.
+
+    A cell that no box touches is 0. Others have an id for a category and one of `PARTS` x `PARTS` parts of its box; of
+    several boxes, the smallest counts.
+    """
+    points, shape, cells = places(layout), np.array(grid), np.indices(grid).reshape(2, -1).T
+    objects = ids.reshape(len(ids), -1, 3)
+    first, last = jnp.moveaxis(jnp.asarray(points)[jnp.minimum(objects[:, :, 1:], len(points) - 1)], 2, 0)[..., None, :]
+    begin = jnp.minimum(jnp.floor(first * shape), shape - 1)  # the cells that a box touches: [B,objects,1,(i,j)]
+    end = jnp.maximum(begin, jnp.ceil(last * shape) - 1)
+    parts = jnp.int32((cells - begin) * PARTS / (end - begin + 1))
+    found = 1 + (objects[:, :, :1] * PARTS + parts[..., 0]) * PARTS + parts[..., 1]  # [B,objects,cells]
+    here = ((begin <= cells) & (cells <= end)).all(-1) & (objects[:, :, :1] != layout.num_tokens - 1)
+    area = jnp.where(here, (end - begin + 1).prod(-1), jnp.inf)
+    smallest = jnp.take_along_axis(found, area.argmin(1, keepdims=True), 1)[:, 0]
+    return jnp.where(here.any(1), smallest, 0)
 
 
 def place(x: float, y: float, layout: ConfigDict) -> int:
