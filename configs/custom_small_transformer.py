@@ -15,7 +15,7 @@ from configs import common, openmoji_transformer
 def get_config() -> ConfigDict:
     c = openmoji_transformer.get_config()
     c.first_stage = common.get_first_stage("runs/custom_small_vq")
-    c.gpt.num_layers = 6
-    c.update(steps=500, eval_every=500)
-    c.sample.guidance = 1.0
+    c.gpt.update(num_layers=6, embd_pdrop=0.1, attn_pdrop=0.1, resid_pdrop=0.1)
+    c.update(batch_size=16, steps=500, eval_every=500)
+    c.sample.update(temperature=0.9, guidance=1.0)
     return c

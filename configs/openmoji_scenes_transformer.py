@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     c.cond.drop = 0.1  # for guidance
     c.data.flip = True
     c.gpt.context.places = False
-    c.gpt.attn_pdrop = 0.0
-    c.update(batch_size=8, steps=1500, eval_every=1500)
+    c.gpt.update(embd_pdrop=0.1, resid_pdrop=0.1)
+    c.update(steps=1500, eval_every=1500)
     c.sample.update(temperature=0.7, guidance=3.0)
     return c
