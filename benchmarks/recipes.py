@@ -54,10 +54,10 @@ OF_TOKENIZERS = {
     "perturbed fd": ("reconstructions", "pfd_efficientnet"),
     "codes in use": ("validation", "code_use"),
 }
-# On the tokenizer that comes along. Few steps: with Muon, overfitting begins soon after.
 DROPOUT = ("gpt.embd_pdrop", "gpt.attn_pdrop", "gpt.resid_pdrop")
 STEPS = ("steps", "eval_every", "checkpoint_every")
-SHORT = {"first_stage.workdir": "openmoji_tokenizer", "batch_size": 16}
+# On the tokenizer that comes along. Few steps: with Muon, overfitting begins soon after.
+SHORT = {"first_stage.workdir": "openmoji_tokenizer", "batch_size": 16, "sample.temperature": 0.9}
 SHORT |= dict.fromkeys(DROPOUT, 0.1) | dict.fromkeys(STEPS, 200)
 IDS_ALONE = {"vector_weight": 0.0, "vector_init": 0.0}
 PAPER = {"gpt.architecture": "gpt", "gpt.context.kind": "window", "gpt.context.places": False} | IDS_ALONE
@@ -89,9 +89,9 @@ TABLES = {
             "the same with modern layers": {"gpt.context.places": False} | IDS_ALONE,
             "the same, which know their places": IDS_ALONE,
             "the same, which guess vectors": {"vector_init": 0.0},
-            "the same, whose embeddings begin with them": {},
+            "the same, whose embeddings begin with them: `openmoji_transformer`": {},
             "the same on drawings that may be mirrored": {"data.flip": True},
-            "without dropout and mirrors, in twice as many steps of half as many: `openmoji_transformer`": (
+            "without dropout and mirrors, in twice as many steps of half as many": (
                 {"batch_size": 8} | dict.fromkeys(DROPOUT, 0.0) | dict.fromkeys(STEPS, 400)
             ),
         },

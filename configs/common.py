@@ -225,7 +225,7 @@ def get_optim(**fields) -> ConfigDict:
 
 
 def get_cond(name: str) -> ConfigDict:
-    """The condition, which precedes the codes; comments name the kind of condition that a field is for."""
+    """The condition, which precedes the codes or goes with them; comments name the kind that a field is for."""
     return ConfigDict(
         dict(
             name=name,  # none, class, coordinates, image, objects, caption

@@ -16,7 +16,8 @@ def get_config() -> ConfigDict:
     c = openmoji_transformer.get_config()
     c.first_stage = common.get_first_stage("runs/openmoji_scenes_vq")
     c.cond = common.get_cond("objects")
-    c.cond.layout.update(kind="grid", min_objects=1, max_objects=4, num_tokens=1025, encode_crop=False, use_group=False)
+    c.cond.layout.update(kind="grid", min_objects=1, max_objects=4, encode_crop=False, use_group=False)
+    c.cond.layout.num_tokens = 129**2 + 1  # corners on all borders between a scene's 128 pixels
     c.cond.drop = 0.1  # for guidance
     c.data.flip = True
     c.gpt.context.places = False

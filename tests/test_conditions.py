@@ -13,7 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.proto.wandb_internal_pb2 import Record
 
 from configs import common
-from taming_jax import completion, data, request
+from taming_jax import completion, data, request, sharding
+from taming_jax.aot.programs import batch_shapes
 from taming_jax.conditions import layout as layouts
 from taming_jax.conditions.caption import Caption
 from taming_jax.conditions.label import find_class, parse_classes
@@ -197,6 +198,26 @@ def test_scenes_of_a_larger_picture_are_read_at_each_place_of_the_window(vq_run,
     held_out = request.held_out(stage, config, 2, (16, 24))
     assert held_out["windows"].shape == (2, 1, 5, 6) and held_out["image"].shape == (2, 16, 24, 3)
     assert "windows" not in request.held_out(stage, config, 2, (16, 16))
+
+
+@pytest.mark.parametrize("kind", ["window", "wavefront"])
+@pytest.mark.parametrize("use_group", [False, True])
+def test_boxes_are_painted_on_the_codes_at_any_size(kind, use_group, vq_run, annotated_folder):
+    """In training and for larger images, for a window and a wavefront; the last id is the last class's."""
+    config = changed(tiny_transformer(vq_run), cond__name="objects", data__path=str(annotated_folder))
+    config.cond.layout.update(kind="grid", min_objects=1, max_objects=2, num_tokens=65, encode_crop=False)
+    config.cond.layout.use_group, config.gpt.context.kind = use_group, kind
+    config = completion.complete_from_data(completion.complete(config), Classes())
+    stage = make_second_stage(config)
+    batch = batch_shapes(config, sharding.make_mesh(config.mesh, jax.devices()[:1]))
+    assert jax.eval_shape(lambda batch: stage.cond.ids({}, batch), batch).shape == (config.batch_size, 64)
+    corner = [{"category": "square", "box": [0, 0, 3 / 7, 3 / 7], "group": use_group}]
+    for size, seen in (((16, 16), (4, 4)), ((16, 32), (4, 7)), ((32, 16), (7, 4))):
+        grid = size[0] // 2, size[1] // 2
+        rows = request.make_rows(stage, config, size, {"layout": corner})
+        found = np.asarray(stage.condition({}, rows, grid)).reshape(grid)
+        assert (found[: seen[0], : seen[1]] > 0).all() and (found > 0).sum() == np.prod(seen)
+        assert found.max() == stage.cond.vocab_size - 1
 
 
 def test_a_scene_s_transformer_begins_at_the_corners_of_boxes(vq_run, annotated_folder):

@@ -52,6 +52,9 @@ def test_places_are_the_cells_of_a_grid():
         (dict(), dict(crop=(0, 0, 0.5, 1)), [2, 0, 15, 15, 15, 15, 15, 15, 15]),
         (dict(), dict(crop=(0, 0, 0.5, 1), flip=True), [2, 0, 15, 15, 15, 15, 15, 15, 15]),
         (dict(), dict(flip=True), [2, 2, 15, 0, 4, 10, 1, 12, 12]),
+        # Both are cut off, at the left and at the right, for a grid alone.
+        (dict(kind="grid"), dict(crop=(0.25, 0, 0.5, 1)), [2, 0, 14, 0, 6, 11, 15, 15, 15]),
+        (dict(), dict(crop=(0.25, 0, 0.5, 1)), [2, 0, 15, 0, 6, 11, 15, 15, 15]),
         # With the crop itself, places are those of the whole picture, and the crop comes last.
         (dict(encode_crop=True), dict(crop=(0, 0, 0.5, 1)), [2, 0, 14, 15, 15, 15, 15, 15, 15, 0, 14]),
         (dict(encode_crop=True), dict(crop=(0, 0, 0.5, 1), flip=True), [2, 2, 15, 15, 15, 15, 15, 15, 15, 2, 15]),
@@ -60,7 +63,7 @@ def test_places_are_the_cells_of_a_grid():
 def test_ids_of_a_scene(fields, options, expected):
     layout = layout_of(**fields)
     ids = layouts.to_ids(SCENE, layout, 3, **options)
-    assert ids.tolist() == expected and len(ids) == layouts.length(layout)
+    assert ids.tolist() == expected and len(ids) == layouts.count_ids(layout)
 
 
 def test_each_place_of_a_window_has_its_own_ids():

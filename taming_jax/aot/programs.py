@@ -47,7 +47,7 @@ def batch_shapes(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStru
         for name in config.data.features:
             channels, dtype = FEATURES[name].channels, FEATURES[name].dtype
             if channels is None:
-                shapes[name] = (b, stage.cond.length), dtype
+                shapes[name] = (b, stage.cond.feature_length), dtype
             else:
                 shapes[name] = (*size, channels) if channels else size, dtype
     where = NamedSharding(mesh, sharding.BATCH)

@@ -1,4 +1,4 @@
-"""The contract of a condition: it turns a batch into ids that precede the codes, and reads what users ask for."""
+"""The contract of a condition: it turns a batch into ids that precede the codes or go with them, and reads requests."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -52,8 +52,13 @@ class Condition:
         """Makes the condition of a complete config; raises UserError where its parts do not fit."""
         raise NotImplementedError
 
+    @property
+    def feature_length(self) -> int:
+        """The number of ids of its feature in a batch, from which `ids` follows."""
+        return self.length
+
     def ids(self, frozen: dict, batch: dict) -> jax.Array:
-        """The ids of a batch, [B,length] int32; a pure function."""
+        """The ids of a batch, [B,length] int32, or more of a larger image, see `of_size`; a pure function."""
         raise NotImplementedError
 
     def places(self, side: int) -> np.ndarray | None:
@@ -80,7 +85,8 @@ class Condition:
         return {}
 
     def of_size(self, grid: tuple[int, int], window: int, share: tuple[float, float] = (1.0, 1.0)) -> "Condition":
-        """The condition for an image of a grid of codes, over which the transformer's window may have to slide.
+        """The condition for an image of a grid of codes, over which the transformer's window may have to slide; `see`,
+        `rows` and `ids` are then of that image.
 
         share: the shares of its sides that its upper left part has, which people asked for.
         """

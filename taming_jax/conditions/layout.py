@@ -32,7 +32,7 @@ COLORS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e3
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout(Condition):
-    """A scene's objects, batch['objects']: what they are and where, see `to_ids`.
+    """A scene's objects, batch['objects'] int32 [B,count_ids]: what they are and where, see `to_ids`.
 
     In an image larger than in training, each place of the window has its own ids: batch['windows']
     [B,rows,columns,length], which `ids` then returns. canvas: (rows, columns) of such an image's codes. window: codes
@@ -70,10 +70,14 @@ class Layout(Condition):
         if count * (1 + layout.use_group) >= layout.num_tokens:
             raise UserError(f"cond.layout.num_tokens={layout.num_tokens} are too few for {count} classes of objects")
         if layout.kind != "grid":
-            return cls(length=length(layout), vocab_size=layout.num_tokens, layout=layout, class_names=names)
+            return cls(length=count_ids(layout), vocab_size=layout.num_tokens, layout=layout, class_names=names)
         side = dataclasses.replace(make_first_stage(config.first_stage.config), size=config.data.size).side
         ids = 1 + count * (1 + layout.use_group) * PARTS**2
         return cls(length=side**2, vocab_size=ids, grid=(side, side), layout=layout, class_names=names)
+
+    @property
+    def feature_length(self) -> int:
+        return count_ids(self.layout)
 
     @property
     def num_classes(self) -> int:
@@ -97,11 +101,10 @@ class Layout(Condition):
 
     def see(self, record: dict, crop: tuple[float, ...], flip: bool) -> dict[str, np.ndarray]:
         (left, top, width, height), (h, w) = crop, self.share
-        whole = (left, top, width / w, height / h)
-        return features(record, self.layout, self.num_classes, whole, flip, self.canvas, self.window)
+        whole, windows = (left, top, width / w, height / h), self.canvas if self.grid is None else (0, 0)
+        return features(record, self.layout, self.num_classes, whole, flip, windows, self.window)
 
     def of_size(self, grid: tuple[int, int], window: int, share: tuple[float, float] = (1.0, 1.0)) -> "Layout":
-        window = window if self.grid is None else max(grid)  # a grid is as large as the image
         return dataclasses.replace(self, canvas=grid, window=window, share=share)
 
     def rows(self, size: tuple[int, int], layout: Any) -> dict[str, np.ndarray]:
@@ -120,26 +123,26 @@ class Layout(Condition):
         return np.stack([draw(scene, self.class_names, size) for scene in found])
 
 
-def length(layout: ConfigDict) -> int:
-    """The number of ids of a layout."""
+def count_ids(layout: ConfigDict) -> int:
+    """The number of ids of a scene, as `to_ids` makes them."""
     return layout.max_objects * KINDS[layout.kind] + 2 * layout.encode_crop
 
 
 def to_ids(
     scene: dict, layout: ConfigDict, num_classes: int, crop: tuple[float, ...] = WHOLE, flip: bool = False
 ) -> np.ndarray:
-    """A scene, seen through a crop of its image (left, top, width, height) -> int32 [length].
+    """A scene, seen through a crop of its image (left, top, width, height) -> int32 [count_ids].
 
     An object is its category, plus `num_classes` if it is a group, and one or two places. The last of `num_tokens`
     fills up the ids of missing objects up to `max_objects`. With `encode_crop`, places lie in the whole image and
     the crop's corners come last; without it, places lie in the crop. Objects outside of the crop, or beyond
-    `max_objects`, are left out.
+    `max_objects`, are left out. Of a grid, boxes are cut off at all sides of the crop.
     """
     none, ids = layout.num_tokens - 1, []
     frame = WHOLE if layout.encode_crop else crop
     for box, category, group in zip(scene["boxes"], scene["categories"], scene["groups"], strict=True):
         if overlap(box, crop) > 0:
-            left, top, width, height = rescale(box, frame, flip)
+            left, top, width, height = rescale(cut(box, frame) if layout.kind == "grid" else box, frame, flip)
             ids.append(int(category) + num_classes * bool(group and layout.use_group))
             if layout.kind != "center":
                 ids += [place(left, top, layout), place(left + width, top + height, layout)]
@@ -206,20 +209,23 @@ def from_ids(ids: np.ndarray, layout: ConfigDict, num_classes: int) -> dict:
 
 
 def to_grid(ids: jax.Array, layout: ConfigDict, grid: tuple[int, int]) -> jax.Array:
-    """The ids of objects [B,3*max_objects], painted on a grid: an id for each cell, [B,rows*columns] int32.
+    """The ids of objects, int32 [B,3*max_objects], painted on a grid: an id for each cell, int32 [B,rows*columns].
 
-    A cell that no box touches is 0. Others have an id for a category and one of `PARTS` x `PARTS` parts of its box; of
-    several boxes, the smallest counts.
+    A cell that no box touches is 0. Others have an id for a category and one of `PARTS` x `PARTS` parts of its box,
+    from 1 on, that many for each category; of several boxes, the smallest counts.
     """
-    points, shape, cells = places(layout), np.array(grid), np.indices(grid).reshape(2, -1).T
+    points, shape, cells = points_of(layout), np.array(grid), np.indices(grid).reshape(2, -1).T
+    # In whole numbers, so that no cell depends on the last bit of a division.
+    firsts = jnp.asarray(np.minimum(points * shape // points.max(), shape - 1))
+    lasts = jnp.asarray(-(-points * shape // points.max()) - 1)
     objects = ids.reshape(len(ids), -1, 3)
-    first, last = jnp.moveaxis(jnp.asarray(points)[jnp.minimum(objects[:, :, 1:], len(points) - 1)], 2, 0)[..., None, :]
-    begin = jnp.minimum(jnp.floor(first * shape), shape - 1)  # the cells that a box touches: [B,objects,1,(i,j)]
-    end = jnp.maximum(begin, jnp.ceil(last * shape) - 1)
-    parts = jnp.int32((cells - begin) * PARTS / (end - begin + 1))
-    found = 1 + (objects[:, :, :1] * PARTS + parts[..., 0]) * PARTS + parts[..., 1]  # [B,objects,cells]
+    corners = jnp.minimum(objects[:, :, 1:], len(points) - 1)  # the id of no object may lie beyond the points
+    begin = firsts[corners[:, :, 0], None]  # [B,objects,1,(i,j)]
+    end = jnp.maximum(begin, lasts[corners[:, :, 1], None])
+    parts = (cells - begin) * PARTS // (end - begin + 1)  # [B,objects,cells,(i,j)]
+    found = 1 + (objects[:, :, :1] * PARTS + parts[..., 0]) * PARTS + parts[..., 1]
     here = ((begin <= cells) & (cells <= end)).all(-1) & (objects[:, :, :1] != layout.num_tokens - 1)
-    area = jnp.where(here, (end - begin + 1).prod(-1), jnp.inf)
+    area = jnp.where(here, (end - begin + 1).prod(-1), shape.prod() + 1)
     smallest = jnp.take_along_axis(found, area.argmin(1, keepdims=True), 1)[:, 0]
     return jnp.where(here.any(1), smallest, 0)
 
@@ -230,16 +236,28 @@ def place(x: float, y: float, layout: ConfigDict) -> int:
     return round(y * (side - 1)) * side + round(x * (side - 1))
 
 
-def places(layout: ConfigDict) -> np.ndarray:
-    """The points that `place` numbers: [N,(y,x)] in [0, 1], N <= `num_tokens`."""
+def points_of(layout: ConfigDict) -> np.ndarray:
+    """The points that `place` numbers: int [N,(row,column)], N <= `num_tokens`."""
     side = int(layout.num_tokens**0.5)
-    return np.indices((side, side)).reshape(2, -1).T / (side - 1)
+    return np.indices((side, side)).reshape(2, -1).T
+
+
+def places(layout: ConfigDict) -> np.ndarray:
+    """The same as shares of the image's sides: [N,(y,x)] in [0, 1]."""
+    points = points_of(layout)
+    return points / points.max()
 
 
 def overlap(box: np.ndarray, other: tuple[float, ...]) -> float:
     """Area that two boxes share."""
     sides = (min(box[i] + box[i + 2], other[i] + other[i + 2]) - max(box[i], other[i]) for i in (0, 1))
     return float(np.prod([max(0.0, side) for side in sides]))
+
+
+def cut(box: np.ndarray, crop: tuple[float, ...]) -> tuple[float, ...]:
+    """The part of a box that lies in a crop."""
+    first = [max(box[i], crop[i]) for i in (0, 1)]
+    return *first, *(min(box[i] + box[i + 2], crop[i] + crop[i + 2]) - first[i] for i in (0, 1))
 
 
 def rescale(box: np.ndarray, crop: tuple[float, ...], flip: bool) -> tuple[float, float, float, float]:
