@@ -131,6 +131,10 @@ def test_every_condition_trains_and_samples(variant, vq_run, picture_folder, ann
             file = Image.fromarray(fit({"image": decode(file), "label": 0}, (16, 24))["image"])
             assert seen.size == (24, 16) and seen.tobytes() == file.tobytes()
         assert len(list((tmp_path / "asked").glob("condition_*/0*.png"))) == 4
+        painted = f"--data_path={tmp_path / 'asked'}", "--num_conditions=9", "--num_samples=1"
+        done = run("sample", args[0], f"--out={tmp_path / 'again'}", *painted)
+        assert done.returncode == 0, done.stderr
+        assert len(list((tmp_path / "again").glob("condition_*/0*.png"))) == 4  # of the samples alone
     if config.cond.name == "caption":
         stored, _ = completion.load_config(tmp_path / "run")
         assert set(stored.cond.vocabulary) == {"a", "one", "nr", ",", ".", *"0123", "circle", "cross", "square"}

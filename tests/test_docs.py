@@ -37,6 +37,7 @@ NOT_RUN = {
     r"compile_ahead": "compiles for minutes; tests/test_aot.py does so",
     r"demo": "serves until it is stopped; tests/test_demo.py does so",
     r"evaluate .*inception": "fetches its weights; tests/test_quality.py has random ones",
+    r"sample .*--data_path=runs/": "needs a run conditioned on pictures; tests/test_conditions.py has one",
     r"sample .*runs/coco": "needs a run conditioned on maps; tests/test_conditions.py has one",
 }
 TINY = {
