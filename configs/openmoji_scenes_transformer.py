@@ -3,8 +3,8 @@
 python -m taming_jax.train  --config=configs/openmoji_scenes_transformer.py --workdir=runs/openmoji_scenes_transformer
 python -m taming_jax.sample --workdir=runs/openmoji_scenes_transformer --out=runs/scenes
 
-Boxes are painted on the grid of the codes (`cond.layout.kind`), so that a wavefront transformer sees at each code in
-which part of what it is, and what lies near.
+Boxes are painted on the grid of the codes (`cond.layout.kind`). So each code of a wavefront transformer knows what kind
+of drawing it belongs to, and which part of it, and sees what lies near.
 """
 
 from ml_collections import ConfigDict

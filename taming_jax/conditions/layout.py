@@ -248,16 +248,15 @@ def places(layout: ConfigDict) -> np.ndarray:
     return points / points.max()
 
 
-def overlap(box: np.ndarray, other: tuple[float, ...]) -> float:
-    """Area that two boxes share."""
-    sides = (min(box[i] + box[i + 2], other[i] + other[i + 2]) - max(box[i], other[i]) for i in (0, 1))
-    return float(np.prod([max(0.0, side) for side in sides]))
-
-
 def cut(box: np.ndarray, crop: tuple[float, ...]) -> tuple[float, ...]:
-    """The part of a box that lies in a crop."""
+    """The part of a box that lies in a crop; its width or height is negative where they do not meet."""
     first = [max(box[i], crop[i]) for i in (0, 1)]
     return *first, *(min(box[i] + box[i + 2], crop[i] + crop[i + 2]) - first[i] for i in (0, 1))
+
+
+def overlap(box: np.ndarray, other: tuple[float, ...]) -> float:
+    """Area that two boxes share."""
+    return float(np.prod([max(0.0, side) for side in cut(box, other)[2:]]))
 
 
 def rescale(box: np.ndarray, crop: tuple[float, ...], flip: bool) -> tuple[float, float, float, float]:
