@@ -42,11 +42,16 @@ def numbers(workdir: Path) -> dict[tuple, float]:
 
 
 def vq_flags(folder: Path) -> list[str]:
-    """A small first stage with all its losses from the first step."""
+    """A small first stage with all its losses from the first step.
+
+    Its steps are small, and Adam's: Muon makes much of the last bits of weights, which then choose other codes, whether
+    in two processes or on two meshes of one. The transformer has Muon.
+    """
     small = "data.name=folder data.size=16 model.ch_mult=(1,1) model.z_channels=32 batch_size=8 eval_every=8"
     losses = "loss.perceptual_start=0 disc.ndf=8 disc.n_layers=1 disc.start=0 disc.gen_start=0 disc.ramp_steps=0"
     often = "checkpoint_every=2 log_every=1 data.flip=True data.random_crop=True data.resize_factor=1.25"
     settings = f"{small} {losses} {often} data.path={folder} steps={STEPS}".split()
+    settings += ["disc.weight=0.8", "optim.name=adam", "optim.learning_rate=4e-4"]
     return ["--config=configs/openmoji_vq.py", *(f"--config.{s}" for s in settings)]
 
 
@@ -97,7 +102,7 @@ def test_two_processes_train_as_one(stage, picture_folder, vq_run, tmp_path):
     assert set(expected) <= set(found) and len(expected) > STEPS
     for key, value in expected.items():
         # Weights that differ in their last bits decode to other pixels, and draw other codes.
-        rtol = 0.1 if key[-1].endswith("fd_efficientnet") else 2e-3
+        rtol = 0.1 if key[-1].endswith("fd_efficientnet") else 1e-3
         np.testing.assert_allclose(found[key], value, rtol=rtol, err_msg=str(key))
     assert any(split == "few" for _, split, _ in expected)
 
