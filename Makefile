@@ -9,7 +9,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 try: .venv/installed  ## Paints with two trained nets that come with the project
 	python -m taming_jax.sample --workdir=openmoji --out=runs/try
 
-demo: .venv/installed  ## Trains both stages on OpenMoji and paints samples: an estimated 15 minutes on two CPU cores, with judging them; runs/index.html shows it all
+demo: .venv/installed  ## Trains both stages on OpenMoji and paints samples: 15 minutes on two CPU cores, with judging them; runs/index.html shows it all
 	python -m taming_jax.train --config=configs/openmoji_vq.py --workdir=runs/openmoji_vq
 	python -m taming_jax.train --config=configs/openmoji_transformer.py --workdir=runs/openmoji_transformer
 	python -m taming_jax.sample --workdir=runs/openmoji_transformer --out=runs/openmoji_samples
