@@ -34,10 +34,19 @@ TEXT = """HloModule jit_f, is_scheduled=true
   ROOT %lt = pred[]{:T(512)} compare(%j, %limit), direction=LT
 }
 
+%inner (e: s32[], f: f32[5,64,64]) -> f32[64,64] {
+  %e = s32[]{:T(128)} parameter(0)
+  %f = f32[5,64,64]{2,1,0:T(8,128)} parameter(1)
+  %g = f32[5,64,64]{2,1,0:T(8,128)} bitcast(%f)
+  ROOT %nested = f32[1,64,64]{2,1,0:T(8,128)} dynamic-slice(%g, %e), dynamic_slice_sizes={1,64,64}
+}
+
 %sliced (a: f32[5,64,64], b: s32[]) -> f32[64,64] {
   %a = f32[5,64,64]{2,1,0:T(8,128)} parameter(0)
   %b = s32[]{:T(128)} parameter(1)
-  ROOT %ds = f32[1,64,64]{2,1,0:T(8,128)} dynamic-slice(%a, %b), dynamic_slice_sizes={1,64,64}
+  %ds = f32[1,64,64]{2,1,0:T(8,128)} dynamic-slice(%a, %b), dynamic_slice_sizes={1,64,64}
+  %fused = f32[1,64,64]{2,1,0:T(8,128)} fusion(%b, %a), kind=kLoop, calls=%inner
+  ROOT %both = f32[1,64,64]{2,1,0:T(8,128)} add(%ds, %fused)
 }
 
 %updated (c: f32[1000,128], d: f32[1,128]) -> f32[1000,128] {
@@ -61,7 +70,8 @@ def test_a_compiled_program_is_read_with_its_loops_slices_and_on_chip_memory():
     assert entry == "%main"
     assert hlo.matrix_flops(module, entry) == 5 * 2 * 64**3
     padded = 64 * 128 * 4  # of a slice: rows of 64 fill tiles of 128
-    assert hlo.hbm_bytes(module, entry) == 5 * (padded + 4) + 2 * 128 * 4  # the slice's number, too
+    # Two slices, one by a fusion within the fusion; the slice's number, too.
+    assert hlo.hbm_bytes(module, entry) == 5 * (2 * padded + 4) + 2 * 128 * 4
     assert hlo.collectives(module, entry) == [hlo.Collective("all-reduce", padded, 64 * 64, 5)]
 
 

@@ -133,21 +133,37 @@ def _traffic(module: Module, computation: dict, instruction: Instruction) -> int
     read = {name: _in_hbm(shapes) for name, shapes in arrays.items()}
     if opcode == "fusion" and instruction.called:
         inner = module[instruction.called[0]]
-        parameters = {p.name: int(re.match(r"\d+", p.line)[0]) for p in inner.values() if p.opcode == "parameter"}
-        for name, position in parameters.items():
-            uses = [use for use in inner.values() if name in use.operands]
-            if position >= len(instruction.operands) or not uses:
-                continue
-            operand = computation.get(instruction.operands[position])
-            if operand is None or not _in_hbm(operand.shapes):
-                continue
-            if all(use.opcode in SLICES and use.operands[0] == name for use in uses):
-                read[operand.name] = sum(a.nbytes for use in uses for a in use.shapes)
-            elif all(use.opcode == "dynamic-update-slice" and use.operands[0] == name for use in uses):
-                update = sum(a.nbytes for use in uses for a in inner[use.operands[1]].shapes)
-                read[operand.name] = 0
-                written += update - _in_hbm(operand.shapes)
+        for position, name in enumerate(instruction.operands):
+            if name in read and (parts := _parts(module, inner, _parameter(inner, position))) is not None:
+                sliced, updated = parts
+                read[name] = min(sliced, read[name])
+                written += updated - _in_hbm(arrays[name]) if updated else 0
     return max(0, written) + sum(read.values())
+
+
+def _parameter(computation: dict, position: int) -> str:
+    found = (p for p in computation.values() if p.opcode == "parameter")
+    return next(p.name for p in found if int(re.match(r"\d+", p.line)[0]) == position)
+
+
+def _parts(module: Module, computation: dict, name: str) -> tuple[int, int] | None:
+    """Bytes read of an array, and bytes written into it, where a fused computation only slices and updates it."""
+    sliced = updated = 0
+    for use in computation.values():
+        for position in (i for i, operand in enumerate(use.operands) if operand == name):
+            if use.opcode in SLICES and position == 0:
+                sliced += sum(a.nbytes for a in use.shapes)
+            elif use.opcode == "dynamic-update-slice" and position == 0:
+                updated += sum(a.nbytes for a in computation[use.operands[1]].shapes)
+            elif use.opcode in ("bitcast", "fusion"):
+                inner = module[use.called[0]] if use.called else computation
+                parts = _parts(module, inner, _parameter(inner, position) if use.called else use.name)
+                if parts is None:
+                    return None
+                sliced, updated = sliced + parts[0], updated + parts[1]
+            else:
+                return None
+    return sliced, updated
 
 
 def _in_hbm(arrays: list[Array]) -> int:
