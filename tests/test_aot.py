@@ -12,7 +12,7 @@ from taming_jax.aot import chips, flops, hlo, programs, report
 from taming_jax.errors import UserError
 from tests.tiny import run, tiny_vq
 
-# A loop of five that reads a slice of 16 KiB, multiplies in on-chip memory and adds up over the chips, then a fusion
+# A loop of five that reads two slices of 16 KiB, multiplies in on-chip memory and adds up over the chips, then a fusion
 # that updates one row of a large array in place.
 TEXT = """HloModule jit_f, is_scheduled=true
 
@@ -49,6 +49,17 @@ TEXT = """HloModule jit_f, is_scheduled=true
   ROOT %both = f32[1,64,64]{2,1,0:T(8,128)} add(%ds, %fused)
 }
 
+%viewed (h: f32[1000,128]) -> f32[128000] {
+  %h = f32[1000,128]{1,0:T(8,128)} parameter(0)
+  ROOT %flat = f32[128000]{0:T(1024)} bitcast(%h)
+}
+
+%whole (k: f32[1000,128]) -> f32[] {
+  %k = f32[1000,128]{1,0:T(8,128)} parameter(0)
+  %view = f32[128000]{0:T(1024)} fusion(%k), kind=kLoop, calls=%viewed
+  ROOT %norm = f32[]{:T(128)} reduce(%view), to_apply=%add
+}
+
 %updated (c: f32[1000,128], d: f32[1,128]) -> f32[1000,128] {
   %c = f32[1000,128]{1,0:T(8,128)} parameter(0)
   %d = f32[1,128]{1,0:T(1,128)} parameter(1)
@@ -60,6 +71,7 @@ ENTRY %main (s: (s32[], f32[64,64], f32[5,64,64])) -> f32[1000,128] {
   %table = f32[1000,128]{1,0:T(8,128)} parameter(1)
   %row = f32[1,128]{1,0:T(1,128)} parameter(2)
   %loop = (s32[]{:T(128)}, f32[64,64]{1,0}, f32[5,64,64]{2,1,0}) while(%s), condition=%cond, body=%body
+  %all = f32[]{:T(128)} fusion(%table), kind=kInput, calls=%whole
   ROOT %done = f32[1000,128]{1,0:T(8,128)} fusion(%table, %row), kind=kLoop, calls=%updated
 }
 """
@@ -70,8 +82,8 @@ def test_a_compiled_program_is_read_with_its_loops_slices_and_on_chip_memory():
     assert entry == "%main"
     assert hlo.matrix_flops(module, entry) == 5 * 2 * 64**3
     padded = 64 * 128 * 4  # of a slice: rows of 64 fill tiles of 128
-    # Two slices, one by a fusion within the fusion; the slice's number, too.
-    assert hlo.hbm_bytes(module, entry) == 5 * (2 * padded + 4) + 2 * 128 * 4
+    # Two slices, one by a fusion within the fusion, and their number; the whole table, and a row of it.
+    assert hlo.hbm_bytes(module, entry) == 5 * (2 * padded + 4) + (1000 * 128 + 1) * 4 + 2 * 128 * 4
     assert hlo.collectives(module, entry) == [hlo.Collective("all-reduce", padded, 64 * 64, 5)]
 
 

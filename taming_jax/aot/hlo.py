@@ -133,11 +133,17 @@ def _traffic(module: Module, computation: dict, instruction: Instruction) -> int
     read = {name: _in_hbm(shapes) for name, shapes in arrays.items()}
     if opcode == "fusion" and instruction.called:
         inner = module[instruction.called[0]]
-        for position, name in enumerate(instruction.operands):
-            if name in read and (parts := _parts(module, inner, _parameter(inner, position))) is not None:
-                sliced, updated = parts
-                read[name] = min(sliced, read[name])
-                written += updated - _in_hbm(arrays[name]) if updated else 0
+        for name, whole in [(name, nbytes) for name, nbytes in read.items() if nbytes]:
+            at = [_parameter(inner, i) for i, operand in enumerate(instruction.operands) if operand == name]
+            parts = [_parts(module, inner, parameter) for parameter in at]
+            if None in parts:
+                continue
+            sliced, updated = (sum(of_all) for of_all in zip(*parts, strict=True))
+            if updated:
+                if not any(a.hbm and a.nbytes == whole for a in instruction.shapes):  # not in place
+                    continue
+                written += updated - whole
+            read[name] = min(sliced, whole)
     return max(0, written) + sum(read.values())
 
 
@@ -147,22 +153,25 @@ def _parameter(computation: dict, position: int) -> str:
 
 
 def _parts(module: Module, computation: dict, name: str) -> tuple[int, int] | None:
-    """Bytes read of an array, and bytes written into it, where a fused computation only slices and updates it."""
+    """Bytes that a fused computation slices out of an array, and bytes that it updates; None if it needs the whole."""
+    if computation[name].root:
+        return None
     sliced = updated = 0
     for use in computation.values():
         for position in (i for i, operand in enumerate(use.operands) if operand == name):
+            parts = None
             if use.opcode in SLICES and position == 0:
-                sliced += sum(a.nbytes for a in use.shapes)
+                parts = sum(a.nbytes for a in use.shapes), 0
             elif use.opcode == "dynamic-update-slice" and position == 0:
-                updated += sum(a.nbytes for a in computation[use.operands[1]].shapes)
-            elif use.opcode in ("bitcast", "fusion"):
-                inner = module[use.called[0]] if use.called else computation
-                parts = _parts(module, inner, _parameter(inner, position) if use.called else use.name)
-                if parts is None:
-                    return None
-                sliced, updated = sliced + parts[0], updated + parts[1]
-            else:
+                parts = 0, sum(a.nbytes for a in computation[use.operands[1]].shapes)
+            elif use.opcode == "bitcast":
+                parts = _parts(module, computation, use.name)
+            elif use.opcode == "fusion":
+                inner = module[use.called[0]]
+                parts = _parts(module, inner, _parameter(inner, position))
+            if parts is None:
                 return None
+            sliced, updated = sliced + parts[0], updated + parts[1]
     return sliced, updated
 
 
