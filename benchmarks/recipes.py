@@ -161,21 +161,26 @@ def make(table: Table, overrides: dict[str, object], seed: int, run: Path) -> No
     if done := subprocess.run([sys.executable, "-m", *command]).returncode:
         sys.exit(done)
     kind = evaluators.kind_of(completion.load_config(run)[0])
-    if not judged_before(run, kind):
+    if not judged_before(run, kind, table):
         _, judged = evaluators.judge_run(run, store=run.parent / "features", **table.judged)
         record.write(run, kind, judged.numbers, judged.protocol)
 
 
-def judged_before(run: Path, kind: str) -> list[dict[str, float]]:
-    """Numbers of a run's samples or reconstructions; not of samples of all classes alike, as they were once judged."""
-    entries = [entry for entry in record.read(run) if entry["name"] == kind]
-    return [e["numbers"] for e in entries if kind != "samples" or "classes" in e["protocol"]["samples"]]
+def judged_before(run: Path, kind: str, table: Table) -> list[dict[str, float]]:
+    """Numbers of a run's samples or reconstructions, as many as the table asks for.
+
+    Not those of samples of all classes alike, as they were once judged.
+    """
+    found = [(e["numbers"], e["protocol"]["samples"]) for e in record.read(run) if e["name"] == kind]
+    if kind == "samples":
+        found = [(n, told) for n, told in found if told["count"] == table.judged["num_samples"] and "classes" in told]
+    return [numbers for numbers, _ in found]
 
 
-def number(run: Path, split: str, name: str) -> float:
+def number(run: Path, split: str, name: str, table: Table) -> float:
     """A number of a run's last evaluation."""
     if split in KINDS:
-        return judged_before(run, split)[-1][name]
+        return judged_before(run, split, table)[-1][name]
     return [entry[name] for entry in read_records(run / LOG) if entry.get("split") == split][-1]
 
 
@@ -193,7 +198,7 @@ def line(name: str, runs: list[Path], table: Table, speed: bool) -> str:
     """A row of the table in Markdown."""
     cells = []
     for split, field in table.numbers.values():
-        found = [number(run, split, field) for run in runs]
+        found = [number(run, split, field, table) for run in runs]
         spread = f" ± {statistics.stdev(found):.2g}" if len(found) > 1 else ""
         cells.append(f"{statistics.mean(found):.4g}{spread}")
     cells += [f"{codes_per_second(runs[0]):.0f}"] if speed else []

@@ -45,13 +45,13 @@ def vq_flags(folder: Path) -> list[str]:
     """A small first stage with all its losses from the first step.
 
     Its steps are small, and Adam's: Muon makes much of the last bits of weights, which then choose other codes, whether
-    in two processes or on two meshes of one. The transformer has Muon.
+    in two processes or on two meshes of one.
     """
     small = "data.name=folder data.size=16 model.ch_mult=(1,1) model.z_channels=32 batch_size=8 eval_every=8"
-    losses = "loss.perceptual_start=0 disc.ndf=8 disc.n_layers=1 disc.start=0 disc.gen_start=0 disc.ramp_steps=0"
+    losses = "loss.perceptual_start=0 disc.weight=0.8 disc.start=0 disc.gen_start=0 disc.ramp_steps=0"
+    nets = "disc.ndf=8 disc.n_layers=1 optim.name=adam optim.learning_rate=4e-4"
     often = "checkpoint_every=2 log_every=1 data.flip=True data.random_crop=True data.resize_factor=1.25"
-    settings = f"{small} {losses} {often} data.path={folder} steps={STEPS}".split()
-    settings += ["disc.weight=0.8", "optim.name=adam", "optim.learning_rate=4e-4"]
+    settings = f"{small} {losses} {nets} {often} data.path={folder} steps={STEPS}".split()
     return ["--config=configs/openmoji_vq.py", *(f"--config.{s}" for s in settings)]
 
 
