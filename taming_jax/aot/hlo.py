@@ -6,7 +6,7 @@ of a compiled program, which is read here, distinguishes them.
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -131,48 +131,54 @@ def _traffic(module: Module, computation: dict, instruction: Instruction) -> int
         return 2 * _in_hbm(arrays[instruction.operands[1]])
     written = _in_hbm(instruction.shapes)
     read = {name: _in_hbm(shapes) for name, shapes in arrays.items()}
-    if opcode == "fusion" and instruction.called:
-        inner = module[instruction.called[0]]
-        for name, whole in [(name, nbytes) for name, nbytes in read.items() if nbytes]:
-            at = [_parameter(inner, i) for i, operand in enumerate(instruction.operands) if operand == name]
-            parts = [_parts(module, inner, parameter) for parameter in at]
-            if None in parts:
+    if opcode == "fusion":
+        for name, whole in read.items():
+            places = [i for i, operand in enumerate(instruction.operands) if operand == name]
+            parts = _add(_part(module, computation, instruction, i) for i in places)
+            if parts is None or not whole:
                 continue
-            sliced, updated = (sum(of_all) for of_all in zip(*parts, strict=True))
-            if updated:
-                if not any(a.hbm and a.nbytes == whole for a in instruction.shapes):  # not in place
-                    continue
-                written += updated - whole
-            read[name] = min(sliced, whole)
+            sliced, updated = parts
+            in_place = any(a.hbm and a.nbytes == whole for a in instruction.shapes)
+            if in_place or not updated:
+                read[name] = min(sliced, whole)
+                written += updated - whole if updated else 0
     return max(0, written) + sum(read.values())
 
 
-def _parameter(computation: dict, position: int) -> str:
-    found = (p for p in computation.values() if p.opcode == "parameter")
-    return next(p.name for p in found if int(re.match(r"\d+", p.line)[0]) == position)
+# Of an array: bytes that are sliced out of it, and bytes that are updated in it; None if all of it is needed.
+Parts = tuple[int, int] | None
 
 
-def _parts(module: Module, computation: dict, name: str) -> tuple[int, int] | None:
-    """Bytes that a fused computation slices out of an array, and bytes that it updates; None if it needs the whole."""
+def _part(module: Module, computation: dict, use: Instruction, position: int) -> Parts:
+    """What an instruction needs of its operand at a position."""
+    if use.opcode in SLICES and position == 0:
+        return sum(a.nbytes for a in use.shapes), 0
+    if use.opcode == "dynamic-update-slice" and position == 0:
+        return 0, sum(a.nbytes for a in computation[use.operands[1]].shapes)
+    if use.opcode == "bitcast":
+        return _parts(module, computation, use.name)
+    if use.opcode == "fusion" and use.called:
+        inner = module[use.called[0]]
+        parameters = (p for p in inner.values() if p.opcode == "parameter")
+        return _parts(module, inner, next(p.name for p in parameters if p.line.startswith(f"{position})")))
+    return None
+
+
+def _parts(module: Module, computation: dict, name: str) -> Parts:
+    """What a fused computation needs of one of its arrays."""
     if computation[name].root:
         return None
-    sliced = updated = 0
-    for use in computation.values():
-        for position in (i for i, operand in enumerate(use.operands) if operand == name):
-            parts = None
-            if use.opcode in SLICES and position == 0:
-                parts = sum(a.nbytes for a in use.shapes), 0
-            elif use.opcode == "dynamic-update-slice" and position == 0:
-                parts = 0, sum(a.nbytes for a in computation[use.operands[1]].shapes)
-            elif use.opcode == "bitcast":
-                parts = _parts(module, computation, use.name)
-            elif use.opcode == "fusion":
-                inner = module[use.called[0]]
-                parts = _parts(module, inner, _parameter(inner, position))
-            if parts is None:
-                return None
-            sliced, updated = sliced + parts[0], updated + parts[1]
-    return sliced, updated
+    return _add(
+        _part(module, computation, use, position)
+        for use in computation.values()
+        for position, operand in enumerate(use.operands)
+        if operand == name
+    )
+
+
+def _add(parts: Iterable[Parts]) -> Parts:
+    parts = list(parts)
+    return None if None in parts else (sum(sliced for sliced, _ in parts), sum(updated for _, updated in parts))
 
 
 def _in_hbm(arrays: list[Array]) -> int:
